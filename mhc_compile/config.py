@@ -1,0 +1,99 @@
+"""The options of a transformation, validated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mhc_compile.errors import InvalidOptionError
+
+Connection = Literal["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"]
+Init = Literal["preserve", "random"]
+Reduce = Literal["mean", "sum", "learned"]
+Nested = Literal["longest", "outer", "inner"]
+
+MAX_STREAMS = 8
+MAX_STREAMS_LITE = 4  # mhc-lite enumerates n! permutations
+
+
+@dataclass(frozen=True)
+class Config:
+    """How residual connections are rewritten.
+
+    Attributes:
+        n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
+        connection: what one site computes (`mhc` by default; see the README's table).
+        init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02).
+        reduce: how streams become one tensor again at a readout.
+        include: globs over site keys; only matching sites are rewritten. Empty means all.
+        exclude: globs over site keys that are left alone.
+        nested: which level wins where one residual connection lies inside the branch of another.
+        min_sites: segments with fewer sites than this are left alone.
+        strict: raise instead of warn when nothing is left to rewrite.
+
+    Raises:
+        InvalidOptionError: a value is outside its domain.
+    """
+
+    n: int = 4
+    connection: Connection = "mhc"
+    init: Init = "preserve"
+    reduce: Reduce = "mean"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    nested: Nested = "longest"
+    min_sites: int = 1
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        _check_int("n", self.n, 1, MAX_STREAMS)
+        _check_int("min_sites", self.min_sites, 1, None)
+        _check_choice("connection", self.connection, get_args(Connection))
+        _check_choice("init", self.init, get_args(Init))
+        _check_choice("reduce", self.reduce, get_args(Reduce))
+        _check_choice("nested", self.nested, get_args(Nested))
+        if not isinstance(self.strict, bool):
+            raise InvalidOptionError(f"strict={self.strict!r} is not a bool: write strict=True or strict=False")
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _globs(name, getattr(self, name)))
+        if self.connection == "mhc-lite" and self.n > MAX_STREAMS_LITE:
+            raise InvalidOptionError(
+                f"connection='mhc-lite' enumerates n! permutations and takes n <= {MAX_STREAMS_LITE}, got n={self.n}: "
+                "write connection='mhc' or a smaller n"
+            )
+        if self.reduce == "sum" and self.init == "preserve" and self.streams > 1:
+            raise InvalidOptionError(
+                "reduce='sum' multiplies the output by n, so init='preserve' cannot keep the function: "
+                "write reduce='mean' or reduce='learned', or init='random' to train from scratch"
+            )
+
+    @property
+    def streams(self) -> int:
+        """The number of streams really made: 1 for `connection="residual"`, else `n`."""
+        return 1 if self.connection == "residual" else self.n
+
+    @property
+    def effective_connection(self) -> Connection:
+        """`residual` when there is one stream (every connection reduces to it exactly), else `connection`."""
+        return "residual" if self.streams == 1 else self.connection
+
+
+def _check_int(name: str, value: object, low: int, high: int | None) -> None:
+    domain = f"an int from {low} to {high}" if high is not None else f"an int of at least {low}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidOptionError(f"{name}={value!r} is a {type(value).__name__}: write {domain}, for example {name}={low}")
+    if value < low or (high is not None and value > high):
+        raise InvalidOptionError(f"{name}={value} is out of range: write {domain}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidOptionError(f"{name}={value!r} is not known: write one of {', '.join(map(repr, choices))}")
+
+
+def _globs(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    raise InvalidOptionError(f"{name}={value!r} is not a glob or a list of globs: write {name}=['*.mlp']")

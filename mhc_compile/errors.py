@@ -1,0 +1,83 @@
+"""One class per user error: what happened, where, and what to write instead.
+
+Every class derives from `MhcError`, so `except MhcError` catches exactly the errors this package raises on purpose.
+The command line prints the message without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class MhcError(Exception):
+    """Base class of every error a user of mhc_compile can cause."""
+
+
+class InvalidOptionError(MhcError, ValueError):
+    """An option has a value outside its domain (`n=0`, `connection="foo"`, ...)."""
+
+
+class NotAModuleError(MhcError, TypeError):
+    """The object given is not a `torch.nn.Module`, or not a `torch.fx.GraphModule` where one is needed."""
+
+
+class CaptureError(MhcError):
+    """The model could not be traced into one graph."""
+
+
+class GraphBreakError(CaptureError):
+    """Dynamo stopped at a construct it cannot trace; the message names the construct and its location."""
+
+
+class MissingInputsError(CaptureError):
+    """No example inputs were given, none are declared by the model, and it cannot be traced without."""
+
+
+class InputMismatchError(CaptureError):
+    """The example inputs do not fit the model's `forward`."""
+
+
+class MixedDeviceError(MhcError):
+    """The parameters of the model (or its inputs) lie on more than one device."""
+
+
+class NoFloatError(MhcError):
+    """The model computes on integers only: there is no floating point tensor to route."""
+
+
+class NothingToTransformError(MhcError):
+    """No residual add was found (or none is left after `include`, `exclude` and `min_sites`)."""
+
+
+class PatternError(MhcError):
+    """An `include` or `exclude` pattern matches no site."""
+
+
+class AlreadyTransformedError(MhcError):
+    """The model already holds hyper-connections made by this package."""
+
+
+class NotTransformedError(MhcError):
+    """The model was not made by `mhc_compile.transform`, so there is nothing to revert."""
+
+
+class CheckpointError(MhcError):
+    """A state dict does not fit the hyper-connections of the model."""
+
+
+class UnsupportedTorchError(MhcError, ImportError):
+    """A private PyTorch interface this package needs is missing from the installed version."""
+
+
+class UnknownTargetError(MhcError):
+    """A command line target cannot be understood or does not exist."""
+
+
+class MissingPackageError(MhcError, ImportError):
+    """A target needs an optional package that is not installed."""
+
+
+class FactoryError(MhcError):
+    """The factory of a target raised or returned something that is not a module."""
+
+
+class NothingToTransformWarning(UserWarning):
+    """Like `NothingToTransformError`, under `strict=False`: the model was returned unchanged."""

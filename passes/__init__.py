@@ -1,0 +1,1 @@
+"""Graph in, plan or graph out: detection of residual connections and their rewrite into streams."""
