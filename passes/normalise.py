@@ -1,0 +1,154 @@
+"""Normalise a traced graph so that the other passes see pure sums: no in-place writes, no fused multiply-adds.
+
+Numerics are untouched: every rewrite here computes the same values. A write whose effect is seen through another alias
+cannot be removed; it stays, and its operand is reported by `observed_mutations` so that detection can say so.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from mhc_compile.passes.op_kinds import Kind, canonical_name, is_inplace, kind_of
+from mhc_compile.passes.values import dtype_of, flat_nodes, tensor_of
+
+
+def normalise(gm: fx.GraphModule) -> fx.GraphModule:
+    """Make in-place writes functional where nobody can tell, and spell fused sums out. Changes `gm` in place."""
+    order = {node: i for i, node in enumerate(gm.graph.nodes)}
+    for node in list(gm.graph.nodes):
+        if is_inplace(node) and canonical_name(node) != "setitem" and not _observed(node, order):
+            _make_functional(node, order)
+    for node in list(gm.graph.nodes):
+        _spell_out(node)
+    gm.graph.lint()
+    return gm
+
+
+def observed_mutations(gm: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose value is changed in place by a write that `normalise` could not remove."""
+    written = {node.args[0] for node in gm.graph.nodes if is_inplace(node) and node.args}
+    return {alias for target in written if isinstance(target, fx.Node) for alias in _aliases(target)}
+
+
+def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
+    """Whether the write of `node` can be seen through anything but the operand's own name."""
+    target = node.args[0] if node.args else node.kwargs.get("input")
+    if not isinstance(target, fx.Node) or target.op in ("placeholder", "get_attr"):
+        return True
+    here = order[node]
+    others = _aliases(target) - {target, node}
+    return any(a.op in ("placeholder", "get_attr") or _used_after(a, here, order, node) for a in others)
+
+
+def _used_after(alias: fx.Node, here: int, order: dict[fx.Node, int], write: fx.Node) -> bool:
+    return any(order.get(user, here + 1) > here and user is not write for user in alias.users)
+
+
+def _aliases(node: fx.Node) -> set[fx.Node]:
+    """Every node that may share memory with `node`: the bases it views and all views of those."""
+    base = node
+    while (source := _viewed(base)) is not None:
+        base = source
+    found, todo = {base}, [base]
+    while todo:
+        for user in todo.pop().users:
+            if user not in found and (_viewed(user) in found or (is_inplace(user) and user.args[:1] and user.args[0] in found)):
+                found.add(user)
+                todo.append(user)
+    return found
+
+
+def _viewed(node: fx.Node) -> fx.Node | None:
+    """The operand whose memory the node may share, None for an op that makes new memory."""
+    kind = kind_of(node)
+    may_alias = kind in (Kind.SHAPE, Kind.SELECT) or canonical_name(node) in _MAY_ALIAS
+    inputs = node.all_input_nodes
+    return inputs[0] if may_alias and inputs else None
+
+
+# Ops that can return their operand itself: casts to the same dtype, contiguous on contiguous, dropout in evaluation.
+_MAY_ALIAS = frozenset("to type type_as float half bfloat16 double contiguous detach alias identity dropout expand expand_as "
+                       "unfold diagonal as_strided real imag getattr chunk".split())  # fmt: skip
+
+
+def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:
+    """Turn a write into a value: later uses of the operand see the value."""
+    target = node.args[0]
+    assert isinstance(target, fx.Node)
+    here = order[node]
+    for user in list(target.users):
+        if user is not node and order.get(user, -1) > here:
+            user.replace_input_with(target, node)
+    _drop_inplace(node)
+    before, after = dtype_of(target), dtype_of(node)
+    if before is not None and after == before and any(_wider(a, before) for a in node.all_input_nodes):
+        _append_cast(node, before)
+
+
+def _drop_inplace(node: fx.Node) -> None:
+    if node.kwargs.get("inplace") is True:
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return
+    if canonical_name(node) == getattr(node.target, "__name__", None):
+        node.args = node.args[:-1]  # `inplace` was the last positional argument
+    elif node.op == "call_method":
+        node.target = str(node.target)[:-1]
+    else:
+        node.target = _functional_target(node)
+
+
+def _functional_target(node: fx.Node) -> Callable[..., Any]:
+    if isinstance(node.target, torch._ops.OpOverload):
+        packet = getattr(torch.ops.aten, canonical_name(node))
+        return getattr(packet, node.target._overloadname, packet.default)
+    name = canonical_name(node)
+    for home in (operator, torch, F):
+        if hasattr(home, name):
+            return getattr(home, name)  # type: ignore[no-any-return]
+    raise AssertionError(f"no functional form of {node.target}")
+
+
+def _wider(node: fx.Node, dtype: torch.dtype) -> bool:
+    other = dtype_of(node)
+    return other is not None and torch.promote_types(other, dtype) != dtype
+
+
+def _append_cast(node: fx.Node, dtype: torch.dtype) -> None:
+    """An in-place op keeps its operand's dtype; the functional one may promote, so cast back."""
+    with node.graph.inserting_after(node):
+        cast = node.graph.call_method("to", (node, dtype))
+    cast.meta = dict(node.meta)
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
+
+
+def _spell_out(node: fx.Node) -> None:
+    """`add(x, y, alpha=a)` becomes `x + a * y`; `addcmul(x, a, b)` becomes `x + a * b`."""
+    if node.op not in ("call_function", "call_method"):
+        return
+    name = canonical_name(node)
+    if name in ("add", "sub") and node.kwargs.get("alpha", 1) != 1:
+        _split(node, operator.add if name == "add" else operator.sub, node.args[1], node.kwargs["alpha"])
+    elif name == "addcmul" and node.kwargs.get("value", 1) == 1 and len(node.args) == 3:
+        _split(node, operator.add, node.args[1], node.args[2])
+    elif name in ("rsub", "rsub_scalar") and len(node.args) == 2 and not node.kwargs.get("alpha"):
+        node.op, node.target, node.args = "call_function", operator.sub, (node.args[1], node.args[0])
+
+
+def _split(node: fx.Node, combine: Callable[..., Any], left: Any, right: Any) -> None:
+    with node.graph.inserting_before(node):
+        product = node.graph.call_function(operator.mul, (left, right))
+    product.meta = {**_scaled_meta(node, flat_nodes((left, right))), "stack_trace": node.meta.get("stack_trace", "")}
+    node.op, node.target, node.args, node.kwargs = "call_function", combine, (node.args[0], product), {}
+
+
+def _scaled_meta(node: fx.Node, factors: Any) -> dict[str, Any]:
+    """The product has the broadcast shape of its factors: the larger one's, which is what detection looks at."""
+    tensors = [f for f in factors if tensor_of(f) is not None]
+    largest = max(tensors, key=lambda f: tensor_of(f).dim(), default=node)  # type: ignore[union-attr]
+    return dict(largest.meta)

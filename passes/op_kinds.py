@@ -1,0 +1,148 @@
+"""One table that says what every operator means to the passes, for all dialects of FX.
+
+A node is first given a canonical name (`torch.relu`, `F.relu`, `x.relu()`, `nn.ReLU` and `aten.relu.default` are all
+`relu`), then the table gives its kind. An operator that is not listed is `OPAQUE`: it may be part of a branch, it is
+never lifted onto streams, and if it takes a learnable matrix it counts as a weight.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from torch import fx
+
+
+class Kind(Enum):
+    """What an operator does, as far as streams are concerned."""
+
+    ADD = auto()  # x + y
+    SUB = auto()  # x - y
+    SCALE = auto()  # x * y, x / y: linear in x as long as y does not depend on it
+    CAST = auto()  # change of dtype or device
+    COPY = auto()  # same values: clone, contiguous, detach
+    SHAPE = auto()  # every element kept, rearranged: view, permute, transpose
+    DROPOUT = auto()  # identity in evaluation
+    POINTWISE = auto()  # one element to one element, nonlinear
+    REDUCE = auto()  # reduction that may keep its dimension (mean, sum, var)
+    NORM_LAST = auto()  # normalisation over trailing axes
+    FOLDED = auto()  # acts on every sample alone, needs the batch axis first: streams are folded into the batch
+    SELECT = auto()  # part of a tensor or one of several: indexing, chunk, unbind
+    METADATA = auto()  # depends on shape, dtype or device only
+    OPAQUE = auto()
+
+
+LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.DROPOUT})
+"""Kinds that are linear in their stream operand (a shift by an independent tensor is affine and as good)."""
+
+LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB}
+"""Kinds that can be applied to all streams at once."""
+
+_NAMES: dict[Kind, str] = {
+    Kind.ADD: "add",
+    Kind.SUB: "sub subtract",
+    Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
+    Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
+    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_",
+    Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze unsqueeze "
+    "movedim moveaxis view_as reshape_as",
+    Kind.DROPOUT: "dropout native_dropout alpha_dropout",
+    Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish hardsigmoid "
+    "hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal square pow abs "
+    "sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where",
+    Kind.REDUCE: "mean sum var std amax amin norm",
+    Kind.NORM_LAST: "layer_norm rms_norm",
+    Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d",
+    Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
+    Kind.METADATA: "size sym_size shape dim ndim numel dtype device is_floating_point zeros_like ones_like empty_like full_like "
+    "rand_like randn_like new_zeros new_ones new_empty new_full new_tensor stride sym_stride sym_numel getattr",
+}
+
+KINDS: dict[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+
+MODULES: dict[str, str] = {
+    "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "ELU": "elu", "CELU": "celu", "SELU": "selu",
+    "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh", "Hardswish": "hardswish",
+    "Hardsigmoid": "hardsigmoid", "Hardtanh": "hardtanh", "Softplus": "softplus", "Softsign": "softsign",
+    "Identity": "identity", "Dropout": "dropout", "AlphaDropout": "alpha_dropout", "Dropout2d": "dropout2d",
+    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
+    "GroupNorm": "group_norm", "Flatten": "flatten", "Unflatten": "unflatten",
+}  # fmt: skip
+"""Class names of leaf modules (`symbolic_trace` keeps those of torch.nn) and their canonical names."""
+
+NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "rsqrt", "native_layer_norm",
+                   "_native_batch_norm_legit_no_training", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "normalize"})  # fmt: skip
+"""Canonical names of normalisations, for the channel axis and for the word in the report."""
+
+
+def canonical_name(node: fx.Node) -> str:
+    """The operator's name without dialect: `add` for `operator.iadd`, `x.add_(y)` and `aten.add_.Tensor` alike."""
+    name = _raw_name(node)
+    if name.endswith("_") and not name.endswith("__"):
+        return name[:-1]
+    return _INPLACE_OPERATORS.get(name, name)
+
+
+def is_inplace(node: fx.Node) -> bool:
+    """Whether the node writes into its first operand."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace") is True or _inplace_argument(node):
+        return True
+    name = _raw_name(node)
+    return name in _INPLACE_OPERATORS or name == "setitem" or (
+        name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+    )
+
+
+def kind_of(node: fx.Node) -> Kind:
+    """The kind of a node; placeholders, attributes and everything unknown are `OPAQUE`."""
+    if node.op not in ("call_function", "call_method", "call_module"):
+        return Kind.OPAQUE
+    if node.op == "call_method" and node.target == "view" and any(isinstance(a, torch.dtype) for a in node.args):
+        return Kind.OPAQUE  # reinterprets bytes
+    if node.target is getattr and node.args[1] not in _METADATA_ATTRIBUTES:
+        return Kind.OPAQUE
+    return KINDS.get(canonical_name(node), Kind.OPAQUE)
+
+
+def leaf_module(node: fx.Node) -> torch.nn.Module:
+    """The module that a `call_module` node calls."""
+    owner = node.graph.owning_module
+    assert owner is not None and isinstance(node.target, str)
+    return owner.get_submodule(node.target)
+
+
+_INPLACE_OPERATORS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv", "ipow": "pow"}
+_METADATA_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
+_KNOWN_ROOTS = ("torch", "_operator", "operator", "builtins", "math")
+
+
+def _raw_name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_module":
+        module = leaf_module(node)
+        known = type(module).__module__.startswith("torch.nn")
+        return MODULES.get(type(module).__name__, type(module).__name__) if known else type(module).__qualname__
+    return _function_name(node.target)
+
+
+def _function_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        name = target.overloadpacket.__name__
+        return name if target.namespace in ("aten", "_operator") else f"{target.namespace}_{name}"
+    name = getattr(target, "__name__", str(target))
+    module = getattr(target, "__module__", None)
+    # A user's own `add` (fx.wrap) must not be taken for torch's: builtins of torch have no module or one of ours.
+    if module is not None and module.split(".")[0] not in _KNOWN_ROOTS:
+        return f"{module}.{name}"
+    return name
+
+
+def _inplace_argument(node: fx.Node) -> bool:
+    """Whether `inplace=True` was passed by position, as in `F.dropout(x, p, training, True)`."""
+    position = {"dropout": 3, "relu": 1, "relu6": 1, "silu": 1, "mish": 1, "hardswish": 1, "hardsigmoid": 1,
+                "leaky_relu": 2, "elu": 2, "celu": 2, "selu": 1, "hardtanh": 3}.get(_raw_name(node))  # fmt: skip
+    return node.op == "call_function" and position is not None and node.args[position : position + 1] == (True,)

@@ -1,0 +1,136 @@
+"""Detect residual adds: which sums have a skip that every other term is computed from through a learnable weight.
+
+Structural proof only: reachability decides, never the name of a module or a fixed pattern of operators. Every float add
+of the graph ends in exactly one candidate or one rejection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.normalise import observed_mutations
+from mhc_compile.passes.plan import Reason
+from mhc_compile.passes.skips import NoSkip, Skip, find_skip
+from mhc_compile.passes.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A residual add, before nesting is resolved: positions of its nodes."""
+
+    total: Sum
+    skip: Skip
+    branches: tuple[Operand, ...]
+    branch_nodes: frozenset[int]
+
+    @property
+    def add(self) -> int:
+        """Position of the outermost add."""
+        return self.total.add
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A float add that is no residual, with the inner adds folded into it."""
+
+    adds: tuple[int, ...]
+    reason: Reason
+    detail: str = ""
+
+    @property
+    def add(self) -> int:
+        """Position of the outermost add."""
+        return self.adds[-1]
+
+
+def find_residuals(graph: Ancestry) -> tuple[list[Candidate], list[Rejected]]:
+    """Split the float adds of a graph into candidates and rejections, in graph order."""
+    found = _classify_sums(graph)
+    rejected = [f for f in found.values() if isinstance(f, Rejected)]
+    skips = [f for f in found.values() if not isinstance(f, Rejected)]
+    uses = _uses_as_skip(skips)
+    mutated = {graph.index[n] for n in observed_mutations(graph.gm)}
+    candidates = []
+    for total, skip in skips:
+        problem = _disqualify(graph, total, skip, uses, mutated)
+        if problem:
+            rejected.append(problem)
+        else:
+            candidates.append(_candidate(graph, total, skip))
+    return candidates, sorted(rejected, key=lambda r: r.add)
+
+
+_Found = Rejected | tuple[Sum, Skip]
+
+
+def _classify_sums(graph: Ancestry) -> dict[int, _Found]:
+    sums: dict[int, Sum] = {}
+    found: dict[int, _Found] = {}
+    for i in range(len(graph.nodes)):
+        if not is_float_add(graph, i):
+            continue
+        direct = direct_sum(graph, i)
+        if isinstance(direct, NotASum):
+            found[i] = Rejected((i,), direct.reason, direct.detail)
+            continue
+        total, result = _flatten(graph, direct, sums, found)
+        sums[i] = total
+        for inner in total.adds[:-1]:
+            found.pop(inner, None)
+        found[i] = (total, result) if isinstance(result, Skip) else Rejected(total.adds, result.reason, result.detail)
+    return found
+
+
+def _flatten(graph: Ancestry, total: Sum, sums: dict[int, Sum], found: dict[int, _Found]) -> tuple[Sum, Skip | NoSkip]:
+    """Fold single-use inner sums in, unless that would swallow a residual that has a skip of its own.
+
+    `(x + attn) + mlp` is one site with skip x; `(x + f(x)) + x0` is a residual inside a longer one.
+    """
+    for inner in list(inner_sums(graph, total, sums)):
+        folded = fold(total, inner)
+        known = found[inner.add]
+        if isinstance(known, Rejected):
+            total = folded
+            continue
+        joint = _skip_of(graph, folded)
+        if isinstance(joint, Skip) and joint.base == known[1].base:
+            total = folded
+    return total, _skip_of(graph, total)
+
+
+def _skip_of(graph: Ancestry, total: Sum) -> Skip | NoSkip:
+    skip = find_skip(graph, [o.node for o in total.operands])
+    if isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand):
+        return NoSkip(Reason.NEGATED_SKIP, "")
+    return skip
+
+
+def _uses_as_skip(skips: list[tuple[Sum, Skip]]) -> dict[int, int]:
+    uses: dict[int, int] = {}
+    for _, skip in skips:
+        uses[skip.base] = uses.get(skip.base, 0) + 1
+    return uses
+
+
+def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: dict[int, int], mutated: set[int]) -> Rejected | None:
+    if not graph.live[total.add]:
+        return Rejected(total.adds, Reason.DEAD)
+    if not graph.from_input[skip.base] and (uses[skip.base] > 1 or _branch_lives_on(graph, total, skip)):
+        return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
+    touched = mutated & {skip.base, *skip.lifts, *total.adds}
+    if touched:
+        return Rejected(total.adds, Reason.MUTATED, graph.nodes[min(touched)].name)
+    return None
+
+
+def _branch_lives_on(graph: Ancestry, total: Sum, skip: Skip) -> bool:
+    """Whether the other operand is used beyond this sum, as the real stream is where a position is added to it."""
+    others = [o.node for o in total.operands if o.node != skip.operand]
+    return any(len(graph.nodes[o].users) > 1 for o in others)
+
+
+def _candidate(graph: Ancestry, total: Sum, skip: Skip) -> Candidate:
+    branches = tuple(o for o in total.operands if o.node != skip.operand)
+    nodes = graph.between(skip.base, [b.node for b in branches])
+    return Candidate(total, skip, branches, frozenset(nodes))

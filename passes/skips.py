@@ -1,0 +1,103 @@
+"""Find the skip of one sum: the operand, or the value it was lifted from, that every other operand is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mhc_compile.passes.ancestry import NOT_REACHED, THROUGH_WEIGHT, Ancestry
+from mhc_compile.passes.op_kinds import LINEAR, Kind
+from mhc_compile.passes.plan import Reason
+from mhc_compile.passes.values import same_shape
+
+_MAX_LIFTS = 16  # ops between the split and the add that are still looked through
+
+
+@dataclass(frozen=True)
+class Skip:
+    """`operand` carries the identity path; it is `base` after the linear ops `lifts` (operand last)."""
+
+    operand: int
+    base: int
+    lifts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NoSkip:
+    """Why a sum has no skip."""
+
+    reason: Reason
+    detail: str
+
+
+def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
+    """The skip among `operands`, or the best explanation why there is none."""
+    if len(set(operands)) != len(operands):
+        return NoSkip(Reason.NOT_ANCESTOR, "adds a value to itself")
+    reached_without_weight = False
+    for operand in operands:
+        others = [o for o in operands if o != operand]
+        for base, lifts in _origins(graph, operand):
+            flow = min(graph.reach(base, o) for o in others)
+            if flow == THROUGH_WEIGHT and _sides_independent(graph, base, lifts):
+                return Skip(operand, base, lifts)
+            reached_without_weight |= flow != NOT_REACHED
+    if reached_without_weight:
+        return _weightless(graph, operands)
+    return _changed_shortcut(graph, operands) or NoSkip(Reason.NOT_ANCESTOR, "")
+
+
+def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The operand, then what it becomes when linear ops are undone one by one."""
+    todo: list[tuple[int, tuple[int, ...]]] = [(operand, ())]
+    for _ in range(_MAX_LIFTS):
+        if not todo:
+            return
+        base, lifts = todo.pop(0)
+        yield base, lifts
+        if graph.kinds[base] in LINEAR:
+            todo += [(j, (base, *lifts)) for j in graph.inputs[base] if _full_size(graph, base, j)]
+
+
+def _full_size(graph: Ancestry, result: int, operand: int) -> bool:
+    """Whether the operand can be the stream: a scale, mask or rotary table is smaller than what it multiplies."""
+    return graph.kinds[result] is Kind.SHAPE or same_shape(graph.nodes[result], graph.nodes[operand])
+
+
+def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool:
+    """Whether the lifted ops combine the stream with nothing that is computed from it (no gates)."""
+    path = {base, *lifts}
+    sides = (j for lift in lifts for j in graph.inputs[lift] if j not in path)
+    return not any(graph.reach(base, side) for side in sides)
+
+
+def _weightless(graph: Ancestry, operands: Sequence[int]) -> NoSkip:
+    for weight in ("_weight_norm", "_weight_norm_interface"):
+        for operand in operands:
+            first = min(operands)
+            if any(_is_reparametrised(graph, i, weight) for i in graph.between(first, [operand])):
+                return NoSkip(Reason.NO_WEIGHT, "the weight of the branch is computed by a reparametrisation (weight norm)")
+    return NoSkip(Reason.NO_WEIGHT, "")
+
+
+def _is_reparametrised(graph: Ancestry, i: int, name: str) -> bool:
+    return any(getattr(n.target, "__name__", "") == name for n in graph.nodes[i].all_input_nodes)
+
+
+def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None:
+    """Recognise `g(x) + f(x)`, where g keeps the sum from having an identity path, and name g."""
+    for operand in operands:
+        base, weights, changes = operand, [], []
+        for _ in range(_MAX_LIFTS):
+            inputs = graph.inputs[base]
+            if len(inputs) != 1:
+                break
+            weights += graph.weights[base]
+            if graph.kinds[base] in (Kind.OPAQUE, Kind.SELECT, Kind.NORM_LAST, Kind.FOLDED, Kind.POINTWISE):
+                changes.append(graph.nodes[base].name)
+            base = inputs[0]
+            if all(graph.reach(base, o) == THROUGH_WEIGHT for o in operands if o != operand):
+                if weights:
+                    return NoSkip(Reason.PROJECTED_SHORTCUT, f"through {weights[0]}")
+                return NoSkip(Reason.RESHAPED_SKIP, f"by {changes[-1] if changes else graph.nodes[operand].name}")
+    return None
