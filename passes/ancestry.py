@@ -7,7 +7,6 @@ neither do parameters: they are the weights met on the way.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -16,16 +15,16 @@ from torch import fx
 from mhc_compile.passes.op_kinds import Kind, kind_of, leaf_module
 from mhc_compile.passes.values import attribute, carries_data
 
-NOT_REACHED, REACHED, THROUGH_WEIGHT = 0, 1, 2
+REACHED, MATRIX, VECTOR, POOLED = 1, 2, 4, 8
+"""What lies on the way from one node to another, as bits: anything, a learnable matrix, a learnable scale, a pooling."""
 
-_WEIGHT_PREPARATION = frozenset({Kind.SHAPE, Kind.CAST, Kind.COPY, Kind.SELECT})
 
+def through_weight(flow: int) -> bool:
+    """Whether the way is a learnable function of tokens: it meets a matrix, or a pooling between learnable scales.
 
-@dataclass
-class _Scan:
-    """How far the forward scan from one node has come: `state[i]` belongs to node `source + i`."""
-
-    state: bytearray = field(default_factory=lambda: bytearray([REACHED]))
+    A scale alone makes an activation function (Snake), which is no branch.
+    """
+    return bool(flow & MATRIX) or flow & (VECTOR | POOLED) == VECTOR | POOLED
 
 
 class Ancestry:
@@ -36,10 +35,13 @@ class Ancestry:
         self.nodes: list[fx.Node] = list(gm.graph.nodes)
         self.index: dict[fx.Node, int] = {node: i for i, node in enumerate(self.nodes)}
         self.kinds: list[Kind] = [kind_of(node) for node in self.nodes]
-        self._data = [carries_data(node) and kind is not Kind.METADATA for node, kind in zip(self.nodes, self.kinds, strict=True)]
+        self._data = [
+            carries_data(node) and kind is not Kind.METADATA for node, kind in zip(self.nodes, self.kinds, strict=True)
+        ]
         self.inputs: list[list[int]] = [self._data_inputs(i) for i in range(len(self.nodes))]
         self.weights: list[tuple[str, ...]] = [self._weights(i) for i in range(len(self.nodes))]
-        self._scans: dict[int, _Scan] = {}
+        self._met = [self._bits(i) for i in range(len(self.nodes))]
+        self._scans: dict[int, bytearray] = {}
 
     def _data_inputs(self, i: int) -> list[int]:
         if self.kinds[i] is Kind.METADATA:
@@ -55,26 +57,56 @@ class Ancestry:
         if node.op == "call_module":
             module = leaf_module(node)
             return (str(node.target),) if any(p.dim() >= 2 for p in module.parameters()) else ()
-        names = (self._weight_name(n) for n in node.all_input_nodes)
-        return tuple(dict.fromkeys(name for name in names if name))
+        names = (self._parameters_of[self.index[n]] for n in node.all_input_nodes)
+        return tuple(dict.fromkeys(name for group in names for name in group))
 
-    def _weight_name(self, node: fx.Node) -> str | None:
-        """The parameter behind an operand, looked up through casts, views and indexing."""
-        while node.op in ("call_function", "call_method") and self.kinds[self.index[node]] in _WEIGHT_PREPARATION:
+    @cached_property
+    def _parameters_of(self) -> list[tuple[str, ...]]:
+        """For nodes computed from parameters alone (casts, transposes, weight norm), the matrices among those."""
+        known: list[tuple[str, ...]] = []
+        for node in self.nodes:
             inputs = node.all_input_nodes
-            if not inputs:
-                return None
-            node = inputs[0]
-        if node.op != "get_attr":
-            return None
-        value = attribute(self.gm, str(node.target))
-        is_weight = isinstance(value, torch.nn.Parameter) and value.dim() >= 2
-        return str(node.target) if is_weight else None
+            if node.op == "get_attr":
+                value = attribute(self.gm, str(node.target))
+                is_weight = isinstance(value, torch.nn.Parameter) and value.dim() >= 2
+                known.append((str(node.target),) if is_weight else ())
+            elif node.op in ("call_function", "call_method") and all(self._is_constant[self.index[n]] for n in inputs):
+                known.append(tuple(name for n in inputs for name in known[self.index[n]]))
+            else:
+                known.append(())
+        return known
+
+    @cached_property
+    def _is_constant(self) -> list[bool]:
+        """For each node, whether no input of the model takes part in it (sizes do not count)."""
+        flags: list[bool] = []
+        for i, node in enumerate(self.nodes):
+            depends = node.op == "placeholder" or any(not flags[self.index[n]] for n in node.all_input_nodes)
+            flags.append(self.kinds[i] is Kind.METADATA or not depends)
+        return flags
+
+    def _bits(self, i: int) -> int:
+        """What a path meets at node `i`."""
+        if self.weights[i]:
+            return MATRIX
+        if self.kinds[i] is Kind.POOL:
+            return POOLED
+        learned = any(isinstance(attribute(self.gm, name), torch.nn.Parameter) for name in self._attributes(i))
+        return VECTOR if learned else 0
+
+    def _attributes(self, i: int) -> list[str]:
+        """Targets of the attributes node `i` takes, directly or reshaped."""
+        node = self.nodes[i]
+        if node.op == "call_module":
+            return [f"{node.target}.{name}" for name, _ in leaf_module(node).named_parameters()]
+        direct = [n for n in node.all_input_nodes if n.op == "get_attr"]
+        reshaped = [m for n in node.all_input_nodes if self._is_constant[self.index[n]] for m in n.all_input_nodes]
+        return [str(n.target) for n in (*direct, *reshaped) if n.op == "get_attr"]
 
     def reach(self, source: int, target: int) -> int:
-        """NOT_REACHED, REACHED or THROUGH_WEIGHT: whether data flows from `source` to `target`."""
+        """What data meets on its way from `source` to `target`, as bits; 0 if none arrives."""
         if target <= source:
-            return REACHED if target == source else NOT_REACHED
+            return REACHED if target == source else 0
         return self._scan(source, target)[target - source]
 
     def between(self, source: int, targets: Iterable[int]) -> set[int]:
@@ -91,28 +123,25 @@ class Ancestry:
         return found
 
     def _scan(self, source: int, until: int) -> bytearray:
-        """Forward reachability from `source` up to `until`; kept, and continued where a later query needs more."""
-        state = self._scans.setdefault(source, _Scan()).state
+        """Forward reachability up to `until`: byte `i` belongs to node `source + i`. Kept, and continued on demand."""
+        state = self._scans.setdefault(source, bytearray([REACHED]))
         for i in range(source + len(state), until + 1):
-            best = 0
+            met = 0
             for j in self.inputs[i]:
-                if j >= source and state[j - source] > best:
-                    best = state[j - source]
-            state.append(THROUGH_WEIGHT if best and self.weights[i] else best)
+                if j >= source:
+                    met |= state[j - source]
+            state.append(met | self._met[i] if met else 0)
         return state
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Name of each node."""
+        return [node.name for node in self.nodes]
 
     @cached_property
     def from_input(self) -> list[bool]:
         """For each node, whether it is computed from an input of the model (integers count, sizes do not)."""
-        flags: list[bool] = []
-        for i, node in enumerate(self.nodes):
-            if self.kinds[i] is Kind.METADATA:
-                flags.append(False)
-            elif node.op == "placeholder":
-                flags.append(True)
-            else:
-                flags.append(any(flags[self.index[n]] for n in node.all_input_nodes))
-        return flags
+        return [not constant for constant in self._is_constant]
 
     @cached_property
     def live(self) -> list[bool]:

@@ -42,7 +42,8 @@ def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
     if not isinstance(target, fx.Node) or target.op in ("placeholder", "get_attr"):
         return True
     here = order[node]
-    others = _aliases(target) - {target, node}
+    # Views taken after the write see the new value either way; only those taken before it can tell.
+    others = [a for a in _aliases(target) - {target, node} if order.get(a, here) < here]
     return any(a.op in ("placeholder", "get_attr") or _used_after(a, here, order, node) for a in others)
 
 
@@ -58,7 +59,9 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
     found, todo = {base}, [base]
     while todo:
         for user in todo.pop().users:
-            if user not in found and (_viewed(user) in found or (is_inplace(user) and user.args[:1] and user.args[0] in found)):
+            if user not in found and (
+                _viewed(user) in found or (is_inplace(user) and user.args[:1] and user.args[0] in found)
+            ):
                 found.add(user)
                 todo.append(user)
     return found
@@ -73,8 +76,7 @@ def _viewed(node: fx.Node) -> fx.Node | None:
 
 
 # Ops that can return their operand itself: casts to the same dtype, contiguous on contiguous, dropout in evaluation.
-_MAY_ALIAS = frozenset("to type type_as float half bfloat16 double contiguous detach alias identity dropout expand expand_as "
-                       "unfold diagonal as_strided real imag getattr chunk".split())  # fmt: skip
+_MAY_ALIAS = frozenset(["to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "detach", "alias", "identity", "dropout", "expand", "expand_as", "unfold", "diagonal", "as_strided", "real", "imag", "getattr", "chunk"])  # fmt: skip
 
 
 def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:

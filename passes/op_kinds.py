@@ -29,6 +29,7 @@ class Kind(Enum):
     NORM_LAST = auto()  # normalisation over trailing axes
     FOLDED = auto()  # acts on every sample alone, needs the batch axis first: streams are folded into the batch
     SELECT = auto()  # part of a tensor or one of several: indexing, chunk, unbind
+    POOL = auto()  # a fixed average or maximum over neighbours
     METADATA = auto()  # depends on shape, dtype or device only
     OPAQUE = auto()
 
@@ -44,7 +45,7 @@ _NAMES: dict[Kind, str] = {
     Kind.SUB: "sub subtract",
     Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
     Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
-    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_",
+    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T",
     Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze unsqueeze "
     "movedim moveaxis view_as reshape_as",
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
@@ -55,6 +56,8 @@ _NAMES: dict[Kind, str] = {
     Kind.NORM_LAST: "layer_norm rms_norm",
     Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d",
     Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
+    Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d",
     Kind.METADATA: "size sym_size shape dim ndim numel dtype device is_floating_point zeros_like ones_like empty_like full_like "
     "rand_like randn_like new_zeros new_ones new_empty new_full new_tensor stride sym_stride sym_numel getattr",
 }
@@ -79,9 +82,7 @@ NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "bat
 def canonical_name(node: fx.Node) -> str:
     """The operator's name without dialect: `add` for `operator.iadd`, `x.add_(y)` and `aten.add_.Tensor` alike."""
     name = _raw_name(node)
-    if name.endswith("_") and not name.endswith("__"):
-        return name[:-1]
-    return _INPLACE_OPERATORS.get(name, name)
+    return name[:-1] if _writes(node, name) else _INPLACE_OPERATORS.get(name, name)
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -91,9 +92,13 @@ def is_inplace(node: fx.Node) -> bool:
     if node.kwargs.get("inplace") is True or _inplace_argument(node):
         return True
     name = _raw_name(node)
-    return name in _INPLACE_OPERATORS or name == "setitem" or (
-        name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
-    )
+    return name in _INPLACE_OPERATORS or name == "setitem" or _writes(node, name)
+
+
+def _writes(node: fx.Node, name: str) -> bool:
+    """Whether a trailing underscore means a write: `x.add_(y)` does, `operator.and_` and `__radd__` do not."""
+    plain = name.endswith("__") or name == "requires_grad_" or getattr(node.target, "__module__", "") == "_operator"
+    return name.endswith("_") and not plain
 
 
 def kind_of(node: fx.Node) -> Kind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -24,12 +25,14 @@ class Reason(Enum):
     NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
     RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
+    SLICED = "the branch is cut to the size of the skip, so their tokens are not the same ones"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
     INPUT_INDEPENDENT = "the skip does not depend on the model's input: a position embedding added again"
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
     MUTATED = "an operand is changed in place and the change is seen elsewhere"
     DEAD = "the result never reaches an output of the model"
     MULTI_STREAM = "the model already keeps several residual streams here"
+    CHECKPOINTED = "lies in the body of an activation checkpoint"
     UNKNOWN_CHANNELS = "the channel axis has no fixed size"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"
@@ -45,14 +48,18 @@ class Site:
         adds: every add node folded into this sum, in graph order, `add` last.
         skip: operand of the sum that carries the identity path.
         base: value at which the branch leaves the stream: `skip`, or the value it was lifted from.
+        lifts: linear ops from `base` to `skip`, in order, `skip` last; empty where they are the same.
+        moves_axes: whether a view or permutation is among `lifts`.
         branches: the other operands of the sum.
         negated: those of `branches` that are subtracted.
         kind: `prenorm`, `postnorm`, `postact`, `parallel` or `scaled`; for the reader only.
         shape: shape of the add, channels included.
         dtype: dtype of the add.
         channel_axis: index of the channel axis in `shape`.
+        base_axis: index of the channel axis at `base`; another one where a permutation lies between.
         channels: number of channels C.
         branch_nodes: every node between `base` and the branches, the branches included.
+        size_users: nodes that ask the sum for its size only, and are given the branch's.
         branch_summary: the branch in a few words, for example `layer_norm, linear x4, sdpa`.
         weights: names of the learnable weights of rank >= 2 in the branch.
         location: `file:line` of the add, or "" where it is not known.
@@ -64,14 +71,18 @@ class Site:
     adds: tuple[str, ...]
     skip: str
     base: str
+    lifts: tuple[str, ...]
+    moves_axes: bool
     branches: tuple[str, ...]
     negated: tuple[str, ...]
     kind: str
     shape: tuple[Dim, ...]
     dtype: str
     channel_axis: int
+    base_axis: int
     channels: int
     branch_nodes: frozenset[str]
+    size_users: tuple[str, ...]
     branch_summary: str
     weights: tuple[str, ...]
     location: str
@@ -95,12 +106,15 @@ class Rejection:
 class Readout:
     """A place where streams become one tensor: `node` is used by `users`, which are no part of the stream.
 
-    `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative.
+    `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative. The channels
+    of the value lie on `channel_axis`.
     """
 
     key: str
     node: str
     users: tuple[str, ...]
+    channel_axis: int
+    channels: int
     parameters: int
 
 
@@ -148,7 +162,11 @@ class Plan:
 
     def site(self, key: str) -> Site:
         """The site called `key`; KeyError if there is none."""
-        return {s.key: s for s in self.sites}[key]
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[str, Site]:
+        return {s.key: s for s in self.sites}
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON; the schema is described in docs/plan_schema.md and versioned by `schema_version`."""
@@ -162,13 +180,21 @@ class Plan:
         for rejection in out["rejected"]:
             rejection["sentence"] = rejection["reason"].value
             rejection["reason"] = rejection["reason"].name
-        totals = {"sites": len(self.sites), "rejected": len(self.rejected), "float_adds": self.float_adds,
-                  "segments": len(self.segments), "parameters": self.parameters, "nodes": self.nodes}
+        totals = {
+            "sites": len(self.sites),
+            "rejected": len(self.rejected),
+            "float_adds": self.float_adds,
+            "segments": len(self.segments),
+            "parameters": self.parameters,
+            "nodes": self.nodes,
+        }
         return {"schema_version": SCHEMA_VERSION, **out, "totals": totals}
 
     def __str__(self) -> str:
-        head = (f"{len(self.sites)} sites in {len(self.segments)} segments, {len(self.rejected)} other adds, "
-                f"{self.parameters:,} new parameters (n={self.n}, {self.connection})")
+        head = (
+            f"{len(self.sites)} sites in {len(self.segments)} segments, {len(self.rejected)} other adds, "
+            f"{self.parameters:,} new parameters (n={self.n}, {self.connection})"
+        )
         lines = [head]
         for segment in self.segments:
             lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts")

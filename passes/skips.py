@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mhc_compile.passes.ancestry import NOT_REACHED, THROUGH_WEIGHT, Ancestry
+from mhc_compile.passes.ancestry import Ancestry, through_weight
 from mhc_compile.passes.op_kinds import LINEAR, Kind
 from mhc_compile.passes.plan import Reason
 from mhc_compile.passes.values import same_shape
@@ -38,12 +38,12 @@ def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
     for operand in operands:
         others = [o for o in operands if o != operand]
         for base, lifts in _origins(graph, operand):
-            flow = min(graph.reach(base, o) for o in others)
-            if flow == THROUGH_WEIGHT and _sides_independent(graph, base, lifts):
+            flows = [graph.reach(base, o) for o in others]
+            if all(map(through_weight, flows)) and _sides_independent(graph, base, lifts):
                 return Skip(operand, base, lifts)
-            reached_without_weight |= flow != NOT_REACHED
+            reached_without_weight |= all(flows)
     if reached_without_weight:
-        return _weightless(graph, operands)
+        return NoSkip(Reason.NO_WEIGHT, "")
     return _changed_shortcut(graph, operands) or NoSkip(Reason.NOT_ANCESTOR, "")
 
 
@@ -71,19 +71,6 @@ def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool
     return not any(graph.reach(base, side) for side in sides)
 
 
-def _weightless(graph: Ancestry, operands: Sequence[int]) -> NoSkip:
-    for weight in ("_weight_norm", "_weight_norm_interface"):
-        for operand in operands:
-            first = min(operands)
-            if any(_is_reparametrised(graph, i, weight) for i in graph.between(first, [operand])):
-                return NoSkip(Reason.NO_WEIGHT, "the weight of the branch is computed by a reparametrisation (weight norm)")
-    return NoSkip(Reason.NO_WEIGHT, "")
-
-
-def _is_reparametrised(graph: Ancestry, i: int, name: str) -> bool:
-    return any(getattr(n.target, "__name__", "") == name for n in graph.nodes[i].all_input_nodes)
-
-
 def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None:
     """Recognise `g(x) + f(x)`, where g keeps the sum from having an identity path, and name g."""
     for operand in operands:
@@ -96,7 +83,7 @@ def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None
             if graph.kinds[base] in (Kind.OPAQUE, Kind.SELECT, Kind.NORM_LAST, Kind.FOLDED, Kind.POINTWISE):
                 changes.append(graph.nodes[base].name)
             base = inputs[0]
-            if all(graph.reach(base, o) == THROUGH_WEIGHT for o in operands if o != operand):
+            if all(through_weight(graph.reach(base, o)) for o in operands if o != operand):
                 if weights:
                     return NoSkip(Reason.PROJECTED_SHORTCUT, f"through {weights[0]}")
                 return NoSkip(Reason.RESHAPED_SKIP, f"by {changes[-1] if changes else graph.nodes[operand].name}")

@@ -1,0 +1,19 @@
+"""Rewrite the residual connections of any PyTorch model into manifold-constrained hyper-connections.
+
+    model = mhc_compile.transform(model, n=4, example_inputs=(x,))
+
+The functions are imported here by name because two of them share it with the module they come from.
+"""
+
+from __future__ import annotations
+
+from mhc_compile import errors
+from mhc_compile.config import Config
+from mhc_compile.optimizer import parameter_groups
+from mhc_compile.passes.plan import Plan
+from mhc_compile.traced import rewrite
+from mhc_compile.transform import plan, revert, transform
+
+__version__ = "0.1.0"
+
+__all__ = ["Config", "Plan", "__version__", "errors", "parameter_groups", "plan", "revert", "rewrite", "transform"]

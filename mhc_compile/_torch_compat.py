@@ -1,0 +1,61 @@
+"""Every private PyTorch interface this package uses, in one table.
+
+`_torch_compat.tree_flatten` imports the interface on first use, so that importing this package does not import Dynamo,
+and raises an `UnsupportedTorchError` that names the missing interface and the installed version.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mhc_compile.errors import UnsupportedTorchError
+
+TESTED_VERSIONS = "2.13 and 2.14"
+
+NAMES: dict[str, str] = {
+    # capture
+    "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
+    "restore_state_dict": "torch.export._trace:_restore_state_dict",
+    "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
+    "TorchDynamoException": "torch._dynamo.exc:TorchDynamoException",
+    "TorchRuntimeError": "torch._dynamo.exc:TorchRuntimeError",
+    "Unsupported": "torch._dynamo.exc:Unsupported",
+    "UserError": "torch._dynamo.exc:UserError",
+    "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
+    "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
+    "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
+    "set_grad_enabled": "torch._C:_set_grad_enabled",
+    # input specifications
+    "TreeSpec": "torch.utils._pytree:TreeSpec",
+    "tree_flatten": "torch.utils._pytree:tree_flatten",
+    "tree_map": "torch.utils._pytree:tree_map",
+    "tree_unflatten": "torch.utils._pytree:tree_unflatten",
+    "PythonPrinter": "torch.utils._sympy.printers:PythonPrinter",
+}
+"""Name in this module -> `module:attribute` in PyTorch."""
+
+
+def load(name: str) -> Any:
+    """The PyTorch object called `name` in `NAMES`.
+
+    Raises:
+        UnsupportedTorchError: the installed version of PyTorch does not have it.
+    """
+    module, _, attribute = NAMES[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        import torch
+
+        raise UnsupportedTorchError(
+            f"torch {torch.__version__} has no {module}.{attribute}, which mhc_compile needs: "
+            f"install a version this package was tested with ({TESTED_VERSIONS})"
+        ) from error
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = load(name)
+    return value

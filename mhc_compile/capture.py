@@ -1,0 +1,166 @@
+"""One traced graph of a model, taken without running it and without leaving a mark on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.capture_errors import translate
+from mhc_compile.errors import CaptureError, NoFloatError
+from mhc_compile.input_spec import InputSpec, input_spec
+
+SEQUENCE_RANK = 3  # a float tensor of this rank is [batch, sequence, channels]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A traced graph with what is needed to call it.
+
+    Attributes:
+        gm: torch-level graph; parameters are `get_attr` nodes named as in the model, one placeholder per flat input.
+        input_spec: the calls it is valid for.
+        out_spec: structure of the outputs.
+        grad_mode: gradient mode it is valid under, None for both.
+        notes: what a user should know, such as sizes that had to be constants.
+    """
+
+    gm: fx.GraphModule
+    input_spec: InputSpec
+    out_spec: Any
+    grad_mode: bool | None
+    notes: tuple[str, ...] = ()
+
+
+def capture(
+    model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, dynamic: bool = True
+) -> Captured:
+    """Trace `model(*args, **kwargs)` with fake tensors, in the mode the model is in and on any device, meta included.
+
+    Args:
+        model: hooks of the model itself are not traced (its owner runs them), those of submodules are.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        dynamic: leave batch and sequence sizes open. Where that fails they are constants, and a note says so.
+
+    Raises:
+        GraphBreakError: Dynamo met a construct it cannot trace.
+        InputMismatchError: the model raises on these inputs.
+        NoFloatError: nothing in the model is a floating point number.
+        CaptureError: anything else that keeps the model from being traced.
+    """
+    kwargs = dict(kwargs or {})
+    notes: tuple[str, ...] = ()
+    try:
+        gm, flat, tree = _attempt(model, args, kwargs, dynamic)
+    except Exception as first:
+        if not dynamic:
+            raise translate(first, model, args, kwargs) from first
+        try:
+            gm, flat, tree = _attempt(model, args, kwargs, dynamic=False)
+        except Exception as error:
+            raise translate(error, model, args, kwargs) from error
+        notes = (f"all sizes are constants, because tracing with open sizes failed: {type(first).__name__}",)
+    _check_float(model, gm)
+    codegen: Any = gm.graph._codegen
+    return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, _grad_mode(gm), notes)
+
+
+def _attempt(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool
+) -> tuple[fx.GraphModule, list[Any], Any]:
+    flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
+    aliases, named = compat.tree_unflatten([_alias(v, dynamic) for v in flat], tree)
+    with _undisturbed(model):
+        gm = compat.dynamo_graph_capture(model)(*aliases, **named)
+        compat.restore_state_dict(model, gm)
+    return gm, flat, tree
+
+
+def _alias(value: Any, dynamic: bool) -> Any:
+    """A tensor to trace with: the marks of dynamic sizes must not stay on the user's own tensor."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    alias = value.detach().requires_grad_(value.requires_grad)
+    for axis in _open_axes(value) if dynamic else ():
+        compat.maybe_mark_dynamic(alias, axis)
+    return alias
+
+
+def _open_axes(value: torch.Tensor) -> list[int]:
+    """Batch, and the sequence axis of token ids and of rank 3 floats; sizes 0 and 1 always become constants."""
+    has_sequence = value.dim() == SEQUENCE_RANK if value.is_floating_point() else value.dim() >= 2
+    axes = [0, 1] if has_sequence else [0]
+    return [a for a in axes[: value.dim()] if value.shape[a] > 1]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Tracing consumes no random numbers, ignores autocast, and prints no internal traceback for a user's error.
+
+    Autocast is off because a dtype it chooses would be baked into the graph; the graph itself runs under any autocast.
+    """
+    hooks = {k: v for k, v in vars(model).items() if k in _CALL_HOOKS}
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled = logger.disabled
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        try:
+            logger.disabled = True
+            vars(model).update({k: type(v)() for k, v in hooks.items()})
+            yield
+        finally:
+            vars(model).update(hooks)
+            logger.disabled = disabled
+
+
+_CALL_HOOKS = frozenset(
+    {
+        "_forward_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks",
+        "_forward_pre_hooks_with_kwargs",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    }
+)
+
+
+def _grad_mode(gm: fx.GraphModule) -> bool | None:
+    """Dynamo leaves out switches without effect, so a trace without gradients never shows where the model has some."""
+    if not torch.is_grad_enabled():
+        return False
+    return True if any(node.target is compat.set_grad_enabled for node in gm.graph.nodes) else None
+
+
+def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:
+    if any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
+        return
+    values = [node.meta.get("val", node.meta.get("example_value")) for node in gm.graph.nodes]
+    if not any(isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex()) for v in values):
+        raise NoFloatError(
+            f"{type(model).__name__} computes on integers only, so there is no floating point stream to widen: "
+            "pass a model with floating point parameters, or floating point example_inputs"
+        )
+
+
+def reject_wrapped(model: nn.Module) -> None:
+    """Refuse compiled and scripted modules, which have no Python forward of their own.
+
+    Raises:
+        CaptureError: with the order of calls to write instead.
+    """
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        kind = "a ScriptModule" if isinstance(model, torch.jit.ScriptModule) else "the result of torch.compile"
+        raise CaptureError(
+            f"the model is {kind}: transform first, torch.compile(mhc_compile.transform(model, ...)) after"
+        )

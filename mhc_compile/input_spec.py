@@ -1,0 +1,146 @@
+"""Which calls a traced program is valid for: structure, dtypes, devices, and sizes with their guards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from mhc_compile import _torch_compat as compat
+
+Guard = Callable[..., bool]
+
+
+@dataclass(frozen=True)
+class TensorLeaf:
+    """A tensor input. A size is an int if it was traced as a constant, else the name of the variable it binds."""
+
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int | str, ...]
+
+    def binds(self, value: Any, sizes: dict[str, int]) -> bool:
+        """Whether `value` fits, given the variables bound so far in `sizes`, which is extended."""
+        if not isinstance(value, torch.Tensor) or value.dtype != self.dtype or value.device != self.device:
+            return False
+        if value.dim() != len(self.shape):
+            return False
+        for expected, size in zip(self.shape, value.shape, strict=True):
+            if isinstance(expected, str):
+                expected = sizes.setdefault(expected, size)
+            if size != expected:
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class ValueLeaf:
+    """An input that is no tensor: traced as a constant, so it must be equal, type included (`True` is not `1`)."""
+
+    value: Any
+
+    def binds(self, value: Any, sizes: dict[str, int]) -> bool:
+        """Whether `value` is the traced constant."""
+        return type(value) is type(self.value) and bool(value == self.value)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The calls that one traced graph computes correctly.
+
+    Attributes:
+        tree: structure of `(args, kwargs)`.
+        leaves: what each flat input must be.
+        sizes: names of the size variables, in the order `guard` takes them.
+        guard: the conditions on sizes under which the trace took its branches (Dynamo's symbolic shape guards).
+        guard_source: `guard` as text, for messages.
+    """
+
+    tree: Any
+    leaves: tuple[TensorLeaf | ValueLeaf, ...]
+    sizes: tuple[str, ...]
+    guard: Guard
+    guard_source: str
+
+    def matches(self, flat: Sequence[Any], tree: Any) -> bool:
+        """Whether the flat inputs of a call are served by this trace. Plain Python, so that Dynamo can inline it."""
+        if len(flat) != len(self.leaves) or tree != self.tree:
+            return False
+        sizes: dict[str, int] = {}
+        for leaf, value in zip(self.leaves, flat, strict=True):
+            if not leaf.binds(value, sizes):
+                return False
+        return self.guard(*[sizes[name] for name in self.sizes])
+
+
+def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any) -> InputSpec:
+    """The specification of a captured graph.
+
+    Args:
+        gm: graph with one placeholder for each flat input, `meta["val"]` its fake tensor.
+        flat: the flat example inputs.
+        tree: their structure.
+    """
+    fakes = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
+    env = next((e for f in fakes for e in [_shape_env(f)] if e is not None), None)
+    printer = compat.PythonPrinter()
+    conditions: list[str] = []
+    leaves: list[TensorLeaf | ValueLeaf] = []
+    for index, (fake, value) in enumerate(zip(fakes, flat, strict=True)):
+        if not isinstance(value, torch.Tensor):
+            leaves.append(ValueLeaf(value))
+            continue
+        sizes = fake.shape if isinstance(fake, torch.Tensor) else value.shape
+        shape = tuple(_size(s, f"size_{index}_{axis}", conditions, printer) for axis, s in enumerate(sizes))
+        leaves.append(TensorLeaf(value.dtype, value.device, shape))
+    shapes = [leaf.shape for leaf in leaves if isinstance(leaf, TensorLeaf)]
+    names = tuple(dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)))
+    if env is not None:
+        conditions += _conditions(env, set(names), printer)
+    guard, source = _compile(names, conditions)
+    return InputSpec(tree, tuple(leaves), names, guard, source)
+
+
+def _shape_env(fake: Any) -> Any:
+    sizes = fake.shape if isinstance(fake, torch.Tensor) else ()
+    symbolic: list[Any] = [s for s in sizes if isinstance(s, torch.SymInt)]
+    return symbolic[0].node.shape_env if symbolic else None
+
+
+def _size(size: Any, name: str, conditions: list[str], printer: Any) -> int | str:
+    """A constant, the symbol of the size, or `name` with a condition where the size is a compound expression."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    expression = size.node.expr
+    if expression.is_number:
+        return int(expression)
+    if expression.is_Symbol:
+        return str(expression)
+    conditions.append(f"{name} == {printer.doprint(expression)}")
+    return name
+
+
+def _conditions(env: Any, names: set[str], printer: Any) -> list[str]:
+    """Ranges and guards of the shape environment that speak of input sizes only."""
+    found: list[str] = []
+    for symbol, bounds in env.var_to_range.items():
+        if str(symbol) in names:
+            found.append(f"{int(bounds.lower)} <= {symbol}")
+            if bounds.upper.is_Integer:
+                found.append(f"{symbol} <= {int(bounds.upper)}")
+    for guard in env.guards:
+        expression = env.replace(guard.expr)
+        symbols = {str(s) for s in expression.free_symbols}
+        if symbols and symbols <= names:  # the rest are facts about values computed inside the graph
+            found.append(f"({printer.doprint(expression)})")
+    return list(dict.fromkeys(found))
+
+
+def _compile(names: tuple[str, ...], conditions: list[str]) -> tuple[Guard, str]:
+    source = " and ".join(conditions) or "True"
+    code = compile(f"lambda {', '.join(names)}: {source}", "<mhc_compile guard>", "eval")
+    return eval(code, {"math": math}), source  # the text was printed by sympy just above

@@ -1,0 +1,194 @@
+"""The transformed model: the user's own module tree with new parameters and a new forward.
+
+A subclass made on the fly keeps class, attributes, parameter names, tied and unused parameters. It shares every
+parameter and submodule with the original object, which is left as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.config import Config
+from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
+from mhc_compile.passes.plan import Plan
+from mhc_compile.program import Program, module_state
+
+CHILD = "hyper_connections"
+_MODULE_INTERNALS = frozenset(vars(nn.Module()))
+
+
+class HyperConnections(nn.Module):
+    """The new parameters by site key, a read-only mapping: `model.hyper_connections["layers.0.mlp"].phi`."""
+
+    def __init__(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+        """Register the parameters.
+
+        Args:
+            sites: key -> (identifier the child is registered under, parameter name -> initial value).
+        """
+        super().__init__()
+        self._identifiers = {key: identifier for key, (identifier, _) in sites.items()}
+        for identifier, values in sites.values():
+            child = nn.Module()
+            for name, value in values.items():
+                child.register_parameter(name, nn.Parameter(value))
+            self.add_module(identifier, child)
+
+    def __getitem__(self, key: str) -> nn.Module:
+        if key not in self._identifiers:
+            raise KeyError(f"no hyper-connection called {key!r}; there are {', '.join(self._identifiers)}")
+        return self.get_submodule(self._identifiers[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._identifiers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._identifiers)
+
+    def __len__(self) -> int:
+        return len(self._identifiers)
+
+    def __bool__(self) -> bool:
+        return True  # an nn.Module is true whatever its length
+
+    def keys(self) -> KeysView[str]:
+        """Site keys (and keys of learned readouts), in graph order."""
+        return self._identifiers.keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        """Pairs of key and module."""
+        return {key: self[key] for key in self._identifiers}.items()
+
+
+@dataclass
+class Ownership:
+    """What a transformed model keeps besides its parameters.
+
+    Attributes:
+        original: class of the model that was transformed.
+        config: options it was transformed with.
+        forward: a `forward` set on the original instance, which would hide that of the class.
+        programs: the variants traced so far. They are derived data: pickles leave them out, and copies keep those
+            that hold no tensors; what is missing is traced again at the first call that needs it.
+    """
+
+    original: type[nn.Module]
+    config: Config
+    forward: Any = None
+    programs: list[Program] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "programs": []}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
+        return Ownership(self.original, self.config, self.forward, [p for p in self.programs if not p.constants])
+
+
+class Transformed(nn.Module):
+    """Mixed in before the class of the model: runs the rewritten programs instead of its forward."""
+
+    _mhc: Ownership
+    mhc_plan: Plan
+    hyper_connections: HyperConnections
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """The class exists in this process only, so a pickle names the original class."""
+        reduced = super().__reduce_ex__(protocol)
+        return (_rebuild, (self._mhc.original,), *reduced[2:])
+
+
+def _forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
+    flat, tree = tree_flatten((args, kwargs))
+    state = module_state(self)
+    for program in self._mhc.programs:
+        if program.matches(state, flat, tree):
+            return program(self, flat)
+    from mhc_compile.retrace import trace_now
+
+    return trace_now(self, args, kwargs)(self, flat)
+
+
+def _rebuild(original: type[nn.Module]) -> Any:
+    return object.__new__(_transformed_class(original))
+
+
+def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
+    def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
+        return _forward(self, *args, **kwargs)
+
+    # Trainers look at the signature to decide which columns of a data set the model takes.
+    forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = original.forward.__doc__
+    names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    return type(original.__name__, (Transformed, original), {**names, "forward": forward})
+
+
+def own(
+    model: nn.Module, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]], plan: Plan, config: Config
+) -> Transformed:
+    """The transformed twin of `model`, without programs yet; `sites` as in `HyperConnections`."""
+    twin: Transformed = object.__new__(_transformed_class(type(model)))
+    state = _shallow(model)
+    forward = state.pop("forward", None)
+    child = HyperConnections(sites).train(model.training)
+    state["_modules"][CHILD] = child
+    vars(twin).update(state, _mhc=Ownership(type(model), config, forward), mhc_plan=plan)
+    return twin
+
+
+def disown(model: nn.Module) -> nn.Module:
+    """A plain object of the original class over the same parameters and submodules.
+
+    Raises:
+        NotTransformedError: `model` was not made by `transform`.
+    """
+    if not isinstance(model, Transformed):
+        raise NotTransformedError(
+            f"{type(model).__name__} was not made by mhc_compile.transform: pass the model that transform returned"
+        )
+    ownership = model._mhc
+    state = _shallow(model)
+    del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
+    if ownership.forward is not None:
+        state["forward"] = ownership.forward
+    plain: nn.Module = object.__new__(ownership.original)
+    vars(plain).update(state)
+    return plain
+
+
+def _shallow(model: nn.Module) -> dict[str, Any]:
+    """Attributes of a module, with its own registries (of parameters, submodules, hooks) over the same entries."""
+    return {k: copy.copy(v) if k in _MODULE_INTERNALS else v for k, v in vars(model).items()}
+
+
+def check_untransformed(model: object) -> nn.Module:
+    """The argument, if it is a module without hyper-connections.
+
+    Raises:
+        NotAModuleError: it is no module.
+        AlreadyTransformedError: it or one of its submodules was made by `transform`.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "write an instance, Model(), not the class" if isinstance(model, type) else "pass a torch.nn.Module"
+        raise NotAModuleError(f"got {model!r}, which is no torch.nn.Module: {hint}")
+    for name, module in model.named_modules():
+        if isinstance(module, (Transformed, HyperConnections)):
+            raise AlreadyTransformedError(
+                f"{name or 'the model'} already has hyper-connections: write mhc_compile.revert(model) first, "
+                "or transform only the outer model"
+            )
+    return model

@@ -1,0 +1,85 @@
+"""What to write differently, read off a plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mhc_compile.passes.plan import Plan, Reason
+
+_MAX_LISTED = 3  # keys written out in one recommendation
+
+_ADVICE = {
+    Reason.PROJECTED_SHORTCUT: (
+        "a shortcut with a weight of its own is a stage boundary, where the identity path ends: streams are reduced in "
+        "front of it and expanded behind it. There is nothing to change."
+    ),
+    Reason.UNKNOWN_CHANNELS: (
+        "the channel size must be a number: pass inputs that fix it, "
+        "example_inputs=(...) (--input 2x3x224x224:float32)."
+    ),
+    Reason.INPUT_INDEPENDENT: (
+        "values that no input reaches (position embeddings added in every layer) carry no stream; the residual chain "
+        "runs through the other operand. There is nothing to change."
+    ),
+    Reason.NESTED: (
+        'one level of nested residuals is converted: nested="inner" or nested="outer" (--nested inner) converts '
+        "the other."
+    ),
+    Reason.MUTATED: "a tensor changed in place is read elsewhere: write x = x + y instead of x += y to convert it.",
+    Reason.MULTI_STREAM: "the model keeps residual streams of its own here: convert a variant without them.",
+}
+
+_NOTHING_TO_ADD_UP = (
+    "No float add was traced at all: check that the model computes on floating point inputs and that the target builds "
+    "the module you mean."
+)
+_NOTHING_FOUND = (
+    "No add has an operand (the skip) from which the others are computed through a learnable weight: check the reasons "
+    "above (--all lists every add, --why NODE explains one), and that the target builds the whole model, not its head."
+)
+_LEFT_OUT = "Every residual add was left out by include, exclude or min_sites: widen them to convert some."
+
+
+def recommend(plan: Plan) -> tuple[str, ...]:
+    """Sentences of advice, the most important first; empty if there is nothing to improve."""
+    return tuple([*_on_streams(plan), *_on_emptiness(plan), *_on_short_segments(plan), *_on_rejections(plan)])
+
+
+def _on_streams(plan: Plan) -> Iterator[str]:
+    if plan.sites and (plan.n == 1 or plan.connection == "residual"):
+        yield "One stream is the plain residual connection, so nothing would be learned: write n=4 (--n 4)."
+
+
+def _on_emptiness(plan: Plan) -> Iterator[str]:
+    if plan.sites:
+        return
+    reasons = {r.reason for r in plan.rejected}
+    if not plan.float_adds:
+        yield _NOTHING_TO_ADD_UP
+    elif reasons & {Reason.EXCLUDED, Reason.MIN_SITES}:
+        yield _LEFT_OUT
+    else:
+        yield _NOTHING_FOUND
+
+
+def _on_short_segments(plan: Plan) -> Iterator[str]:
+    """At a single site all streams are still equal and the readout cancels R, so only pre and post act."""
+    keys = [segment.sites[0] for segment in plan.segments if len(segment.sites) == 1]
+    if not keys or plan.n == 1 or plan.connection == "residual":
+        return
+    one = len(keys) == 1
+    head = "1 segment of a single site gains" if one else f"{len(keys)} segments of a single site gain"
+    if len(keys) < len(plan.sites):
+        cure = f"min_sites=2 (--min-sites 2) leaves {'it' if one else 'them'} out"
+        listed = f", and so does exclude={keys}" if len(keys) <= _MAX_LISTED else ""
+        yield f"{head} two gates and no mixing: {cure}{listed}."
+    else:
+        yield f"{head} two gates and no mixing, and the model has no longer chain: expect little from more streams."
+
+
+def _on_rejections(plan: Plan) -> Iterator[str]:
+    counts = Counter(r.reason for r in plan.rejected)
+    for reason, advice in _ADVICE.items():
+        if counts[reason]:
+            yield f"{reason.name} ({counts[reason]}): {advice}"

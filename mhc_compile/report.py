@@ -1,0 +1,202 @@
+"""The report of a dry run, for a terminal or a pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mhc_compile.collapse import Group, collapse, singles
+from mhc_compile.explain import Role
+from mhc_compile.passes.plan import Plan, Rejection, Segment
+from mhc_compile.recommendations import recommend
+from mhc_compile.wording import count_text, names_text, shape_text, short_location
+
+
+class InconsistentPlanError(RuntimeError):
+    """The numbers of a plan do not add up: a defect of this package, never of the model."""
+
+
+def check_totals(plan: Plan) -> None:
+    """Check that every float add is counted once, and every site lies in one segment.
+
+    Raises:
+        InconsistentPlanError: the sums differ.
+    """
+    adds = Counter(add for part in (*plan.sites, *plan.rejected) for add in part.adds)
+    if adds.total() != plan.float_adds or len(adds) != plan.float_adds:
+        twice = [add for add, count in adds.items() if count > 1]
+        raise InconsistentPlanError(f"{adds.total()} adds are explained, {plan.float_adds} exist; repeated: {twice}")
+    in_segments = sorted(key for segment in plan.segments for key in segment.sites)
+    if in_segments != sorted(site.key for site in plan.sites):
+        raise InconsistentPlanError(f"segments hold the sites {in_segments}, the plan {[s.key for s in plan.sites]}")
+
+
+def render(plan: Plan, console: Console, *, target: str, show_all: bool = False) -> None:
+    """Print the whole report.
+
+    Args:
+        plan: what to report.
+        console: where to; a console that is no terminal gets plain lines without boxes.
+        target: name of the model, for the header.
+        show_all: one row for each site and each rejected add, instead of one for each kind.
+
+    Raises:
+        InconsistentPlanError: the totals of the plan do not add up.
+    """
+    check_totals(plan)
+    console.print(_header(plan, target, boxed=console.is_terminal))
+    if plan.sites:
+        _section(console, "Sites", _site_table(plan, console.is_terminal, show_all))
+        _section(console, "Segments", _segment_table(plan, console.is_terminal))
+    if plan.rejected:
+        rejected = _rejection_list if show_all else _rejection_table
+        _section(console, "Adds left alone", rejected(plan, console.is_terminal))
+    for title, sentences in (("Notes", plan.notes), ("Recommendations", recommend(plan))):
+        if sentences:
+            _section(console, title, bullets(sentences))
+
+
+def render_roles(roles: Sequence[Role], console: Console) -> None:
+    """Print what `explain` found out about one node."""
+    for i, role in enumerate(roles):
+        if i:
+            console.print()
+        console.print(Text(role.sentence, style="bold"))
+        if role.facts:
+            console.print(Padding(facts(role.facts), (0, 0, 0, 2)) if console.is_terminal else facts(role.facts))
+
+
+def bullets(sentences: Sequence[str]) -> Table:
+    """A list whose wrapped lines stay indented."""
+    grid = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        grid.add_row(Text("•", style="cyan"), Text(sentence))
+    return grid
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and values in two columns."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
+    return grid
+
+
+def _section(console: Console, title: str, body: Table) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+    console.print(Padding(body, (0, 0, 0, 2)) if console.is_terminal else body)
+
+
+def _header(plan: Plan, target: str, boxed: bool) -> Panel | Table:
+    site_adds, rejected_adds = (sum(len(p.adds) for p in parts) for parts in (plan.sites, plan.rejected))
+    options = f"{plan.connection} · n = {plan.n} · init {plan.init} · reduce {plan.reduce}"
+    table = facts(
+        [
+            ("target", target),
+            ("connection", options),
+            ("sites", f"{len(plan.sites)} in {count_text(len(plan.segments), 'segment')}"),
+            ("new parameters", f"{plan.parameters:,}"),
+            ("float adds", f"{plan.float_adds} = {site_adds} in sites + {rejected_adds} left alone"),
+            ("graph", count_text(plan.nodes, "node")),
+        ]
+    )
+    return Panel.fit(table, title="[bold]mhc-compile inspect", border_style="cyan", padding=(0, 2)) if boxed else table
+
+
+def _table(boxed: bool, *names: str, right: Sequence[str] = (), footer: Sequence[str] = ()) -> Table:
+    """A table that folds long words and truncates none."""
+    table = Table(
+        box=box.SIMPLE_HEAD if boxed else None,
+        show_footer=bool(footer),
+        show_edge=False,
+        pad_edge=False,
+        header_style="dim",
+        border_style="dim",
+    )
+    for name, foot in zip(names, footer or [""] * len(names), strict=True):
+        numeric = name in right
+        table.add_column(name, foot, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    return table
+
+
+def _site_table(plan: Plan, boxed: bool, show_all: bool) -> Table:
+    """In a terminal the branch and the source stand below the key, so that rows fit 80 columns; else in columns."""
+    names = ["Segment", "Site", "Count", "Kind", "Shape", "Parameters"]
+    footer = ["", "total", str(len(plan.sites)), "", "", f"{plan.parameters:,}"]
+    if not boxed:
+        names, footer = [*names, "Branch", "Source"], [*footer, "", ""]
+    table = _table(boxed, *names, right=("Segment", "Count", "Parameters"), footer=footer)
+    for segment in plan.segments:
+        for cells in _segment_rows(plan, segment, boxed, show_all):
+            table.add_row(*cells)
+        table.add_section()
+    return table
+
+
+def _segment_rows(plan: Plan, segment: Segment, boxed: bool, show_all: bool) -> Iterator[list[str | Text]]:
+    sites = [plan.site(key) for key in segment.sites]
+    for i, group in enumerate(singles(sites) if show_all else collapse(sites)):
+        index = str(segment.index) if i == 0 or not boxed else ""
+        yield _site_cells(index, group, boxed)
+    learned = [r for r in segment.readouts if r.parameters]
+    if learned:
+        parameters = f"{sum(r.parameters for r in learned):,}"
+        yield [str(segment.index), "readouts", str(len(learned)), "learned", "", parameters]
+
+
+def _site_cells(index: str, group: Group, boxed: bool) -> list[str | Text]:
+    site = group.sites[0]
+    name, details = Text(group.label), [site.branch_summary, short_location(site.location)]
+    cells = [str(len(group.sites)), site.kind, shape_text(site.shape), f"{group.parameters:,}"]
+    if not boxed:
+        return [index, name, *cells, *details]
+    return [index, name.append("".join(f"\n{line}" for line in details if line), style="dim"), *cells]
+
+
+def _segment_table(plan: Plan, boxed: bool) -> Table:
+    names = ("Segment", "Sites", "Entry", "Readouts", "Lifted ops", "Streams")
+    table = _table(boxed, *names, right=("Segment", "Sites"))
+    for segment in plan.segments:
+        places = [names_text([r.node for r in segment.readouts]), names_text(segment.lifts)]
+        streams = "may differ" if segment.linear else "equal"
+        table.add_row(str(segment.index), str(len(segment.sites)), segment.entry, *places, streams)
+    return table
+
+
+def _rejection_table(plan: Plan, boxed: bool) -> Table:
+    """One row for each reason, the most frequent first, with its first add as the example."""
+    table = _table(boxed, "Adds", "Reason", "Example", right=("Adds",))
+    by_reason: dict[str, list[Rejection]] = {}
+    for rejection in plan.rejected:
+        by_reason.setdefault(rejection.reason.name, []).append(rejection)
+    for name, group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        count = sum(len(r.adds) for r in group)
+        table.add_row(str(count), _reason_text(name, group[0], boxed), _example_text(group[0], boxed))
+    return table
+
+
+def _rejection_list(plan: Plan, boxed: bool) -> Table:
+    """One row for each rejected sum, in graph order."""
+    table = _table(boxed, "Adds", "Reason", "Add", right=("Adds",))
+    for r in plan.rejected:
+        table.add_row(str(len(r.adds)), _reason_text(r.reason.name, r, boxed), _example_text(r, boxed))
+    return table
+
+
+def _reason_text(name: str, rejection: Rejection, boxed: bool) -> Text:
+    return Text(name).append("\n" if boxed else ": ").append(rejection.reason.value, style="dim")
+
+
+def _example_text(rejection: Rejection, boxed: bool) -> Text:
+    head = f"{rejection.add}: {rejection.detail}" if rejection.detail else rejection.add
+    place = " · ".join(filter(None, (shape_text(rejection.shape), rejection.module)))
+    lines = filter(None, (place, short_location(rejection.location)))
+    return Text(head).append("".join(("\n" if boxed else "  ") + line for line in lines), style="dim")

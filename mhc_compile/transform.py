@@ -1,0 +1,190 @@
+"""The public functions on models: transform, plan, revert."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import fx, nn
+
+from mhc_compile.capture import Captured, capture, reject_wrapped
+from mhc_compile.config import Config
+from mhc_compile.errors import CaptureError, InvalidOptionError, NothingToTransformError, NothingToTransformWarning
+from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.owner import check_untransformed, disown, own
+from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
+
+Module = TypeVar("Module", bound=nn.Module)
+MODES = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One trace with its plan; `training` is the flag all modules had, None for the flags of the model."""
+
+    training: bool | None
+    captured: Captured
+    plan: Plan
+
+
+def transform(
+    model: Module,
+    n: int = 4,
+    *,
+    example_inputs: Sequence[Any] | Any | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    modes: Sequence[str] = MODES,
+    **options: Any,
+) -> Module:
+    """Rewrite the residual connections of a model into n-stream hyper-connections.
+
+    Args:
+        model: any module that Dynamo can trace. It stays usable and unchanged, but shares parameters with the result.
+        n: number of streams, 1 to 8.
+        example_inputs: positional inputs to trace with; a single tensor may stand for a tuple of one. Shapes and
+            dtypes matter, values do not. None: what the model declares (`dummy_inputs`, `pretrained_cfg`,
+            `example_input_array`).
+        example_kwargs: keyword inputs to trace with.
+        modes: trace for `"train"`, `"eval"` or both now. Any other kind of call is traced when it first happens.
+        **options: fields of `Config`: connection, init, reduce, include, exclude, nested, min_sites, strict.
+
+    Returns:
+        An object of (a subclass of) the model's class with the child `hyper_connections` and the attribute `mhc_plan`.
+        New parameters are fp32, or fp64 where the residual stream is. If there is nothing to rewrite, a warning is
+        given (an error under `strict=True`) and the model itself is returned.
+
+    Raises:
+        MhcError: one class per cause, see `mhc_compile.errors`; the model is left as it was.
+    """
+    config = make_config(n, options)
+    check_untransformed(model)
+    reject_wrapped(model)
+    modes = _check_modes(modes)
+    inputs = resolve_inputs(model, example_inputs, example_kwargs)
+    if inputs is None:
+        plans, variants = [_plan_without_inputs(model, config)], []
+    else:
+        variants = _trace_modes(model, inputs, config, modes)
+        plans = [v.plan for v in variants]
+    if not any(p.sites for p in plans):
+        _nothing(plans[0], config)
+        return model
+    owner = own(model, initial_sites(plans, config, model), plans[0], config)
+    for variant in variants:
+        with training_mode(owner, variant.training):
+            add_program(owner, variant.captured, variant.plan)
+    return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
+
+
+def plan(
+    model: nn.Module,
+    n: int = 4,
+    *,
+    example_inputs: Sequence[Any] | Any | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Plan:
+    """What `transform` would do, in the mode the model is in. Changes nothing; works on the meta device.
+
+    Arguments and errors are those of `transform`; nothing to rewrite is neither an error nor a warning here.
+    """
+    config = make_config(n, options)
+    check_untransformed(model)
+    reject_wrapped(model)
+    inputs = resolve_inputs(model, example_inputs, example_kwargs)
+    if inputs is None:
+        return _plan_without_inputs(model, config)
+    mode = "train" if model.training else "eval"
+    return _trace(model, inputs, config, mode, (mode,)).plan
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """A plain object of the original class over the same, possibly trained, parameters, without hyper-connections.
+
+    Raises:
+        NotTransformedError: `model` was not made by `transform`.
+    """
+    return disown(model)
+
+
+def make_config(n: int, options: Mapping[str, Any]) -> Config:
+    """Validate options by name and value.
+
+    Raises:
+        InvalidOptionError: an option is unknown or out of its domain.
+    """
+    valid = [f.name for f in fields(Config)]
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        raise InvalidOptionError(f"unknown option {', '.join(unknown)}: the options are {', '.join(valid)}")
+    return Config(n=n, **options)
+
+
+def _check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+    chosen = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not chosen or any(mode not in MODES for mode in chosen):
+        raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
+    return tuple(dict.fromkeys(chosen))
+
+
+def _is(model: nn.Module, mode: str) -> bool:
+    return model.training == (mode == "train")
+
+
+def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequence[str]) -> list[_Variant]:
+    """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
+    variants = []
+    for mode in sorted(modes, key=lambda m: not _is(model, m)):
+        variants.append(_trace(model, inputs, config, mode, modes))
+        if mode == "eval" and variants[-1].captured.grad_mode:
+            with torch.no_grad():
+                variants.append(_trace(model, inputs, config, mode, modes))
+    return variants
+
+
+def _trace(model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: Sequence[str]) -> _Variant:
+    """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched."""
+    training = None if _is(model, mode) else mode == "train"
+    try:
+        with training_mode(model, training):
+            captured = capture(model, inputs.args, inputs.kwargs)
+            found = plan_of(captured, config)
+    except CaptureError as error:
+        if training is None or len(modes) == 1:
+            raise
+        other = next(m for m in MODES if m != mode)
+        raise type(error)(
+            f"in {mode} mode: {error}\nIf {mode} mode is not needed, write transform(..., modes=('{other}',))"
+        ) from error
+    return _Variant(training, captured, replace(found, notes=(*found.notes, *captured.notes)))
+
+
+def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
+    """The plan by `symbolic_trace`, which needs no inputs; programs are then traced at the first calls."""
+    from mhc_compile.passes.pipeline import make_plan
+
+    try:
+        found = make_plan(fx.symbolic_trace(model), config)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise missing_inputs(model, f"symbolic_trace: {error}") from error
+    if not found.sites and any(r.reason is Reason.UNKNOWN_CHANNELS for r in found.rejected):
+        raise missing_inputs(model, "the sizes of its residual connections are unknown")
+    return found
+
+
+def _nothing(found: Plan, config: Config) -> None:
+    reasons = sorted({r.reason.value for r in found.rejected})
+    message = (
+        f"no residual connection to rewrite among {found.float_adds} floating point adds"
+        + (f" ({'; '.join(reasons)})" if reasons else "")
+        + ": see print(mhc_compile.plan(model, ...)), and check include, exclude and min_sites"
+    )
+    if config.strict:
+        raise NothingToTransformError(message)
+    warnings.warn(f"{message}. The model is returned unchanged", NothingToTransformWarning, stacklevel=3)

@@ -1,0 +1,107 @@
+"""Join residual adds into chains, and choose one level where one chain lies inside a branch of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.lifting import can_lift
+from mhc_compile.passes.residuals import Candidate
+
+_MAX_PATH = 64  # ops between two sites that are looked through
+
+
+@dataclass(frozen=True)
+class Link:
+    """The stream path from the add at position `source` to the base of the next site, every op liftable."""
+
+    source: int
+    path: tuple[int, ...]
+
+
+def find_link(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> Link | None:
+    """The link that brings streams from an earlier site to `base`, None if a segment has to start there."""
+    source = _latest_site(graph, base, sites)
+    if source is None:
+        return None
+    path = graph.between(source, [base]) if source != base else set()
+    on_stream = path | {source}
+    if all(i not in sites and can_lift(graph, i, on_stream) for i in path):
+        return Link(source, tuple(sorted(path)))
+    return None
+
+
+def _latest_site(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> int | None:
+    """Follow the latest operand back until a site's add comes up: scales and masks are computed earlier."""
+    here = base
+    for _ in range(_MAX_PATH):
+        if here in sites:
+            return here
+        inputs = graph.inputs[here]
+        if not inputs or not can_lift(graph, here, inputs):
+            return None
+        here = max(inputs)
+    return None
+
+
+def find_links(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Link]:
+    """The link into each candidate that has one, by the position of its add."""
+    sites = {c.add: c for c in candidates}
+    links = ((c.add, find_link(graph, c.skip.base, sites)) for c in candidates)
+    return {add: link for add, link in links if link is not None}
+
+
+def chain_lengths(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, int]:
+    """For each candidate, the number of sites in the chain (or tree) it belongs to."""
+    root = {c.add: c.add for c in candidates}
+    for c in candidates:  # in graph order, so that the source's root is final
+        if c.add in links:
+            root[c.add] = root[links[c.add].source]
+    sizes: dict[int, int] = {}
+    for r in root.values():
+        sizes[r] = sizes.get(r, 0) + 1
+    return {add: sizes[r] for add, r in root.items()}
+
+
+def resolve_nesting(
+    graph: Ancestry, candidates: Sequence[Candidate], how: str
+) -> tuple[list[Candidate], dict[int, Candidate]]:
+    """Keep one level of nested residuals.
+
+    Args:
+        graph: the graph the candidates live in.
+        candidates: residual adds in graph order.
+        how: "longest" (the level with the longest chain; the outer one on a tie), "outer" or "inner".
+
+    Returns:
+        The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
+    """
+    conflicts = _conflicts(candidates)
+    if not conflicts:
+        return list(candidates), {}
+    length = chain_lengths(candidates, find_links(graph, candidates))
+    size = {c.add: len(c.branch_nodes) for c in candidates}
+    sign = {"longest": -1, "outer": 0, "inner": 0}[how]
+    outward = 1 if how == "inner" else -1
+    order = sorted(candidates, key=lambda c: (sign * length[c.add], outward * size[c.add], c.add))
+    kept: dict[int, Candidate] = {}
+    dropped: dict[int, Candidate] = {}
+    for candidate in order:
+        winner = next((kept[o] for o in conflicts.get(candidate.add, ()) if o in kept), None)
+        if winner is None:
+            kept[candidate.add] = candidate
+        else:
+            dropped[candidate.add] = winner
+    return [c for c in candidates if c.add in kept], dropped
+
+
+def _conflicts(candidates: Sequence[Candidate]) -> dict[int, set[int]]:
+    """Pairs of candidates of which one lies in the other's branch, both ways round."""
+    adds = {c.add for c in candidates}
+    conflicts: dict[int, set[int]] = {}
+    for outer in candidates:
+        for inner in outer.branch_nodes & adds:
+            conflicts.setdefault(outer.add, set()).add(inner)
+            conflicts.setdefault(inner, set()).add(outer.add)
+    return conflicts

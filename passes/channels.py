@@ -1,0 +1,136 @@
+"""Which axis of a site holds the channels: the one its branch normalises or contracts first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.op_kinds import Kind, canonical_name
+from mhc_compile.passes.residuals import Candidate
+from mhc_compile.passes.values import shape_of
+
+Axes = tuple[int | None, ...]
+"""For each axis of a value, the axis of the stream it came from, None where that is lost."""
+
+_LAST = frozenset(
+    {"layer_norm", "rms_norm", "linear", "Linear", "matmul", "mm", "addmm", "LayerNorm", "mean", "var", "einsum"}
+)
+_SECOND = frozenset({"conv1d", "conv2d", "conv3d", "batch_norm", "group_norm", "instance_norm", "convolution", "Conv1d", "Conv2d",
+                     "Conv3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "_native_batch_norm_legit_no_training",
+                     "native_group_norm"})  # fmt: skip
+
+
+def channel_axes(graph: Ancestry, candidates: Iterable[Candidate]) -> dict[int, int | None]:
+    """The channel axis of each candidate by the position of its add, None where no axis of fixed size is left.
+
+    Sites of equal shape take the axis that most of them show, so that one odd branch (token mixing) follows the rest.
+    """
+    shown = {c.add: _shown_axis(graph, c) for c in candidates}
+    votes: dict[tuple[object, ...], Counter[int]] = {}
+    for add, axis in shown.items():
+        if axis is not None:
+            votes.setdefault(shape_of(graph.nodes[add])[1:], Counter())[axis] += 1
+    return {add: _settle(graph, add, votes) for add in shown}
+
+
+def _settle(graph: Ancestry, add: int, votes: Mapping[tuple[object, ...], Counter[int]]) -> int | None:
+    shape = shape_of(graph.nodes[add])
+    ranked = [axis for axis, _ in votes.get(shape[1:], Counter()).most_common()]
+    fallbacks = [len(shape) - 1, *range(1, len(shape) - 1)]
+    return next((a for a in (*ranked, *fallbacks) if isinstance(shape[a], int)), None) if shape else None
+
+
+def _shown_axis(graph: Ancestry, candidate: Candidate) -> int | None:
+    """Follow the branch from its base until an op shows where its channels are."""
+    base = candidate.skip.base
+    rank = len(shape_of(graph.nodes[base]))
+    axes: dict[int, Axes] = {base: tuple(range(rank))}
+    for i in sorted(candidate.branch_nodes):
+        source = next((j for j in graph.inputs[i] if j in axes), None)
+        if source is None:
+            continue
+        shown = _channels_of(graph, i, axes[source])
+        if shown is not None:
+            return _at_add(graph, candidate, shown)
+        axes[i] = _carry(graph, source, i, axes[source])
+    return None
+
+
+def base_axis(graph: Ancestry, candidate: Candidate, axis: int) -> int | None:
+    """The channel axis at the base of a site, given the one at its add; None if a view between them breaks it up."""
+    axes = _axes_at_add(graph, candidate)
+    return axes[axis] if axis < len(axes) else None
+
+
+def _at_add(graph: Ancestry, candidate: Candidate, axis: int) -> int:
+    axes = _axes_at_add(graph, candidate)
+    return axes.index(axis) if axis in axes else len(axes) - 1
+
+
+def _axes_at_add(graph: Ancestry, candidate: Candidate) -> Axes:
+    """For each axis of the add, the axis of the base: lifted ops in between may have moved it."""
+    here = candidate.skip.base
+    axes: Axes = tuple(range(len(shape_of(graph.nodes[here]))))
+    for lifted in candidate.skip.lifts:
+        axes = _carry(graph, here, lifted, axes)
+        here = lifted
+    return axes
+
+
+def axis_of_size(graph: Ancestry, i: int, axis: int, channels: int) -> int:
+    """The channel axis of a value computed from a site with `channels` channels on `axis`."""
+    shape = shape_of(graph.nodes[i])
+    if axis < len(shape) and shape[axis] == channels:
+        return axis
+    fitting = [a for a, size in enumerate(shape) if size == channels and a > 0]
+    return fitting[-1] if fitting else len(shape) - 1
+
+
+def _channels_of(graph: Ancestry, i: int, axes: Axes) -> int | None:
+    name = canonical_name(graph.nodes[i])
+    if name in _LAST and axes:
+        return axes[-1]
+    if name in _SECOND and len(axes) > 1:
+        return axes[1]
+    return None
+
+
+def _carry(graph: Ancestry, source: int, result: int, axes: Axes) -> Axes:
+    """Where the axes of `source` are in `result`."""
+    before, after = shape_of(graph.nodes[source]), shape_of(graph.nodes[result])
+    if graph.kinds[result] is not Kind.SHAPE:
+        return axes if len(before) == len(after) else (None,) * len(after)
+    order = _permutation(graph, result, len(before))
+    if order is not None:
+        return tuple(axes[a] for a in order)
+    return _through_view(before, after, axes)
+
+
+def _permutation(graph: Ancestry, i: int, rank: int) -> list[int] | None:
+    node = graph.nodes[i]
+    name = canonical_name(node)
+    rest = [a for a in node.args[1:]]
+    if name in ("transpose", "swapaxes", "swapdims") and len(rest) == 2:
+        order = list(range(rank))
+        first, second = (int(a) % rank for a in rest)  # type: ignore[arg-type]
+        order[first], order[second] = second, first
+        return order
+    if name == "permute":
+        axes = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
+        return [int(a) % rank for a in axes]  # type: ignore[arg-type, union-attr]
+    return None
+
+
+def _through_view(before: tuple[object, ...], after: tuple[object, ...], axes: Axes) -> Axes:
+    """A view keeps the axes it leaves alone at either end."""
+    result: list[int | None] = [None] * len(after)
+    for i in range(min(len(before), len(after))):
+        if before[i] != after[i]:
+            break
+        result[i] = axes[i]
+    for i in range(1, min(len(before), len(after)) + 1):
+        if before[-i] != after[-i]:
+            break
+        result[-i] = axes[-i]
+    return tuple(result)

@@ -1,0 +1,214 @@
+"""Turn candidates and chains into the plan: keys, channels, parameter counts, reasons, all as frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import fx
+
+from mhc_compile.config import Config
+from mhc_compile.errors import PatternError
+from mhc_compile.kernels.connections import parameter_count, parameter_shapes, readout_shapes
+from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.chains import resolve_nesting
+from mhc_compile.passes.channels import axis_of_size, base_axis, channel_axes
+from mhc_compile.passes.describe import branch_summary, kind_label
+from mhc_compile.passes.keys import common_path, module_of, unique
+from mhc_compile.passes.op_kinds import Kind
+from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
+from mhc_compile.passes.segments import Chain, asks_size, build_chains
+from mhc_compile.passes.sums import is_float_add
+from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
+
+Axes = tuple[int, int]
+"""Channel axis of a site at its add and at its base."""
+
+
+def plan_graph(graph: Ancestry, config: Config) -> Plan:
+    """Detect, choose and describe everything `rewrite` will do to the graph.
+
+    Raises:
+        PatternError: an `include` or `exclude` glob matches no site.
+    """
+    found, rejected = find_residuals(graph)
+    kept, nested = resolve_nesting(graph, found, config.nested)
+    dropped = [_nested(graph, c, nested[c.add]) for c in found if c.add in nested]
+    kept, axes, unsized = _with_channels(graph, kept)
+    dropped += unsized
+    keys = _keys(graph, kept)
+    kept, filtered = _select(kept, keys, config)
+    chains, short = _long_enough(graph, kept, config.min_sites)
+    rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)
+    return _assemble(graph, config, chains, keys, axes, rejections)
+
+
+def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
+    detail = f"conflicts with the site at {graph.nodes[winner.add].name}"
+    return Rejected(loser.total.adds, Reason.NESTED, detail)
+
+
+def _with_channels(
+    graph: Ancestry, kept: Sequence[Candidate]
+) -> tuple[list[Candidate], dict[int, Axes], list[Rejected]]:
+    """The channel axes of each candidate at its add and at its base; those without are rejected."""
+    axes: dict[int, Axes] = {}
+    rejected = []
+    for candidate, axis in zip(kept, channel_axes(graph, kept).values(), strict=True):
+        at_base = None if axis is None else base_axis(graph, candidate, axis)
+        if axis is None:
+            rejected.append(Rejected(candidate.total.adds, Reason.UNKNOWN_CHANNELS))
+        elif at_base is None:
+            rejected.append(Rejected(candidate.total.adds, Reason.RESHAPED_SKIP, "a view breaks up the channels"))
+        else:
+            axes[candidate.add] = (axis, at_base)
+    return [c for c in kept if c.add in axes], axes, rejected
+
+
+def _keys(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, str]:
+    names = unique([_key(graph, c) for c in candidates])
+    return {c.add: name for c, name in zip(candidates, names, strict=True)}
+
+
+def _key(graph: Ancestry, candidate: Candidate) -> str:
+    path = common_path(_weight_modules(graph, candidate))
+    return path or module_path_of(graph.nodes[candidate.add]) or "site"
+
+
+def _weight_modules(graph: Ancestry, candidate: Candidate) -> list[str]:
+    return [
+        module_of(weight, is_module=graph.nodes[i].op == "call_module")
+        for i in sorted(candidate.branch_nodes)
+        for weight in graph.weights[i]
+    ]
+
+
+def _select(kept: list[Candidate], keys: Mapping[int, str], config: Config) -> tuple[list[Candidate], list[Rejected]]:
+    for name, patterns in (("include", config.include), ("exclude", config.exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(key, pattern) for key in keys.values()):
+                raise PatternError(_no_match(name, pattern, keys.values()))
+    chosen = [c for c in kept if _is_chosen(keys[c.add], config)]
+    left_out = [
+        Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in kept if not _is_chosen(keys[c.add], config)
+    ]
+    return chosen, left_out
+
+
+def _is_chosen(key: str, config: Config) -> bool:
+    included = not config.include or any(fnmatchcase(key, p) for p in config.include)
+    return included and not any(fnmatchcase(key, p) for p in config.exclude)
+
+
+def _no_match(name: str, pattern: str, keys: Iterable[str]) -> str:
+    known = list(keys)
+    shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+    there = f"the sites are {shown}" if known else "the model has no sites"
+    return f"{name}={pattern!r} matches no site: {there}; write a glob over these keys, for example '*.mlp'"
+
+
+def _long_enough(graph: Ancestry, kept: Sequence[Candidate], min_sites: int) -> tuple[list[Chain], list[Rejected]]:
+    chains = build_chains(graph, kept)
+    short = [c for c in chains if len(c.sites) < min_sites]
+    rejected = [Rejected(s.total.adds, Reason.MIN_SITES, f"segment of {len(c.sites)}") for c in short for s in c.sites]
+    return [c for c in chains if len(c.sites) >= min_sites], rejected
+
+
+def _assemble(
+    graph: Ancestry,
+    config: Config,
+    chains: Sequence[Chain],
+    keys: Mapping[int, str],
+    axes: Mapping[int, Axes],
+    rejections: Sequence[Rejected],
+) -> Plan:
+    sites = {s.add: _site(graph, config, s, keys[s.add], axes[s.add]) for chain in chains for s in chain.sites}
+    segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
+    rejected = tuple(_rejection(graph, r) for r in rejections)
+    return Plan(
+        n=config.streams,
+        connection=config.effective_connection,
+        init=config.init,
+        reduce=config.reduce,
+        sites=tuple(sites[add] for add in sorted(sites)),
+        rejected=rejected,
+        segments=segments,
+        float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))),
+        nodes=len(graph.nodes),
+    )
+
+
+def _site(graph: Ancestry, config: Config, site: Candidate, key: str, axes: Axes) -> Site:
+    node = graph.nodes[site.add]
+    shape, names = shape_of(node), graph.names
+    channels = shape[axes[0]]
+    assert isinstance(channels, int)
+    weights = dict.fromkeys(w for i in sorted(site.branch_nodes) for w in graph.weights[i])
+    return Site(
+        key=key,
+        add=names[site.add],
+        adds=tuple(names[i] for i in site.total.adds),
+        skip=names[site.skip.operand],
+        base=names[site.skip.base],
+        lifts=tuple(names[i] for i in site.skip.lifts),
+        moves_axes=any(graph.kinds[i] is Kind.SHAPE for i in site.skip.lifts),
+        branches=tuple(names[b.node] for b in site.branches),
+        negated=tuple(names[b.node] for b in site.branches if b.negated),
+        kind=kind_label(graph, site),
+        shape=shape,
+        dtype=str(dtype_of(node)).removeprefix("torch."),
+        channel_axis=axes[0],
+        base_axis=axes[1],
+        channels=channels,
+        branch_nodes=frozenset(names[i] for i in site.branch_nodes),
+        size_users=tuple(user.name for user in node.users if asks_size(user)),
+        branch_summary=branch_summary(graph, site),
+        weights=tuple(weights),
+        location=location_of(node),
+        parameters=parameter_count(parameter_shapes(config.effective_connection, config.streams, channels)),
+    )
+
+
+def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: Mapping[int, Site]) -> Segment:
+    own = [sites[s.add] for s in chain.sites]
+    names = unique([f"{_site_before(chain, sites, i).key}.readout" for i in chain.readouts])
+    readouts = tuple(
+        _readout(graph, config, key, i, users, _site_before(chain, sites, i))
+        for key, (i, users) in zip(names, chain.readouts.items(), strict=True)
+    )
+    return Segment(
+        index=index,
+        entry=graph.nodes[chain.entry].name,
+        sites=tuple(s.key for s in own),
+        lifts=tuple(graph.nodes[i].name for i in sorted(chain.lifts)),
+        readouts=readouts,
+        linear=chain.linear,
+    )
+
+
+def _site_before(chain: Chain, sites: Mapping[int, Site], i: int) -> Site:
+    """The last site before a stream value: a readout is named after it and has its channels."""
+    return sites[[s.add for s in chain.sites if s.add <= i][-1]]
+
+
+def _readout(graph: Ancestry, config: Config, key: str, i: int, users: Sequence[fx.Node], site: Site) -> Readout:
+    node = graph.nodes[i]
+    axis = axis_of_size(graph, i, site.channel_axis, site.channels)
+    channels = shape_of(node)[axis]
+    assert isinstance(channels, int)
+    parameters = parameter_count(readout_shapes(config.reduce, config.streams, channels))
+    return Readout(key, node.name, tuple(u.name for u in users), axis, channels, parameters)
+
+
+def _rejection(graph: Ancestry, rejected: Rejected) -> Rejection:
+    node = graph.nodes[rejected.add]
+    return Rejection(
+        add=node.name,
+        adds=tuple(graph.nodes[i].name for i in rejected.adds),
+        reason=rejected.reason,
+        detail=rejected.detail,
+        shape=shape_of(node),
+        module=module_path_of(node),
+        location=location_of(node),
+    )

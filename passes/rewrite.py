@@ -1,0 +1,184 @@
+"""Rewrite a planned graph: entry, then (coefficients, read, branch, write) per site, then readouts.
+
+The plan says everything; this pass only emits calls. A branch keeps its own nodes and reads `u` where it read the
+residual stream. Node `v` of the original graph has a streamed twin once the pass has gone by it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from mhc_compile.config import Config
+from mhc_compile.kernels import streams as kernels
+from mhc_compile.kernels.connections import parameter_shapes, readout_shapes
+from mhc_compile.passes.keys import identifier
+from mhc_compile.passes.lifting import lift
+from mhc_compile.passes.plan import Plan, Readout, Site
+
+OWNER = "hyper_connections"
+"""Attribute of the model under which every new parameter lives."""
+
+_INHERITED_META = ("stack_trace", "nn_module_stack")
+
+
+def rewrite_planned(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
+    """Apply `plan` to the graph it was made from, in place; new parameters become `get_attr` nodes under `OWNER`.
+
+    Their modules need not exist yet, so the graph is not linted here.
+    """
+    _Rewriter(gm.graph, plan, config).run()
+    return gm
+
+
+class _Rewriter:
+    """Walks the original nodes in order. `streams[v]` is the streamed twin of node `v`; an entry has none yet."""
+
+    def __init__(self, graph: fx.Graph, plan: Plan, config: Config) -> None:
+        self.graph, self.plan, self.config = graph, plan, config
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.lifts = [self.nodes[name] for segment in plan.segments for name in segment.lifts]
+        self.stale = {*self.lifts, *(self.nodes[name] for site in plan.sites for name in site.adds)}
+        self.streams: dict[fx.Node, fx.Node] = {}
+        self.last: dict[fx.Node, fx.Node] = {}  # last node emitted for a value, where the next one goes
+        self.coefficients: dict[str, dict[fx.Node, list[fx.Node]]] = {}
+
+    def run(self) -> None:
+        """Streams first, then readouts: only then is it known that whoever still uses a value needs one tensor."""
+        for _, step, subject in sorted(self._steps(), key=lambda item: item[0]):
+            step(subject)
+        for segment in self.plan.segments:
+            for readout in segment.readouts:
+                self._read_out(readout)
+        for node in sorted(self.stale, key=self.order.__getitem__, reverse=True):
+            self.graph.erase_node(node)
+
+    def _steps(self) -> list[tuple[tuple[int, int], Callable[[Any], None], Any]]:
+        steps: list[tuple[tuple[int, int], Callable[[Any], None], Any]] = []
+        for node in self.lifts:
+            steps.append(((self.order[node], 0), self._lift, node))
+        for site in self.plan.sites:
+            steps.append(((self.order[self.nodes[site.base]], 1), self._open, site))
+            steps.append(((self.order[self.nodes[site.add]], 0), self._close, site))
+        return steps
+
+    def _lift(self, node: fx.Node) -> None:
+        with self.graph.inserting_before(_after(node)):
+            twin = lift(node, self.streams)
+        self._describe(twin, node, f"{node.name}_streams")
+        self.streams[node] = self.last[node] = twin
+
+    def _open(self, site: Site) -> None:
+        """Coefficients from the streams at the base, and the read for everything in the branch that starts there."""
+        base = self.nodes[site.base]
+        coefficients = self._coefficients(site, base, site.base_axis)
+        for value in dict.fromkeys((site.base, *site.lifts)):
+            if value == site.base or self.nodes[value] in self.streams or self._is_entry(site):
+                self._read(site, self.nodes[value], coefficients)
+
+    def _read(self, site: Site, value: fx.Node, coefficients: list[fx.Node]) -> None:
+        own = {*site.adds, *site.lifts}
+        readers = [u for u in value.users if u.name in site.branch_nodes and u.name not in own and u not in self.stale]
+        if not readers:
+            return
+        u = self._emit(site, value, "read", (self._stream(value), coefficients[0]), entry=value not in self.streams)
+        for reader in readers:
+            reader.replace_input_with(value, u)
+
+    def _close(self, site: Site) -> None:
+        """The write, where the add was."""
+        add, skip = self.nodes[site.add], self.nodes[site.skip]
+        _, post, mixing = self._coefficients(site, skip, site.channel_axis)
+        with self.graph.inserting_before(add):
+            y = self._branch_sum(site)
+            target = kernels.write if skip in self.streams else kernels.entry_write
+            streams = self.graph.call_function(target, (self._stream(skip), y, post, mixing))
+        self._describe(streams, add, f"{identifier(site.key)}_streams", site, "write")
+        self.streams[add] = self.last[add] = streams
+        for user in list(add.users):
+            if user not in self.stale and user.name in site.size_users:
+                user.replace_input_with(add, y)
+
+    def _branch_sum(self, site: Site) -> fx.Node:
+        total: fx.Node | None = None
+        for name in site.branches:
+            term = self.nodes[name]
+            if total is None:
+                total = self.graph.call_function(operator.neg, (term,)) if name in site.negated else term
+            else:
+                total = self.graph.call_function(operator.sub if name in site.negated else operator.add, (total, term))
+        assert total is not None
+        return total
+
+    def _coefficients(self, site: Site, value: fx.Node, axis: int) -> list[fx.Node]:
+        """pre, post, R computed at `value`; once per site unless a view between base and add changes the tokens."""
+        known = self.coefficients.setdefault(site.key, {})
+        if not known or (site.moves_axes and value not in known):
+            known[value] = self._emit_coefficients(site, value, axis)
+        return known.get(value) or next(iter(known.values()))
+
+    def _emit_coefficients(self, site: Site, value: fx.Node, axis: int) -> list[fx.Node]:
+        connection, n = self.config.effective_connection, self.config.streams
+        names = parameter_shapes(connection, n, site.channels)
+        entry = value not in self.streams
+        constants = {"connection": connection, "axis": axis, **({"n": n} if entry else {})}
+        params = tuple(self._attribute(site.key, name, value) for name in names)
+        result = self._emit(site, value, "coefficients", (self._stream(value), params), constants, entry=entry)
+        return [self._emit_call(site, value, operator.getitem, (result, i), name)
+                for i, name in enumerate(("pre", "post", "mixing"))]  # fmt: skip
+
+    def _attribute(self, key: str, name: str, value: fx.Node) -> fx.Node:
+        with self.graph.inserting_before(_after(self.last.get(value, value))):
+            node = self.graph.create_node("get_attr", f"{OWNER}.{identifier(key)}.{name}")
+        self.last[value] = node
+        return node
+
+    def _emit(self, site: Site, value: fx.Node, name: str, args: Any, kwargs: Any = None, *, entry: bool) -> fx.Node:
+        target = getattr(kernels, f"entry_{name}" if entry else name)
+        return self._emit_call(site, value, target, args, name, kwargs or {})
+
+    def _emit_call(self, site: Site, value: fx.Node, target: Any, args: Any, role: str, kwargs: Any = None) -> fx.Node:
+        """Emit a call right behind everything already emitted for `value`."""
+        with self.graph.inserting_before(_after(self.last.get(value, value))):
+            node = self.graph.call_function(target, args, kwargs or {})
+        self._describe(node, self.nodes[site.add], f"{identifier(site.key)}_{role}", site, role)
+        self.last[value] = node
+        return node
+
+    def _read_out(self, readout: Readout) -> None:
+        value = self.nodes[readout.node]
+        users = [user for user in value.users if user not in self.stale]
+        names = readout_shapes(self.config.reduce, self.config.streams, readout.channels)
+        params = tuple(self._attribute(readout.key, name, value) for name in names)
+        with self.graph.inserting_before(_after(self.last[value])):
+            constants = {"how": self.config.reduce, "axis": readout.channel_axis}
+            single = self.graph.call_function(kernels.reduce, (self.streams[value], params), constants)
+        self._describe(single, value, identifier(readout.key))
+        single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
+        for user in users:
+            user.replace_input_with(value, single)
+
+    def _stream(self, value: fx.Node) -> fx.Node:
+        return self.streams.get(value, value)
+
+    def _is_entry(self, site: Site) -> bool:
+        return self.nodes[site.base] not in self.streams
+
+    def _describe(self, node: fx.Node, origin: fx.Node, name: str, site: Site | None = None, role: str = "") -> None:
+        """Carry file, line and module over, name the node, and mark it for later passes."""
+        node.meta.update({k: origin.meta[k] for k in _INHERITED_META if k in origin.meta})
+        node._rename(name)
+        if site is not None:
+            node.meta["mhc"] = {"site": site.key, "role": role}
+
+
+def _after(node: fx.Node) -> fx.Node:
+    """The node to insert in front of in order to land behind `node`; inputs stay together at the top."""
+    following = node.next
+    while following.op == "placeholder":
+        following = following.next
+    return following

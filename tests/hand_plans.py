@@ -1,0 +1,64 @@
+"""Plans written by hand: what the report, the drawing and the command line are tested on."""
+
+from __future__ import annotations
+
+from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
+
+
+def site(key: str, add: str, **changes: object) -> Site:
+    fields = dict(
+        key=key, add=add, adds=(add,), skip=f"skip_of_{add}", base=f"skip_of_{add}", branches=(f"branch_of_{add}",),
+        negated=(), kind="prenorm", shape=("s0", 197, 192), dtype="float32", channel_axis=2, channels=192,
+        branch_nodes=frozenset({f"branch_of_{add}", f"norm_of_{add}"}), branch_summary="layer_norm, linear x4, sdpa",
+        weights=(f"{key}.weight",), location="/env/lib/python3.12/site-packages/timm/models/vision_transformer.py:169",
+        parameters=18_459,
+    )  # fmt: skip
+    return Site(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def segment(index: int, sites: list[Site], **changes: object) -> Segment:
+    readouts = (Readout(f"readout.{index}", sites[-1].add, (f"norm_{index}",), 0),)
+    fields = dict(index=index, entry=f"entry_{index}", sites=tuple(s.key for s in sites), lifts=(), readouts=readouts)
+    return Segment(**{**fields, "linear": True, **changes})  # type: ignore[arg-type]
+
+
+def rejection(add: str, reason: Reason = Reason.BROADCAST, **changes: object) -> Rejection:
+    fields = dict(add=add, adds=(add,), reason=reason, detail="pos_embed is broadcast", shape=("s0", 197, 192))
+    return Rejection(**{**fields, "module": "blocks.0", "location": "/nowhere/model.py:7", **changes})  # type: ignore[arg-type]
+
+
+def plan(chains: list[list[Site]], rejected: tuple[Rejection, ...] = (), **changes: object) -> Plan:
+    sites = tuple(s for chain in chains for s in chain)
+    adds = sum(len(part.adds) for part in (*sites, *rejected))
+    fields = dict(
+        n=4, connection="mhc", init="preserve", reduce="mean", sites=sites, rejected=rejected,
+        segments=tuple(segment(i, chain) for i, chain in enumerate(chains)), float_adds=adds, nodes=412,
+    )  # fmt: skip
+    return Plan(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def transformer(layers: int = 12) -> list[Site]:
+    """Attention and MLP sites of a vision transformer."""
+    chain = []
+    for i in range(layers):
+        mlp = {"branch_summary": "layer_norm, linear x2, gelu", "location": "/x/site-packages/timm/models/vit.py:170"}
+        chain += [site(f"blocks.{i}.attn", f"add_{2 * i}"), site(f"blocks.{i}.mlp", f"add_{2 * i + 1}", **mlp)]
+    return chain
+
+
+def resnet() -> Plan:
+    """Four stages, three cut by a projected shortcut, one of a single site."""
+    stages = [(1, 64, 2), (2, 128, 3), (3, 256, 5), (4, 512, 1)]
+    chains, rejected = [], []
+    for stage, width, depth in stages:
+        look = {"kind": "postact", "shape": ("s0", width, 3136 // 4**stage, 8), "channel_axis": 1, "channels": width,
+                "branch_summary": "conv2d x2, batch_norm x2, relu", "parameters": 24 * 4 * width + 27,
+                "location": "/x/site-packages/torchvision/models/resnet.py:102"}  # fmt: skip
+        chains.append([site(f"layer{stage}.{i + 1}", f"add_{stage}_{i}", **look) for i in range(depth)])
+        rejected.append(rejection(f"add_{stage}_in", Reason.PROJECTED_SHORTCUT, module=f"layer{stage}.0",
+                                  detail=f"layer{stage}_0_downsample_1", location=look["location"]))  # fmt: skip
+    segments = tuple(
+        segment(i, chain, linear=False, lifts=tuple(f"relu_{i}_{j}" for j in range(len(chain))))
+        for i, chain in enumerate(chains)
+    )
+    return plan(chains, tuple(rejected), segments=segments)

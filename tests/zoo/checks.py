@@ -1,0 +1,197 @@
+"""What must hold for one model of the zoo: site count, function preserved, new parameters learn."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
+from tests.zoo.build import EXPECTED
+from tests.zoo.build import build as build_zoo
+from tests.zoo.compare import cast, computes_in_float32, distance, random_loss, without_dropout
+
+Transform = Callable[..., nn.Module]
+Build = Callable[..., tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
+
+# Largest error relative to the root mean square of the output. One rounding of the stream costs 1e-16, 6e-8 and 4e-3;
+# the bounds leave a few powers of ten for what the layers behind it make of that.
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+ALL = (torch.float64, torch.float32, torch.bfloat16)
+
+
+class CheckError(Exception):
+    """A model of the zoo does not behave as expected; the message says how."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome for one model.
+
+    Attributes:
+        target: key of `EXPECTED`.
+        expected: expected number of sites, None where any number will do.
+        sites: number found, None if `transform` refused.
+        errors: largest relative error by check, for example `{"eval float64": 3e-16}`.
+        notes: what was left out, and why.
+        failure: why the model fails, "" if it does not.
+        seconds: time it took.
+    """
+
+    target: str
+    expected: int | None
+    sites: int | None = None
+    errors: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failure
+
+
+def check(
+    target: str,
+    transform: Transform,
+    *,
+    build: Build = build_zoo,
+    expected: Mapping[str, Any] | None = None,
+    dtypes: Sequence[torch.dtype] = ALL,
+    train: bool = True,
+) -> Result:
+    """Run every check on one model; never raises for what the model or `transform` does."""
+    start = time.perf_counter()
+    facts = EXPECTED[target] if expected is None else expected
+    run = _Run(target, transform, build, Result(target, facts["sites"]))
+    try:
+        refused = run.count(breaks=facts["graphs"] != 1)
+        if not refused:
+            for dtype in dtypes:
+                run.preserves(dtype, train=False)
+            if train:
+                run.preserves(torch.float64, train=True)
+                run.learns()
+    except CheckError as error:
+        run.result = replace(run.result, failure=str(error))
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        text = " ".join([type(error).__name__, *lines[:3]])
+        run.result = replace(run.result, failure=text)
+    return replace(run.result, seconds=time.perf_counter() - start)
+
+
+@dataclass
+class _Run:
+    """The checks of one model; `result` grows as they pass."""
+
+    target: str
+    transform: Transform
+    build: Build
+    result: Result
+
+    def count(self, breaks: bool) -> bool:
+        """Compare the number of sites. True if `transform` refused a model that is known to break the graph."""
+        try:
+            transformed = self._transform(*self.build(self.target))
+        except GraphBreakError:
+            if not breaks:
+                raise
+            self._note("refused as expected: graph break")
+            return True
+        sites = site_count(transformed)
+        self.result = replace(self.result, sites=sites)
+        if self.result.expected is not None and sites != self.result.expected:
+            raise CheckError(f"found {sites} sites, expected {self.result.expected}")
+        return False
+
+    def preserves(self, dtype: torch.dtype, train: bool) -> None:
+        """Compare the outputs of the model and of the transformed model, which must not change at initialisation."""
+        model, args, kwargs = self.build(self.target, train=train)
+        if train:
+            without_dropout(model)
+        model, args, kwargs = model.to(dtype), cast(args, dtype), cast(kwargs, dtype)
+        name = f"{'train' if train else 'eval'} {str(dtype).removeprefix('torch.')}"
+        bound = self._bound(name, dtype, model, args, kwargs)
+        if bound is None:
+            return
+        with torch.no_grad():
+            reference = _seeded(lambda: model(*args, **kwargs))
+        transformed = self._transform(model, args, kwargs)
+        with torch.no_grad():
+            error = distance(reference, _seeded(lambda: transformed(*args, **kwargs)))
+            untouched = train or distance(reference, _seeded(lambda: model(*args, **kwargs))) == 0.0
+        self.result = replace(self.result, errors={**self.result.errors, name: error})
+        if not error <= bound:
+            raise CheckError(f"{name}: relative error {error:.1e} exceeds {bound:.0e}")
+        if not untouched:
+            raise CheckError(f"{name}: the original model computes something else after the transformation")
+
+    def learns(self) -> None:
+        """Two steps of SGD: finite losses, and a gradient in step 1 or 2 for every new parameter."""
+        model, args, kwargs = self.build(self.target, train=True)
+        transformed = self._transform(model, args, kwargs)
+        if site_count(transformed) == 0:
+            return
+        optimizer = torch.optim.SGD(transformed.parameters(), lr=1e-2)
+        new = dict(transformed.get_submodule("hyper_connections").named_parameters())
+        silent = set(new)
+        for step in (1, 2):
+            optimizer.zero_grad()
+            loss = random_loss(transformed(*args, **kwargs))
+            if not loss.isfinite():
+                raise CheckError(f"training: the loss of step {step} is {loss.item()}")
+            loss.backward()
+            silent -= {name for name in silent if has_gradient(new[name])}
+            nn.utils.clip_grad_norm_(transformed.parameters(), 1.0)
+            optimizer.step()
+        if silent:
+            first = ", ".join(sorted(silent)[:3])
+            raise CheckError(f"training: {len(silent)} of {len(new)} new parameters have no gradient: {first}")
+
+    def _bound(
+        self, name: str, dtype: torch.dtype, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> float | None:
+        """The bound for `dtype`, that of float32 if the model rounds to it, None if the model cannot compute in it."""
+        try:
+            with torch.no_grad():
+                rounds = computes_in_float32(lambda: model(*args, **kwargs)) and dtype is torch.float64
+        except (RuntimeError, ValueError, TypeError) as error:
+            if dtype is torch.float32:
+                raise
+            self._note(f"{name} left out: the model itself fails ({type(error).__name__})")
+            return None
+        if rounds:
+            self._note(f"{name}: the model rounds to float32, so its bound applies")
+        return BOUNDS[torch.float32 if rounds else dtype]
+
+    def _transform(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
+        torch.compiler.reset()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingToTransformWarning)
+            return self.transform(model, n=4, example_inputs=args, example_kwargs=kwargs)
+
+    def _note(self, text: str) -> None:
+        self.result = replace(self.result, notes=(*self.result.notes, text))
+
+
+def site_count(model: nn.Module) -> int:
+    """Number of sites that were rewritten; 0 for a model that was returned unchanged."""
+    plan = getattr(model, "mhc_plan", None)
+    return 0 if plan is None else len(plan.sites)
+
+
+def has_gradient(parameter: torch.Tensor) -> bool:
+    """Whether its gradient is there and not all zero."""
+    return parameter.grad is not None and bool(parameter.grad.count_nonzero())
+
+
+def _seeded(call: Callable[[], Any]) -> Any:
+    torch.manual_seed(0)
+    return call()

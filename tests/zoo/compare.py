@@ -1,0 +1,97 @@
+"""Small pure functions: outputs as tensors, the distance between two of them, models without randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def floats(value: Any) -> Iterator[Tensor]:
+    """Every floating point tensor in nested tuples, lists and mappings (`ModelOutput` is one), in order."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from floats(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from floats(item)
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """`value` with its floating point tensors in `dtype`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: cast(item, dtype) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(cast(item, dtype) for item in value)
+    return value
+
+
+def distance(reference: Any, other: Any) -> float:
+    """Largest absolute difference relative to the root mean square of its tensor; inf where structures differ.
+
+    Entries that are not finite (masks) must be so in both, and with the same value.
+    """
+    left, right = list(floats(reference)), list(floats(other))
+    if [t.shape for t in left] != [t.shape for t in right] or not left:
+        return float("inf")
+    return max(_distance(a.detach().double(), b.detach().double()) for a, b in zip(left, right, strict=True))
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    finite = a.isfinite()
+    same_elsewhere = torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()) and bool(b[finite].isfinite().all())
+    if not same_elsewhere or not torch.equal(finite, b.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(a[finite].square().mean().sqrt()) or 1.0
+    return float((a[finite] - b[finite]).abs().max()) / scale
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """`model` with every dropout and drop path probability set to 0, in its modules and configurations."""
+    for module in model.modules():
+        holders = [module, *(v for name, v in vars(module).items() if name == "config")]
+        for holder in holders:
+            for name, value in list(vars(holder).items()):
+                if type(value) is float and ("drop" in name or (name == "p" and "Drop" in type(module).__name__)):
+                    setattr(holder, name, 0.0)
+    return model
+
+
+class _Float32Watch(TorchFunctionMode):
+    """Notices the first function that returns float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen = self.seen or any(tensor.dtype is torch.float32 for tensor in floats(result))
+        return result
+
+
+def computes_in_float32(call: Callable[[], Any]) -> bool:
+    """Whether `call`, meant for double precision, rounds something to float32 on the way."""
+    with _Float32Watch() as watch:
+        call()
+    return watch.seen
+
+
+def random_loss(output: Any) -> Tensor:
+    """A random linear functional of the output; a sum of squares would be constant behind a normalisation."""
+    generator = torch.Generator().manual_seed(0)
+    terms = [
+        (t.float().nan_to_num(0.0, 0.0, 0.0) * torch.randn(t.shape, generator=generator)).mean() for t in floats(output)
+    ]
+    return torch.stack(terms).sum()

@@ -1,0 +1,106 @@
+"""The checks of the zoo, on fakes that behave and on fakes that do not."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from mhc_compile.errors import GraphBreakError
+from tests.zoo.checks import check
+
+ONE_SITE = {"sites": 1, "graphs": 1}
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return {"out": (x + self.drop(self.linear(x)),)}
+
+
+class Streams(nn.Module):
+    """A transformed model as the checks see it."""
+
+    def __init__(self, model, shift=0.0, used=True, sites=1):
+        super().__init__()
+        self.model = model
+        self.shift = shift
+        self.used = used
+        self.hyper_connections = nn.ParameterDict({"site": nn.Parameter(torch.zeros(()))})
+        self.mhc_plan = SimpleNamespace(sites=("site",) * sites)
+
+    def forward(self, x):
+        (y,) = self.model(x)["out"]
+        return {"out": (y + self.shift + (self.hyper_connections["site"] * y if self.used else 0.0),)}
+
+
+def fake_build(target, train=False):
+    torch.manual_seed(0)
+    return Block().train(train), (torch.randn(3, 4),), {}
+
+
+def fake_transform(**faults):
+    return lambda model, n, example_inputs, example_kwargs: Streams(model, **faults)
+
+
+def run_check(transform, expected=ONE_SITE):
+    return check("fake", transform, build=fake_build, expected=expected)
+
+
+def test_a_good_transformation_passes_every_check():
+    result = run_check(fake_transform())
+    assert result.passed and result.sites == 1
+    assert set(result.errors) == {"eval float64", "eval float32", "eval bfloat16", "train float64"}
+    assert max(result.errors.values()) == 0.0
+
+
+def test_a_wrong_number_of_sites_fails():
+    assert "found 2 sites, expected 1" in run_check(fake_transform(sites=2)).failure
+
+
+def test_any_number_of_sites_passes_where_none_is_settled():
+    assert run_check(fake_transform(sites=2), {"sites": None, "graphs": 1}).passed
+
+
+def test_a_changed_output_fails():
+    assert "eval float64: relative error" in run_check(fake_transform(shift=1e-6)).failure
+
+
+def test_a_parameter_without_gradient_fails_and_is_named():
+    assert "no gradient: site" in run_check(fake_transform(used=False)).failure
+
+
+def test_a_transformation_that_changes_the_original_fails():
+    def transform(model, **_):
+        original = copy.deepcopy(model)
+        model.linear.weight.data.mul_(2)
+        return Streams(original)
+
+    assert "original model computes something else" in run_check(transform).failure
+
+
+def refuse(model, **_):
+    raise GraphBreakError("break at model.py:3")
+
+
+def test_a_refusal_passes_only_where_the_graph_breaks():
+    assert run_check(refuse, {"sites": 1, "graphs": 3}).notes == ("refused as expected: graph break",)
+    assert "break at model.py:3" in run_check(refuse).failure
+
+
+def test_a_broken_graph_that_is_captured_all_the_same_is_counted():
+    assert not run_check(fake_transform(sites=2), {"sites": 1, "graphs": 3}).passed
+
+
+def test_a_model_that_is_returned_unchanged_has_no_sites():
+    assert run_check(lambda model, **_: model, {"sites": 0, "graphs": 1}).passed
+
+
+def test_an_unexpected_exception_is_a_failure_not_a_crash():
+    assert "ZeroDivisionError" in run_check(lambda model, **_: 1 / 0).failure

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from tests.zoo import run
+from tests.zoo.checks import Result
+
+
+def test_a_row_shows_verdict_counts_errors_and_reason():
+    result = Result(
+        "hf:bert", 4, 3, {"eval float64": 1e-16, "eval bfloat16": 2e-3}, failure="found 3 sites", seconds=1.5
+    )
+    assert " ".join(run.row(result).split()) == "FAIL hf:bert 3/4 1.5 s eval64 1e-16 evalbf16 2e-03 found 3 sites"
+
+
+def test_the_runner_writes_results_and_counts_failures(monkeypatch, tmp_path, capsys):
+    def fake_calls(function, tasks, **_):
+        yield tasks[1], None, "the process died"
+        yield tasks[0], Result(tasks[0], 4, 4), ""
+
+    monkeypatch.setattr(run, "call_isolated", fake_calls)
+    out = tmp_path / "out.json"
+    assert run.main(["--only", "hf:[ab][la][br]*t", "--json", str(out)]) == 1
+    assert "2 models: 1 passed (0 refused), 1 failed" in capsys.readouterr().out
+    assert "the process died" in out.read_text()
+
+
+def test_the_runner_refuses_a_glob_without_models(capsys):
+    assert run.main(["--only", "no:*"]) == 2
+    assert "no model matches 'no:*'" in capsys.readouterr().out
