@@ -39,13 +39,11 @@ def translate(error: Exception, model: nn.Module, args: Sequence[Any], kwargs: M
     call = describe_call(model, args, kwargs)
     where = _where(error)
     if isinstance(error, compat.TorchRuntimeError):
-        found = _INNER_MESSAGE.search(str(error))
-        message = found.group(3) if found else _headline(error)
-        return _mismatch(call, where, message)
+        return _mismatch(call, where, _innermost(str(error)) or _headline(error))
     if isinstance(error, compat.Unsupported):
         raised = _RAISED.search(str(error))
         if error.gb_type == "Observed exception" and raised:
-            return _mismatch(call, where, raised.group(1))
+            return _mismatch(call, where, _innermost(raised.group(1)) or raised.group(1))
         return _graph_break(error, call, where)
     if isinstance(error, compat.UserError) or "unrecognized type" in str(error):  # the latter for outputs
         return _user_error(error, call, where)
@@ -54,6 +52,12 @@ def translate(error: Exception, model: nn.Module, args: Sequence[Any], kwargs: M
         "Check that the model runs on these inputs; if it does, pass example_inputs that take a simpler path, "
         "or compile it with torch.compile(model, backend='mhc'), which allows graph breaks"
     )
+
+
+def _innermost(text: str) -> str | None:
+    """What the failing operator itself said, where PyTorch quotes it."""
+    found = _INNER_MESSAGE.search(text)
+    return found.group(3) if found else None
 
 
 def _mismatch(call: str, where: str, message: str) -> InputMismatchError:
@@ -69,6 +73,8 @@ def _graph_break(error: Exception, call: str, where: str) -> GraphBreakError:
     lines = [f"{call} cannot be traced into one graph{where}: {_headline(error)}"]
     lines += [explanation.group(1)] if explanation else []
     lines += [f"PyTorch suggests: {hint}" for hint in hints[:2]]
+    if "`lock`" in str(error):  # Hugging Face guards what it installs at the first call with a lock
+        lines.append("Call the model once before: some libraries finish setting it up at the first call")
     lines.append(
         "Change that line, pass example_inputs or example_kwargs that do not reach it, or write "
         "torch.compile(model, backend='mhc'), which allows graph breaks"

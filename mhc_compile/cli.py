@@ -141,8 +141,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         _draw(plan, arguments.graph)
     if not plan.sites and arguments.why is None:
         raise NothingToTransformError(
-            f"{arguments.target} has no residual add that can be rewritten ({len(plan.rejected)} float adds were "
-            "rejected): see the reasons in the report, and --all or --why NODE for each of them"
+            f"{arguments.target} has no residual add that can be rewritten, among {plan.float_adds} float adds: "
+            "see the reasons in the report; --all lists every add, and --why NODE explains one"
         )
 
 

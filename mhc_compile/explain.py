@@ -22,7 +22,11 @@ class Role:
 
 
 def explain(plan: Plan, node: str) -> tuple[Role, ...]:
-    """Every part that `node`, a node name or a site key, plays in the plan; the most important first.
+    """Every part that `node` plays in the plan; the most important first.
+
+    Args:
+        plan: the plan to search.
+        node: the name of a node, the key of a site or a readout, or the module of an add that is left alone.
 
     Raises:
         InvalidOptionError: the plan mentions no such name.
@@ -47,6 +51,9 @@ def _as_rejection(plan: Plan, node: str) -> Iterator[Role]:
             yield Role(f"{node} is left alone: {rejection.reason.value}.", _rejection_facts(rejection))
         elif node in rejection.adds:
             sentence = f"{node} is an inner add of {rejection.add}, which is left alone: {rejection.reason.value}."
+            yield Role(sentence, _rejection_facts(rejection))
+        elif node == rejection.module:
+            sentence = f"{rejection.add} in module {node} is left alone: {rejection.reason.value}."
             yield Role(sentence, _rejection_facts(rejection))
 
 
@@ -128,7 +135,7 @@ def _names(plan: Plan) -> set[str]:
     for site in plan.sites:
         names |= {site.key, site.skip, site.base, *site.adds, *site.branch_nodes}
     for rejection in plan.rejected:
-        names |= set(rejection.adds)
+        names |= {rejection.module, *rejection.adds}
     for segment in plan.segments:
         names |= {segment.entry, *segment.lifts}
         names |= {name for r in segment.readouts for name in (r.key, r.node, *r.users)}

@@ -95,7 +95,7 @@ def _heading(plan: Plan) -> Iterator[str]:
 def _segment(plan: Plan, segment: Segment) -> _Band:
     lines = rows(fold_blocks([plan.site(key) for key in segment.sites]))
     start = text_width([segment.entry]) + 20 + _FAN
-    marked, ends = _split_readouts(plan, segment)
+    marked, ends = _split_readouts(segment)
     title = f"segment {segment.index}"
     elements = [text(0, 0, title, "heading"), text(text_width([title]) + 24, 0, _remark(segment), "quiet")]
     elements += _entry(plan, segment, start, 8 + _ABOVE)
@@ -110,11 +110,17 @@ def _segment(plan: Plan, segment: Segment) -> _Band:
     return _Band(tuple(elements), right, y - _ROW_GAP)
 
 
-def _split_readouts(plan: Plan, segment: Segment) -> tuple[dict[str, Readout], list[Readout]]:
-    """Readouts right behind a site that is not the last one, by node, and all others."""
-    interior = {plan.site(key).add for key in segment.sites[:-1]}
-    marked = {r.node: r for r in segment.readouts if r.node in interior}
-    return marked, [r for r in segment.readouts if r.node not in interior]
+def _split_readouts(segment: Segment) -> tuple[dict[str, list[str]], list[Readout]]:
+    """Nodes read out behind a site that is not the last one, by its key, and the readouts at the end."""
+    marked: dict[str, list[str]] = {}
+    ends = []
+    for readout in segment.readouts:
+        key = readout.key.rpartition(".readout")[0]  # a readout is named after the site before it
+        if key in segment.sites[:-1]:
+            marked.setdefault(key, []).append(readout.node)
+        else:
+            ends.append(readout)
+    return marked, ends
 
 
 def _remark(segment: Segment) -> str:
@@ -131,7 +137,7 @@ def _levels(plan: Plan, top: float) -> list[float]:
     return [top + i * _STREAM_GAP for i in range(plan.n)]
 
 
-def _row(plan: Plan, row: Row, marked: dict[str, Readout], start: float, y: float, last: bool) -> Iterator[str]:
+def _row(plan: Plan, row: Row, marked: dict[str, list[str]], start: float, y: float, last: bool) -> Iterator[str]:
     top = y + _ABOVE
     for frame in row.frames:
         height = _ABOVE + _span(plan) + _DROP + row.label_lines * LINE_HEIGHT + 16
@@ -143,9 +149,9 @@ def _row(plan: Plan, row: Row, marked: dict[str, Readout], start: float, y: floa
             yield line(start + row.width + 10, level, start + row.width + 40, level, "stream more")
     for box in row.boxes:
         yield from _site(plan, box, start, top)
-        found = [marked[site.add] for site in box.group.sites if site.add in marked]
+        found = [node for site in box.group.sites for node in marked.get(site.key, ())]
         if found:
-            yield from _mark(start + box.right - 2, top, [r.node for r in found])
+            yield from _mark(start + box.right - 2, top, found)
 
 
 def _site(plan: Plan, box: Box, start: float, top: float) -> Iterator[str]:

@@ -31,8 +31,8 @@ _ADVICE = {
 }
 
 _NOTHING_TO_ADD_UP = (
-    "No float add was traced at all: check that the model computes on floating point inputs and that the target builds "
-    "the module you mean."
+    "The graph has no float add of rank 2 or more, so the model has no residual connection: check that the target "
+    "builds the model you mean."
 )
 _NOTHING_FOUND = (
     "No add has an operand (the skip) from which the others are computed through a learnable weight: check the reasons "

@@ -77,7 +77,7 @@ def bullets(sentences: Sequence[str]) -> Table:
     """A list whose wrapped lines stay indented."""
     grid = Table.grid(padding=(0, 1))
     for sentence in sentences:
-        grid.add_row(Text("•", style="cyan"), Text(sentence))
+        grid.add_row(Text("•", style="cyan"), Text(sentence, overflow="fold"))
     return grid
 
 

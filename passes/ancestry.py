@@ -12,11 +12,15 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from mhc_compile.passes.op_kinds import Kind, kind_of, leaf_module
-from mhc_compile.passes.values import attribute, carries_data
+from mhc_compile.passes.op_kinds import Kind, canonical_name, kind_of, leaf_module
+from mhc_compile.passes.values import attribute, carries_data, flat_nodes
 
 REACHED, MATRIX, VECTOR, POOLED = 1, 2, 4, 8
 """What lies on the way from one node to another, as bits: anything, a learnable matrix, a learnable scale, a pooling."""
+
+
+_TEMPLATED = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
+"""Ops whose second operand lends its shape or dtype only."""
 
 
 def through_weight(flow: int) -> bool:
@@ -46,7 +50,9 @@ class Ancestry:
     def _data_inputs(self, i: int) -> list[int]:
         if self.kinds[i] is Kind.METADATA:
             return []
-        found = (self.index[n] for n in self.nodes[i].all_input_nodes if n.op != "get_attr")
+        node = self.nodes[i]
+        inputs = node.args[:1] if canonical_name(node) in _TEMPLATED else node.all_input_nodes
+        found = (self.index[n] for n in flat_nodes(tuple(inputs)) if n.op != "get_attr")
         return [j for j in found if self._data[j]]
 
     def _weights(self, i: int) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ axes count one further, views keep the stream axis, and ops that want the batch 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.op_kinds import LIFTABLE, LINEAR, Kind, canonical_name, kind_of
-from mhc_compile.passes.values import flat_nodes, rank_of
+from mhc_compile.passes.values import flat_nodes, rank_of, value_of
 
 Streams = Mapping[fx.Node, fx.Node]
 
@@ -111,7 +113,15 @@ def _rest(node: fx.Node) -> tuple[Any, ...]:
 def _view(node: fx.Node, streams: Streams) -> fx.Node:
     source = _source(node, streams)
     n = node.graph.call_method("size", (source, 0))
-    return node.graph.call_method("reshape", (source, (n, *_rest(node))))
+    rest = _rest(node)
+    if len(rest) == 1 and _is_size(rest[0]):
+        return node.graph.call_method("reshape", (source, node.graph.call_function(operator.add, ((n,), rest[0]))))
+    return node.graph.call_method("reshape", (source, (n, *rest)))
+
+
+def _is_size(argument: Any) -> bool:
+    """Whether the argument is a whole `torch.Size`, as in `x.view(y.size())`."""
+    return isinstance(argument, fx.Node) and isinstance(value_of(argument), (torch.Size, tuple, list))
 
 
 def _view_as(node: fx.Node, streams: Streams) -> fx.Node:

@@ -15,14 +15,16 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.kernels import streams as kernels
 from mhc_compile.kernels.connections import parameter_shapes, readout_shapes
+from mhc_compile.passes.checkpoints import META as CHECKPOINT
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.lifting import lift
 from mhc_compile.passes.plan import Plan, Readout, Site
+from mhc_compile.passes.segments import asks_size
 
 OWNER = "hyper_connections"
 """Attribute of the model under which every new parameter lives."""
 
-_INHERITED_META = ("stack_trace", "nn_module_stack")
+_INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT)
 
 
 def rewrite_planned(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
@@ -67,9 +69,13 @@ class _Rewriter:
         return steps
 
     def _lift(self, node: fx.Node) -> None:
-        with self.graph.inserting_before(_after(node)):
+        before, after = _after(node).prev, _after(node)
+        with self.graph.inserting_before(after):
             twin = lift(node, self.streams)
-        self._describe(twin, node, f"{node.name}_streams")
+        emitted = twin
+        while emitted is not before:
+            self._describe(emitted, node, f"{node.name}_streams")
+            emitted = emitted.prev
         self.streams[node] = self.last[node] = twin
 
     def _open(self, site: Site) -> None:
@@ -82,7 +88,8 @@ class _Rewriter:
 
     def _read(self, site: Site, value: fx.Node, coefficients: list[fx.Node]) -> None:
         own = {*site.adds, *site.lifts}
-        readers = [u for u in value.users if u.name in site.branch_nodes and u.name not in own and u not in self.stale]
+        users = [u for u in value.users if u not in self.stale and u.name not in own]
+        readers = [u for u in users if u.name in site.branch_nodes or (value in self.streams and asks_size(u))]
         if not readers:
             return
         u = self._emit(site, value, "read", (self._stream(value), coefficients[0]), entry=value not in self.streams)
@@ -104,15 +111,18 @@ class _Rewriter:
                 user.replace_input_with(add, y)
 
     def _branch_sum(self, site: Site) -> fx.Node:
-        total: fx.Node | None = None
-        for name in site.branches:
-            term = self.nodes[name]
-            if total is None:
-                total = self.graph.call_function(operator.neg, (term,)) if name in site.negated else term
-            else:
-                total = self.graph.call_function(operator.sub if name in site.negated else operator.add, (total, term))
-        assert total is not None
+        first, *rest = site.branches
+        total = self.nodes[first]
+        if first in site.negated:
+            total = self._term(site, operator.neg, total)
+        for name in rest:
+            total = self._term(site, operator.sub if name in site.negated else operator.add, total, self.nodes[name])
         return total
+
+    def _term(self, site: Site, target: Callable[..., Any], *args: fx.Node) -> fx.Node:
+        node = self.graph.call_function(target, args)
+        self._describe(node, self.nodes[site.add], f"{identifier(site.key)}_branch", site, "branch")
+        return node
 
     def _coefficients(self, site: Site, value: fx.Node, axis: int) -> list[fx.Node]:
         """pre, post, R computed at `value`; once per site unless a view between base and add changes the tokens."""

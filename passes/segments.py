@@ -58,7 +58,12 @@ def _find_readouts(graph: Ancestry, chain: Chain) -> dict[int, list[fx.Node]]:
     stream_uses = {graph.nodes[i] for i in chain.lifts} | {graph.nodes[i] for s in chain.sites for i in s.total.adds}
     readouts: dict[int, list[fx.Node]] = {}
     for i in sorted({s.add for s in chain.sites} | chain.lifts):
-        others = [user for user in graph.nodes[i].users if not _is_internal(graph, user, stream_uses, feeds.get(i, ()))]
+        sized = i not in chain.lifts or any(s.skip.base == i for s in feeds.get(i, ()))
+        others = [
+            user
+            for user in graph.nodes[i].users
+            if not (_is_internal(graph, user, stream_uses, feeds.get(i, ())) or (sized and asks_size(user)))
+        ]
         if others:
             readouts[i] = others
     return readouts
@@ -77,7 +82,7 @@ def _is_internal(graph: Ancestry, user: fx.Node, stream_uses: set[fx.Node], site
     if user in stream_uses:
         return True
     position = graph.index[user]
-    return any(position in s.branch_nodes for s in sites) or asks_size(user)
+    return any(position in s.branch_nodes for s in sites)
 
 
 def asks_size(user: fx.Node) -> bool:

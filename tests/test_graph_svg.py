@@ -9,7 +9,7 @@ from mhc_compile.collapse import fold_blocks
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.graph_layout import rows, split_label
 from mhc_compile.graph_svg import check_path, to_svg, write_svg
-from mhc_compile.passes.plan import Plan, Readout
+from mhc_compile.passes.plan import Plan
 from tests import hand_plans as hand
 
 NS = "{http://www.w3.org/2000/svg}"
@@ -56,10 +56,10 @@ def test_names_are_escaped() -> None:
 
 def test_a_readout_between_sites_is_marked_and_not_listed_at_the_end() -> None:
     chain = hand.transformer(2)
-    inner, last = Readout("a", "add_1", ("stack",), 0), Readout("b", "add_3", ("norm",), 0)
+    inner, last = hand.readout(chain[1], "stack", node="relu_1"), hand.readout(chain[-1], "norm")
     root = drawn(hand.plan([chain], segments=(hand.segment(0, chain, readouts=(inner, last)),)))
-    assert [t.text for t in root.iter(f"{NS}title") if "read out" in (t.text or "")] == ["read out: add_1"]
-    assert "add_3" in texts(root) and "add_1" not in texts(root)
+    assert [t.text for t in root.iter(f"{NS}title") if "read out" in (t.text or "")] == ["read out: relu_1"]
+    assert "add_3" in texts(root) and "relu_1" not in texts(root)
 
 
 def test_a_plan_without_sites_is_still_a_drawing() -> None:

@@ -246,7 +246,7 @@ def test_checkpointed_region_trains_like_the_original():
 
 def test_call_that_needs_unknown_sites_is_an_error_that_says_what_to_do():
     twin = transformed(Forked(), torch.randn(2, 4, WIDTH))
-    with pytest.raises(CaptureError, match="long.*example_inputs"):
+    with pytest.raises(CaptureError, match=r"long.*example_inputs"):
         twin(torch.randn(2, 6, WIDTH))
 
 

@@ -56,7 +56,7 @@ def test_one_stream_is_pointed_out() -> None:
 @pytest.mark.parametrize(
     ("rejected", "words"),
     [
-        ((), "No float add was traced"),
+        ((), "The graph has no float add"),
         ((hand.rejection("a"),), "No add has an operand"),
         ((hand.rejection("a", Reason.EXCLUDED),), "left out by include"),
     ],

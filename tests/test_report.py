@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mhc_compile.passes.plan import Plan, Readout, Reason
+from mhc_compile.passes.plan import Plan, Reason
 from mhc_compile.report import InconsistentPlanError, check_totals, render
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 from tests import hand_plans as hand
@@ -77,7 +77,7 @@ def test_a_terminal_row_never_exceeds_the_width_and_loses_no_character(width: in
 
 def test_learned_readouts_are_part_of_the_total() -> None:
     chain = hand.transformer(2)
-    learned = hand.segment(0, chain, readouts=(Readout("r", "add_3", ("head",), 1000),))
+    learned = hand.segment(0, chain, readouts=(hand.readout(chain[-1], "head", parameters=1000),))
     plan = hand.plan([chain], segments=(learned,), reduce="learned")
     text = printed(plan)
     assert re.search(r"readouts +1 +learned +1,000", text)

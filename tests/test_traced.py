@@ -83,7 +83,7 @@ def test_rewritten_graph_is_refused():
 
 
 def test_unknown_option():
-    with pytest.raises(InvalidOptionError, match="conection.*connection"):
+    with pytest.raises(InvalidOptionError, match=r"conection.*connection"):
         mhc_compile.rewrite(symbolic(), n=2, conection="mhc")
 
 

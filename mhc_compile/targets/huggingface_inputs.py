@@ -83,13 +83,15 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _sound_shape(config: Any, name: str, batch: int) -> tuple[int, ...]:
-    """Waveform (B, samples), or spectrogram (B, mel, time) for Whisper and (B, time, mel) for the others."""
+    """Waveform (B, samples) or (B, channels, samples), or spectrogram (B, mel, time) for Whisper and (B, time, mel) for the others."""
     audio = getattr(config, "encoder_config", None) or getattr(config, "audio_config", None) or config
     mel = _first(audio, "num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", default=None)
     length = _first(audio, "max_length", default=None)
     if name == "input_values":
         spectrogram = mel is not None and length is not None and config.model_type.endswith("transformer")
-        return (batch, length, mel) if spectrogram else (batch, AUDIO_SAMPLES)
+        channels = _first(audio, "audio_channels", default=None)  # codecs keep them as an axis
+        waveform = (batch, AUDIO_SAMPLES) if channels is None else (batch, channels, AUDIO_SAMPLES)
+        return (batch, length, mel) if spectrogram else waveform
     if config.model_type == "whisper":
         return (batch, config.num_mel_bins, 2 * config.max_source_positions)
     return (batch, 96, mel or 80)

@@ -28,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 if every model passed, 1 if one failed, 2 if no model is meant.
     """
     options = _parse(arguments)
-    targets = [target for target in EXPECTED if fnmatch(target, options.only)]
+    targets = [target for target in EXPECTED if any(fnmatch(target, glob) for glob in options.only)]
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not targets:
-        console.print(f"no model matches {options.only!r}: write a glob such as 'hf:*' or 'timm:vit*'", markup=False)
+        console.print(
+            f"no model matches {' '.join(options.only)}: write a glob such as 'hf:*' or 'timm:vit*'", markup=False
+        )
         return 2
     results = _run(targets, options.jobs, options.timeout, console)
     if options.json:
@@ -85,7 +87,7 @@ def _run(targets: Sequence[str], jobs: int, timeout: float, console: Console) ->
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo.run", description=__doc__)
-    parser.add_argument("--only", default="*", metavar="GLOB", help="models to run, for example 'hf:*'")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="models to run, for example 'hf:*'")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="processes")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds until a model counts as hanging")

@@ -82,7 +82,7 @@ def test_a_transformation_that_changes_the_original_fails():
         model.linear.weight.data.mul_(2)
         return Streams(original)
 
-    assert "original model computes something else" in run_check(transform).failure
+    assert "changed the state of the original model" in run_check(transform).failure
 
 
 def refuse(model, **_):
@@ -90,8 +90,33 @@ def refuse(model, **_):
 
 
 def test_a_refusal_passes_only_where_the_graph_breaks():
-    assert run_check(refuse, {"sites": 1, "graphs": 3}).notes == ("refused as expected: graph break",)
+    assert run_check(refuse, {"sites": 1, "graphs": 3}).notes == ("evaluation mode refused as expected: graph break",)
     assert "break at model.py:3" in run_check(refuse).failure
+
+
+def test_a_refusal_of_training_mode_alone_passes_only_where_that_graph_breaks():
+    def transform(model, **_):
+        return refuse(model) if model.training else Streams(model)
+
+    result = run_check(transform, {"sites": 1, "graphs": 1, "graphs_train": 2})
+    assert result.passed and result.notes == ("training mode refused as expected: graph break",)
+    assert not run_check(transform).passed
+
+
+def test_a_model_that_cannot_compute_in_double_precision_is_trained_in_single():
+    class Single(Block):
+        def forward(self, x):
+            if x.dtype is torch.float64:
+                raise RuntimeError("float32 only")
+            return super().forward(x)
+
+    result = check(
+        "fake",
+        fake_transform(),
+        build=lambda *_, train=False: (Single().train(train), *fake_build("")[1:]),
+        expected=ONE_SITE,
+    )
+    assert result.passed and "train float32" in result.errors and "eval float64" not in result.errors
 
 
 def test_a_broken_graph_that_is_captured_all_the_same_is_counted():

@@ -18,11 +18,11 @@ def test_the_runner_writes_results_and_counts_failures(monkeypatch, tmp_path, ca
 
     monkeypatch.setattr(run, "call_isolated", fake_calls)
     out = tmp_path / "out.json"
-    assert run.main(["--only", "hf:[ab][la][br]*t", "--json", str(out)]) == 1
+    assert run.main(["--only", "hf:albert", "hf:bart", "--json", str(out)]) == 1
     assert "2 models: 1 passed (0 refused), 1 failed" in capsys.readouterr().out
     assert "the process died" in out.read_text()
 
 
 def test_the_runner_refuses_a_glob_without_models(capsys):
     assert run.main(["--only", "no:*"]) == 2
-    assert "no model matches 'no:*'" in capsys.readouterr().out
+    assert "no model matches no:*" in capsys.readouterr().out

@@ -1,0 +1,65 @@
+# Two commands matter: `make demo` and `make test`. Each installs what it needs into .venv on its first run.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+JOBS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed
+TYPES := build/types/mhc_compile
+CODE := mhc_compile passes kernels tests examples benchmarks
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test lint format types unit zoo fuzz bench clean
+
+help:  ## list the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+install: $(STAMP)  ## create .venv with everything that is needed
+
+demo: $(STAMP)  ## inspect, transform and train a real model (timm vit_tiny), about a minute
+	$(BIN)/python -m examples.demo
+
+test: lint types unit  ## everything CI runs: style, types, tests
+
+lint: $(STAMP)  ## style, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## fix style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# passes/ and kernels/ lie beside the package they belong to, so mypy is shown a tree of links where they lie inside.
+types: $(STAMP)  ## mypy --strict
+	rm -rf build/types
+	mkdir -p $(TYPES)
+	ln -s $(CURDIR)/mhc_compile/* $(CURDIR)/passes $(CURDIR)/kernels $(TYPES)
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+		-p mhc_compile
+
+# One thread per process: with several processes on few cores, more threads only wait for one another.
+unit zoo fuzz: export OMP_NUM_THREADS ?= 1
+
+unit: $(STAMP)  ## the tests, on JOBS=2 processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
+	$(BIN)/python -m tests.zoo.run
+
+fuzz: $(STAMP)  ## 10,000 random models through every check
+	$(BIN)/python -m tests.fuzz.run --cases 10000
+
+bench: $(STAMP)  ## time of the passes on graphs of up to 100,000 nodes
+	$(BIN)/python -m benchmarks.passes_scaling
+
+clean:  ## remove .venv and everything generated
+	rm -rf .venv build .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# Pinned versions and the package are resolved together, so torch is fetched once, in the version CI tests.
+$(STAMP): requirements-ci.txt pyproject.toml
+	@[ -x $(BIN)/pip ] || ./.ci/make_venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements-ci.txt --editable '.[zoo,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements; every number in the README names the module here that prints it."""

@@ -1,0 +1,133 @@
+"""What must hold for one drawn network. Every failure raises `FuzzError` with the reason."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, fx, nn
+
+import mhc_compile
+from mhc_compile.errors import NothingToTransformWarning
+from mhc_compile.passes.plan import Plan
+from tests.fuzz.network import Model, build
+from tests.fuzz.spec import Network, expected_sites
+
+BOUND = 1e-10
+_ADDS = ("add", "sub", "add_", "sub_", "addcmul")
+_ADD_FUNCTIONS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, torch.addcmul)
+_STEPS, _RATE = 2, 1e-2
+
+
+class FuzzError(AssertionError):
+    """A drawn network is not rewritten as it must be."""
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and leaves each value on its node, as the passes want to find it."""
+
+    def run_node(self, n: fx.Node) -> object:
+        """As the base class, and remembers the result."""
+        n.meta["val"] = super().run_node(n)
+        return n.meta["val"]
+
+
+def check_traced(net: Network, learn: bool = False) -> None:
+    """All checks on the `symbolic_trace` of a network; `learn` adds train mode and two steps of SGD."""
+    model, inputs = build(net)
+    gm = fx.symbolic_trace(model)
+    with torch.no_grad():
+        _Values(gm).run(*_copies(inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingToTransformWarning)
+        rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
+    check_plan(net, plan, _float_adds(gm))
+    check_preserved(model, rewritten, inputs)
+    if learn:
+        check_training(model, rewritten, inputs, plan)
+
+
+def check_transformed(net: Network) -> None:
+    """All checks on `transform`, which captures with Dynamo, train mode included."""
+    torch.compiler.reset()
+    model, inputs = build(net)
+    options = {"connection": net.connection, "reduce": net.reduce}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingToTransformWarning)
+        transformed = mhc_compile.transform(model, n=net.n, example_inputs=_copies(inputs), **options)
+    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=_copies(inputs))
+    check_plan(net, plan, plan.float_adds)
+    check_preserved(model, transformed, inputs)
+    check_training(model, transformed, inputs, plan)
+
+
+def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
+    """As many sites as there are by construction, and every float add is decided exactly once."""
+    expected = expected_sites(net)
+    if len(plan.sites) != expected:
+        raise FuzzError(f"found {len(plan.sites)} sites, there are {expected}\n{plan}")
+    decided = list(chain.from_iterable(part.adds for part in (*plan.sites, *plan.rejected)))
+    if len(set(decided)) != len(decided):
+        twice = sorted({name for name in decided if decided.count(name) > 1})
+        raise FuzzError(f"decided twice: {', '.join(twice)}\n{plan}")
+    if not len(decided) == plan.float_adds == float_adds:
+        raise FuzzError(f"{len(decided)} adds decided, the plan says {plan.float_adds}, there are {float_adds}\n{plan}")
+
+
+def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """The rewritten model computes what the model does, in the mode both are in."""
+    with torch.no_grad():
+        before, after = (tuple(m(*_copies(inputs))) for m in (model, rewritten))
+    if len(before) != len(after):
+        raise FuzzError(f"{len(after)} outputs instead of {len(before)}")
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        if a.shape != b.shape:
+            raise FuzzError(f"output {i} has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+        error, rms = (a - b).abs().max().item(), a.square().mean().sqrt().item()
+        if not error <= BOUND * rms:
+            raise FuzzError(f"output {i} is off by {error:.1e} at an rms of {rms:.1e}")
+
+
+def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
+    """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
+    for module in chain(model.modules(), rewritten.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    check_preserved(model.train(), rewritten.train(), inputs)
+    if not plan.sites:
+        return
+    optimizer = torch.optim.SGD(rewritten.parameters(), lr=_RATE)
+    new = dict(rewritten.get_submodule("hyper_connections").named_parameters())
+    silent = set(new)
+    for _ in range(_STEPS):
+        optimizer.zero_grad()
+        _loss(rewritten(*_copies(inputs))).backward()
+        silent -= {name for name in silent if _has_gradient(new[name])}
+        nn.utils.clip_grad_norm_(rewritten.parameters(), 1.0)
+        optimizer.step()
+    if silent:
+        raise FuzzError(f"no gradient in {_STEPS} steps: {', '.join(sorted(silent))}\n{plan}")
+
+
+def _loss(outputs: Sequence[Tensor]) -> Tensor:
+    torch.manual_seed(0)
+    return torch.stack([(o * torch.randn_like(o)).sum() for o in outputs]).sum()
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.count_nonzero())
+
+
+def _copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Models may write into their inputs."""
+    return tuple(x.clone() for x in inputs)
+
+
+def _float_adds(gm: fx.GraphModule) -> int:
+    """Float adds of rank >= 2 of a graph that was run, counted without the passes."""
+    adds = (n for n in gm.graph.nodes if n.target in _ADD_FUNCTIONS or (n.op == "call_method" and n.target in _ADDS))
+    values = [n.meta["val"] for n in adds]
+    return sum(isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2 for v in values)

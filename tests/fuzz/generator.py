@@ -1,0 +1,81 @@
+"""Draw random residual networks of every shape found in real models, nested and mixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from tests.fuzz import branches, residuals, steps
+from tests.fuzz.spec import Collect, Element, Long, Network, Op, Res, UNet, settle, uses_branch
+
+MAX_LENGTH = 5
+
+
+def networks() -> st.SearchStrategy[Network]:
+    """Settled networks: `spec.expected_sites` holds for each."""
+    return st.booleans().flatmap(_of_layout).map(_settled)
+
+
+def _of_layout(images: bool) -> st.SearchStrategy[Network]:
+    return st.builds(
+        Network,
+        images=st.just(images),
+        channels=st.sampled_from([4, 6, 8]),
+        start=st.sampled_from(["stem", "stem", "input", "written"]),
+        body=_chain(images),
+        towers=st.just(()) | st.just(()) | st.tuples(_tower(images), _tower(images)),
+        encoder=st.just(()) | st.just(()) | _tower(images),
+        join=st.sampled_from(["cat", "sum", "both"]),
+        head=st.booleans(),
+        n=st.integers(1, 8),
+        connection=st.sampled_from(["mhc", "mhc", "mhc", "identity", "hc", "mhc-lite"]),
+        reduce=st.sampled_from(["mean", "mean", "learned"]),
+        seed=st.integers(0, 2**16),
+    )
+
+
+def _chain(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
+    flat = _flat(images)
+    inner = st.lists(flat, min_size=1, max_size=MAX_LENGTH).map(tuple)
+    long = st.builds(Long, inner, head=st.booleans(), tail=st.booleans())
+    levels = st.builds(UNet, st.lists(flat | long, min_size=1, max_size=3).map(tuple))
+    element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels}.get(i, flat))
+    return st.lists(element, min_size=1, max_size=MAX_LENGTH).map(tuple)
+
+
+def _tower(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
+    """A chain with a residual in front: two towers of which one does nothing would be a long skip."""
+    rest = st.lists(_flat(images), max_size=2).map(tuple)
+    return st.builds(lambda first, others: (first, *others), _residual(images), rest)
+
+
+def _flat(images: bool) -> st.SearchStrategy[Element]:
+    op = st.builds(Op, st.sampled_from([*steps.PASS, *steps.MAYBE, *steps.END]), _branch(images)).map(_without_unused)
+    return st.integers(0, 9).flatmap(lambda i: op if i > 6 else st.just(Collect()) if i == 6 else _residual(images))
+
+
+def _residual(images: bool) -> st.SearchStrategy[Element]:
+    kinds = [*residuals.BOTH, *(residuals.IMAGES if images else residuals.TOKEN), residuals.WITH_POSITION]
+    uses = st.sampled_from([1, 1, 1, 2])
+    return st.builds(Res, st.sampled_from(kinds), _branch(images), uses).map(_without_unused)
+
+
+def _branch(images: bool) -> st.SearchStrategy[str]:
+    return st.sampled_from([*branches.BOTH, *(branches.IMAGES if images else branches.TOKEN)])
+
+
+def _without_unused(element: Res | Op) -> Res | Op:
+    return element if uses_branch(element) else replace(element, branch="mlp")
+
+
+def _settled(net: Network) -> Network:
+    """Decide what depends on the whole: who holds the stream, and options that exclude each other."""
+    start_owned = net.start != "input"
+    return replace(
+        net,
+        n=min(net.n, 4) if net.connection == "mhc-lite" else net.n,
+        body=settle(net.body, start_owned),
+        encoder=settle(net.encoder, True),
+        towers=tuple(settle(t, False) for t in net.towers),
+    )

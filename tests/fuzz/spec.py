@@ -1,0 +1,194 @@
+"""The drawn description of a network, as plain data, and the number of sites it has by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from tests.fuzz.branches import FREE_SITES
+from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH, STARTS_ANEW
+from tests.fuzz.steps import END, MAYBE, USES_BRANCH
+
+
+@dataclass(frozen=True)
+class Res:
+    """A residual add. With `uses` > 1 the same layer is called again: a site per use."""
+
+    kind: str
+    branch: str = "mlp"
+    uses: int = 1
+
+
+@dataclass(frozen=True)
+class Op:
+    """Something on the stream that is no residual add."""
+
+    kind: str
+    branch: str = "mlp"
+
+
+@dataclass(frozen=True)
+class Collect:
+    """The stream is kept as a hidden state and returned."""
+
+
+@dataclass(frozen=True)
+class Long:
+    """A residual add around a chain: `x + tail(inner(head(x)))`."""
+
+    inner: tuple[Element, ...]
+    head: bool = False
+    tail: bool = True
+
+
+@dataclass(frozen=True)
+class UNet:
+    """A chain on another level that comes back by concatenation."""
+
+    inner: tuple[Element, ...]
+
+
+Element = Res | Op | Collect | Long | UNet
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole model and how it is transformed.
+
+    Attributes:
+        images: `[B, C, H, W]` instead of `[B, T, C]`.
+        channels: C.
+        start: a `stem` layer, the `input` itself, or an input that is `written` in place.
+        body: the chain every input goes through.
+        towers: two more chains on what the body returns, or none.
+        encoder: the chain that makes the memory cross-attention looks at, or none.
+        join: how towers meet: `cat`, `sum` (of two heads) or `both` (are returned).
+        head: whether a norm and a layer follow the chain.
+        n: number of streams.
+        connection: connection of each site.
+        reduce: how streams are read out.
+        seed: seed of weights and inputs.
+    """
+
+    images: bool
+    channels: int
+    start: str
+    body: tuple[Element, ...]
+    towers: tuple[tuple[Element, ...], ...] = ()
+    encoder: tuple[Element, ...] = ()
+    join: str = "cat"
+    head: bool = True
+    n: int = 4
+    connection: str = "mhc"
+    reduce: str = "mean"
+    seed: int = 0
+
+
+def expected_sites(net: Network) -> int:
+    """Number of sites of a settled network."""
+    return sum(count(chain) for chain in (net.body, net.encoder, *net.towers))
+
+
+def count(chain: Sequence[Element]) -> int:
+    """Number of sites of a settled chain that lies in no branch."""
+    return sum(_sites(chain, i) for i in range(len(chain)))
+
+
+def _sites(chain: Sequence[Element], i: int) -> int:
+    element = chain[i]
+    if isinstance(element, Res):
+        return element.uses
+    if isinstance(element, Op):
+        is_free = element.kind in USES_BRANCH and element.kind != "dead"
+        return FREE_SITES.get(element.branch, 0) if is_free else 0
+    if isinstance(element, Long):
+        return 1 if _outer_wins(chain, i) else count(element.inner)
+    return count(element.inner) if isinstance(element, UNet) else 0
+
+
+def settle(chain: Sequence[Element], owned: bool) -> tuple[Element, ...]:
+    """Make every claim about the chain certain.
+
+    A write into the skip becomes a write into the branch where someone else still holds the skip (`owned` says whether
+    nobody does at the start), and a long skip whose winner depends on what counts as one chain is replaced by its inside.
+    """
+    found: list[Element] = []
+    for element in chain:
+        found.append(_settle_element(element, owned))
+        owned = _owned_after(element, owned)
+    unsure = next((i for i, e in enumerate(found) if isinstance(e, Long) and _outer_wins(found, i) is None), None)
+    if unsure is None:
+        return tuple(found)
+    inner = found[unsure]
+    assert isinstance(inner, Long)
+    return settle((*found[:unsure], *inner.inner, *found[unsure + 1 :]), False)
+
+
+def _settle_element(element: Element, owned: bool) -> Element:
+    if isinstance(element, Res) and element.kind == "onto_skip" and not owned:
+        return replace(element, kind="onto_fresh")
+    if isinstance(element, Long):
+        # The entry stays in use. Without a tail the chain must end in a residual: `x + (f(x) - x)` is no skip.
+        tail = element.tail or not isinstance(element.inner[-1], Res)
+        return replace(element, inner=settle(element.inner, element.head), tail=tail)
+    return replace(element, inner=settle(element.inner, True)) if isinstance(element, UNet) else element
+
+
+def _owned_after(element: Element, owned: bool) -> bool:
+    """Whether the value after an element is held by nobody else."""
+    if isinstance(element, Collect):
+        return False
+    keeps = isinstance(element, Op) and element.kind in ("dropout", "cast", "dead")  # may return their operand itself
+    return owned if keeps else True
+
+
+def _outer_wins(chain: Sequence[Element], i: int) -> bool | None:
+    """Whether the long skip is longer than, or as long as, the chain inside it; None if that is open to debate.
+
+    Without a layer in front, the inner chain begins where the outer one passes: then the sites before may be counted
+    for both or for none, so the outer one must win, or lose, either way.
+    """
+    element = chain[i]
+    assert isinstance(element, Long)
+    inner = [max(lengths, default=0) for lengths in (_run_lengths(element.inner, s) for s in (True, False))]
+    shortest, longest = sorted((_run_around(chain, i, sure) for sure in (True, False)), key=lambda run: run[0] + run[1])
+    if max(inner) <= (sum(shortest) if element.head else shortest[1]):
+        return True
+    return False if min(inner) > sum(longest) else None
+
+
+def _run_around(chain: Sequence[Element], i: int, sure: bool) -> tuple[int, int]:
+    """Number of sites of the run that element `i` belongs to: before it, and from it on."""
+    marks = list(_marks(chain, sure))
+    run = marks[i][0]
+    before = sum(sites for j, (r, sites) in enumerate(marks) if r == run and j < i)
+    return before, sum(sites for j, (r, sites) in enumerate(marks) if r == run and j >= i)
+
+
+def _run_lengths(chain: Sequence[Element], sure: bool) -> list[int]:
+    """Lengths of all runs of a chain, those on other levels included."""
+    runs = groupby(sorted(_marks(chain, sure)), key=lambda mark: mark[0])
+    lengths = [sum(sites for _, sites in run) for _, run in runs]
+    for i, element in enumerate(chain):
+        if isinstance(element, UNet):
+            lengths += _run_lengths(element.inner, sure)
+        elif isinstance(element, Op):
+            lengths.append(_sites(chain, i))
+    return lengths
+
+
+def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
+    """For each element, the run it belongs to and its sites there; `sure` ends runs wherever they might end."""
+    run = 0
+    for element in chain:
+        kind = element.kind if isinstance(element, Res | Op) else ""
+        ends = isinstance(element, UNet) or kind in END or kind in ENDS_CHAIN or (sure and kind in MAYBE)
+        run += kind in STARTS_ANEW
+        yield run, element.uses if isinstance(element, Res) else int(isinstance(element, Long))
+        run += ends
+
+
+def uses_branch(element: Res | Op) -> bool:
+    """Whether the drawn branch is part of the network."""
+    return element.kind not in OWN_BRANCH if isinstance(element, Res) else element.kind in USES_BRANCH

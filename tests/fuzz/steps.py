@@ -1,0 +1,107 @@
+"""Everything between residual adds: look-alikes that are no sites, ops that streams pass, ops that end a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.fuzz.branches import Branch, snake, tanh_gelu
+from tests.fuzz.families import Family
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Step(nn.Module):
+    """One step of kind `kind` on the stream; `f` is its branch, where it has one."""
+
+    def __init__(self, kind: str, branch: str, family: Family) -> None:
+        super().__init__()
+        self.compute, self.family = {**PASS, **MAYBE, **END}[kind], family
+        self.f, self.g = Branch(branch, family), Branch("mlp", family)
+        self.norm, self.gamma = family.norm(), family.vector()
+        self.a, self.b, self.wide = family.mix(), family.mix(), family.mix(before=2)
+        self.drop = nn.Dropout(0.1)
+        self.position = nn.Parameter(torch.randn(family.shape[1:]))
+        self.full_position = nn.Parameter(torch.randn(family.shape))
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+        """`position` has the shape of the stream and is computed from parameters alone, `mask` broadcasts to it."""
+        return self.compute(self, x, lambda u: self.f(u, memory), mask, position)
+
+
+def _dead(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    _ = x + f(x)
+    return x
+
+
+def _position_pair(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    """Added twice: an embedding added again and again (a single one could be a learned query)."""
+    return (x + position) * 0.9 + position
+
+
+def _sliced(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    axis = m.family.mixed_axis
+    size = x.shape[axis]
+    h = x.narrow(axis, 1, size - 1) + f(x).narrow(axis, 1, size - 1)
+    return torch.cat((h, h.narrow(axis, 0, 1)), dim=axis)
+
+
+def _sliced_by_index(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    if m.family.images:
+        h = x[:, :, 1:] + f(x)[:, :, 1:]
+        return torch.cat((h, h[:, :, :1]), dim=2)
+    h = x[:, 1:] + f(x)[:, 1:]
+    return torch.cat((h, h[:, :1]), dim=1)
+
+
+def _gate(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    return x * torch.sigmoid(m.a(x.mean(m.family.mixed_axis, keepdim=True)))
+
+
+Compute = Callable[[Step, Tensor, Function, Tensor, Tensor], Tensor]
+
+PASS: dict[str, Compute] = {
+    "norm": lambda m, x, f, mask, pos: m.norm(x),
+    "rms_norm": lambda m, x, f, mask, pos: m.family.rms_norm(x, m.gamma),
+    "activation": lambda m, x, f, mask, pos: F.silu(x),
+    "scale": lambda m, x, f, mask, pos: x * 0.7,
+    "vector": lambda m, x, f, mask, pos: x * m.gamma,
+    "mask": lambda m, x, f, mask, pos: x * mask,
+    "clone": lambda m, x, f, mask, pos: x.clone(),
+    "cast": lambda m, x, f, mask, pos: x.double().to(x.dtype),
+    "dropout": lambda m, x, f, mask, pos: m.drop(x),
+}
+"""Liftable: a chain goes on. No sites; `f` is not used."""
+
+MAYBE: dict[str, Compute] = {
+    "position_once": lambda m, x, f, mask, pos: x + m.position,
+    "full_position_once": lambda m, x, f, mask, pos: x + m.full_position,
+    "position_pair": _position_pair,
+    "shift": lambda m, x, f, mask, pos: x + 0.1,
+    "snake": lambda m, x, f, mask, pos: snake(x, m.gamma),
+    "tanh_gelu": lambda m, x, f, mask, pos: tanh_gelu(x),
+    "mean_and_eps": lambda m, x, f, mask, pos: x / (x.abs().mean(m.family.axis, keepdim=True) + 1e-3),
+    "dead": _dead,
+}
+"""No sites, and nothing is said about whether the chain goes on."""
+
+END: dict[str, Compute] = {
+    "mix": lambda m, x, f, mask, pos: m.a(x),
+    "projected_shortcut": lambda m, x, f, mask, pos: m.a(x) + f(x),
+    "normed_projection": lambda m, x, f, mask, pos: F.relu(m.norm(m.a(x)) + f(x)),
+    "independent_sum": lambda m, x, f, mask, pos: f(x) + m.g(x, x),
+    "negated_skip": lambda m, x, f, mask, pos: f(m.norm(x)) - x,
+    "dense_concat": lambda m, x, f, mask, pos: m.wide(torch.cat((x, f(x)), dim=m.family.axis)),
+    "lora": lambda m, x, f, mask, pos: m.a(x) + 0.5 * m.b(f(x)),
+    "gate": _gate,
+    "sliced": _sliced,
+    "sliced_by_index": _sliced_by_index,
+}
+"""No sites of their own, and no stream passes."""
+
+USES_BRANCH = frozenset({"dead", "projected_shortcut", "normed_projection", "independent_sum", "negated_skip",
+                         "dense_concat", "lora", "sliced", "sliced_by_index"})  # fmt: skip
+"""Kinds with a drawn branch; only live ones keep the free sites of that branch."""

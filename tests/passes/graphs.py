@@ -1,0 +1,94 @@
+"""Graphs to test the passes on: traced, with shapes, normalised, each step on its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from mhc_compile.capture import capture
+from mhc_compile.config import Config
+from mhc_compile.owner import HyperConnections
+from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.normalise import normalise
+from mhc_compile.passes.pipeline import make_plan, rewrite_graph
+from mhc_compile.passes.plan import Plan
+from mhc_compile.variants import initial_sites
+
+FRONT_ENDS = ("dynamo", "symbolic", "export")
+
+
+def traced(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic") -> fx.GraphModule:
+    """The model's graph with a fake value on every node."""
+    if front_end == "dynamo":
+        return capture(model, inputs).gm
+    if front_end == "export":
+        return torch.export.export(model, inputs).module()
+    gm = fx.symbolic_trace(model)
+    FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    return gm
+
+
+def graph_of(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic") -> Ancestry:
+    """The normalised graph, ready for detection."""
+    return Ancestry(normalise(traced(model, *inputs, front_end=front_end)))
+
+
+def plan_of(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any) -> Plan:
+    """The plan for the graph of one front end."""
+    return make_plan(traced(model, *inputs, front_end=front_end), Config(**options))
+
+
+def rewritten(
+    model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any
+) -> tuple[fx.GraphModule, Plan]:
+    """The graph after all passes, runnable, over the model's own parameters; checked by `lint`."""
+    gm, config = traced(model, *inputs, front_end=front_end), Config(**options)
+    plan = make_plan(gm, config)
+    gm.add_module("hyper_connections", HyperConnections(initial_sites([plan], config, model)))
+    rewrite_graph(gm, plan, config).graph.lint()
+    return gm, plan
+
+
+def flat(outputs: Any) -> list[Tensor]:
+    """The tensors among the outputs of a model."""
+    return [t for t in torch.utils._pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+
+
+def error(new: Any, old: Any) -> float:
+    """Largest error of any output, in units of the root mean square of that output."""
+    pairs = list(zip(flat(new), flat(old), strict=True))
+    assert pairs
+    return max(float((a - b).abs().max() / b.square().mean().sqrt()) for a, b in pairs)
+
+
+def preserved(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any) -> tuple[float, Plan]:
+    """The error of the rewritten graph, and its plan; every run gets its own copy of the inputs."""
+    expected = copy.deepcopy(model)(*copy.deepcopy(inputs))
+    gm, plan = rewritten(model, *copy.deepcopy(inputs), front_end=front_end, **options)
+    return error(gm(*copy.deepcopy(inputs)), expected), plan
+
+
+def reasons(plan: Plan) -> list[str]:
+    """Names of the reasons of all rejected sums, in graph order."""
+    return [r.reason.name for r in plan.rejected]
+
+
+def node_named(gm: fx.GraphModule, name: str) -> fx.Node:
+    """The node called `name`."""
+    return next(n for n in gm.graph.nodes if n.name == name)
+
+
+def build(make: Callable[[fx.Graph], Any], **inputs: Tensor) -> fx.GraphModule:
+    """A graph written by hand: `make` gets the graph and one placeholder per input, and returns the output."""
+    graph = fx.Graph()
+    nodes = [graph.placeholder(name) for name in inputs]
+    graph.output(make(graph, *nodes))
+    gm = fx.GraphModule(nn.Module(), graph)
+    FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs.values())
+    return gm

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mhc_compile.passes.plan import SCHEMA_VERSION, Reason
+from tests import hand_plans as hand
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "plan_schema.md").read_text(encoding="utf-8")
+
+
+def documented(section: str) -> set[str]:
+    body = DOCUMENT.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `([a-z_]+)` \| [^|]+ \| [^|]+ \|$", body, re.M))
+
+
+def written() -> dict[str, Any]:
+    return json.loads(hand.plan([hand.transformer(2)], (hand.rejection("mask"),)).to_json())
+
+
+@pytest.mark.parametrize("section", ["Plan", "Site", "Rejection", "Segment", "Readout", "Totals"])
+def test_every_field_is_documented_and_every_documented_field_is_written(section: str) -> None:
+    plan = written()
+    objects = {
+        "Plan": plan,
+        "Site": plan["sites"][0],
+        "Rejection": plan["rejected"][0],
+        "Segment": plan["segments"][0],
+        "Readout": plan["segments"][0]["readouts"][0],
+        "Totals": plan["totals"],
+    }
+    assert documented(section) == set(objects[section])
+
+
+def test_every_reason_is_documented_with_its_sentence() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|$", DOCUMENT, re.M))
+    assert rows == {reason.name: reason.value for reason in Reason}
+
+
+def test_the_version_is_documented() -> None:
+    assert f"**Version {SCHEMA_VERSION}.**" in DOCUMENT and written()["schema_version"] == SCHEMA_VERSION
+
+
+def test_totals_follow_from_the_rest() -> None:
+    plan = written()
+    assert plan["totals"]["parameters"] == sum(site["parameters"] for site in plan["sites"])
+    assert plan["float_adds"] == sum(len(part["adds"]) for part in plan["sites"] + plan["rejected"])
