@@ -152,10 +152,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--connection", default="mhc", help="what a site computes (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="a small model and few steps")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.steps, options.every, options.batch, options.context, options.width, options.layers = 4, 2, 4, 16, 16, 2
-    return options
+    if parser.parse_args(arguments).short:
+        parser.set_defaults(steps=12, every=4, batch=4, context=16, width=16, layers=2)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

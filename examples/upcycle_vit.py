@@ -105,10 +105,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="per phase (default: %(default)s)")
     parser.add_argument("--every", type=int, default=10, help="steps between two lines (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="a shallow model and few steps")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.steps, options.every = 4, 2
-    return options
+    if parser.parse_args(arguments).short:
+        parser.set_defaults(steps=4, every=2)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

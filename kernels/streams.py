@@ -33,18 +33,19 @@ def coefficients(X: Tensor, params: Sequence[Tensor], *, connection: str, axis: 
         X: streams `[n, *x.shape]`.
         params: the parameters of the site, in the order of `connections.parameter_shapes`.
         connection: a key of `connections.CONNECTIONS`.
-        axis: index of the channels in `x`, not negative.
+        axis: index of the channels in `x`; negative counts from its end.
 
     Raises:
         InvalidOptionError: the connection is not known or does not take n streams.
     """
-    n = X.shape[0]
+    n, axis = X.shape[0], axis % (X.ndim - 1)
     with _full_precision(X):
         return find(connection, n).coefficients(X, params, n=n, axis=axis)
 
 
 def entry_coefficients(x: Tensor, params: Sequence[Tensor], *, connection: str, n: int, axis: int) -> Coefficients:
     """`coefficients(expand(x, n=n), ...)` to rounding, from `x` alone."""
+    axis %= x.ndim
     with _full_precision(x):
         return find(connection, n).coefficients(x.unsqueeze(0), params, n=n, axis=axis)
 
@@ -76,7 +77,7 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
         X: streams `[n, *x.shape]`.
         params: the parameters of the readout, in the order of `connections.readout_shapes`.
         how: `mean`, `sum`, or `learned` (`sum_i sigmoid(alpha z_i + bias_i) X_i`; with one stream, that stream).
-        axis: index of the channels in `x`, not negative.
+        axis: index of the channels in `x`; negative counts from its end.
 
     Raises:
         InvalidOptionError: `how` is not known.
@@ -87,6 +88,7 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
         return read(X, reference.sum_weights(X))
     if how == "mean" or X.shape[0] == 1:
         return read(X, reference.mean_weights(X))
+    axis %= X.ndim - 1
     with _full_precision(X):
         weights = reference.learned_weights(X, params, axis=axis)
     return read(X, weights)

@@ -14,7 +14,10 @@ from mhc_compile.errors import UnsupportedTorchError
 TESTED_VERSIONS = "2.13 and 2.14"
 
 NAMES: dict[str, str] = {
+    # dialects
+    "OpOverload": "torch._ops:OpOverload",
     # capture
+    "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
     "restore_state_dict": "torch.export._trace:_restore_state_dict",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",

@@ -15,6 +15,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture_errors import translate
 from mhc_compile.errors import CaptureError, NoFloatError
 from mhc_compile.input_spec import InputSpec, input_spec
+from mhc_compile.side_effects import check_side_effects, watched
 
 SEQUENCE_RANK = 3  # a float tensor of this rank is [batch, sequence, channels]
 
@@ -58,15 +59,16 @@ def capture(
     kwargs = dict(kwargs or {})
     notes: tuple[str, ...] = ()
     try:
-        gm, flat, tree = _attempt(model, args, kwargs, dynamic)
+        gm, flat, tree, changed = _attempt(model, args, kwargs, dynamic)
     except Exception as first:
         if not dynamic:
             raise translate(first, model, args, kwargs) from first
         try:
-            gm, flat, tree = _attempt(model, args, kwargs, dynamic=False)
+            gm, flat, tree, changed = _attempt(model, args, kwargs, dynamic=False)
         except Exception as error:
             raise translate(error, model, args, kwargs) from error
         notes = (f"all sizes are constants, because tracing with open sizes failed: {type(first).__name__}",)
+    notes += check_side_effects(model, changed)
     _check_float(model, gm)
     codegen: Any = gm.graph._codegen
     return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, _grad_mode(gm), notes)
@@ -74,13 +76,13 @@ def capture(
 
 def _attempt(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool
-) -> tuple[fx.GraphModule, list[Any], Any]:
+) -> tuple[fx.GraphModule, list[Any], Any, set[tuple[str, str]]]:
     flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
     aliases, named = compat.tree_unflatten([_alias(v, dynamic) for v in flat], tree)
-    with _undisturbed(model):
+    with _undisturbed(model), watched() as changed:
         gm = compat.dynamo_graph_capture(model)(*aliases, **named)
         compat.restore_state_dict(model, gm)
-    return gm, flat, tree
+    return gm, flat, tree, changed
 
 
 def _alias(value: Any, dynamic: bool) -> Any:

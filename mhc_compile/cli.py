@@ -141,7 +141,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         _draw(plan, arguments.graph)
     if not plan.sites and arguments.why is None:
         raise NothingToTransformError(
-            f"{arguments.target} has no residual add that can be rewritten, among {plan.float_adds} float adds: "
+            f"{arguments.target} has no residual add that can be rewritten, out of {plan.float_adds} traced: "
             "see the reasons in the report; --all lists every add, and --why NODE explains one"
         )
 

@@ -6,7 +6,7 @@ neither do parameters: they are the weights met on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 import torch
@@ -16,7 +16,7 @@ from mhc_compile.passes.op_kinds import Kind, canonical_name, kind_of, leaf_modu
 from mhc_compile.passes.values import attribute, carries_data, flat_nodes
 
 REACHED, MATRIX, VECTOR, POOLED = 1, 2, 4, 8
-"""What lies on the way from one node to another, as bits: anything, a learnable matrix, a learnable scale, a pooling."""
+"""What lies on the way between two nodes, as bits: anything, a learnable matrix, a learnable scale, a pooling."""
 
 
 _TEMPLATED = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
@@ -63,8 +63,18 @@ class Ancestry:
         if node.op == "call_module":
             module = leaf_module(node)
             return (str(node.target),) if any(p.dim() >= 2 for p in module.parameters()) else ()
-        names = (self._parameters_of[self.index[n]] for n in node.all_input_nodes)
-        return tuple(dict.fromkeys(name for group in names for name in group))
+        return self._matrices(node, ())
+
+    def weights_beside(self, i: int, stream: Collection[int]) -> tuple[str, ...]:
+        """`weights[i]` without those that come in through `stream` alone, as where it starts at learned queries."""
+        if not self.weights[i] or self.nodes[i].op == "call_module":
+            return self.weights[i]
+        return self._matrices(self.nodes[i], stream)
+
+    def _matrices(self, node: fx.Node, stream: Collection[int]) -> tuple[str, ...]:
+        inputs = (self.index[n] for n in node.all_input_nodes)
+        groups = (self._parameters_of[j] for j in inputs if j not in stream)
+        return tuple(dict.fromkeys(name for group in groups for name in group))
 
     @cached_property
     def _parameters_of(self) -> list[tuple[str, ...]]:
@@ -76,6 +86,8 @@ class Ancestry:
                 value = attribute(self.gm, str(node.target))
                 is_weight = isinstance(value, torch.nn.Parameter) and value.dim() >= 2
                 known.append((str(node.target),) if is_weight else ())
+            elif canonical_name(node) == "embedding":
+                known.append(())  # a table of biases or positions, not a map of the token's channels
             elif node.op in ("call_function", "call_method") and all(self._is_constant[self.index[n]] for n in inputs):
                 known.append(tuple(name for n in inputs for name in known[self.index[n]]))
             else:

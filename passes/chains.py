@@ -52,12 +52,22 @@ def find_links(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Li
     return {add: link for add, link in links if link is not None}
 
 
-def chain_lengths(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, int]:
-    """For each candidate, the number of sites in the chain (or tree) it belongs to."""
+def chain_lengths(
+    candidates: Sequence[Candidate], links: Mapping[int, Link], around: Mapping[int, frozenset[int]]
+) -> dict[int, int]:
+    """For each candidate, the number of sites in the chain (or tree) it belongs to, on its own level.
+
+    Args:
+        candidates: residual adds in graph order.
+        links: what joins them.
+        around: the adds in whose branch each candidate lies. A link between two levels does not count: the first site
+            inside a long skip often continues the stream the skip leaves from, and would count both levels as one.
+    """
     root = {c.add: c.add for c in candidates}
     for c in candidates:  # in graph order, so that the source's root is final
-        if c.add in links:
-            root[c.add] = root[links[c.add].source]
+        link = links.get(c.add)
+        if link is not None and around[link.source] == around[c.add]:
+            root[c.add] = root[link.source]
     sizes: dict[int, int] = {}
     for r in root.values():
         sizes[r] = sizes.get(r, 0) + 1
@@ -77,10 +87,11 @@ def resolve_nesting(
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    conflicts = _conflicts(candidates)
-    if not conflicts:
+    around = _surroundings(candidates)
+    if not any(around.values()):
         return list(candidates), {}
-    length = chain_lengths(candidates, find_links(graph, candidates))
+    conflicts = _conflicts(around)
+    length = chain_lengths(candidates, find_links(graph, candidates), around)
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
@@ -96,12 +107,20 @@ def resolve_nesting(
     return [c for c in candidates if c.add in kept], dropped
 
 
-def _conflicts(candidates: Sequence[Candidate]) -> dict[int, set[int]]:
-    """Pairs of candidates of which one lies in the other's branch, both ways round."""
-    adds = {c.add for c in candidates}
-    conflicts: dict[int, set[int]] = {}
+def _surroundings(candidates: Sequence[Candidate]) -> dict[int, frozenset[int]]:
+    """For each candidate's add, the adds of the candidates in whose branch it lies."""
+    around: dict[int, set[int]] = {c.add: set() for c in candidates}
     for outer in candidates:
-        for inner in outer.branch_nodes & adds:
-            conflicts.setdefault(outer.add, set()).add(inner)
-            conflicts.setdefault(inner, set()).add(outer.add)
+        for inner in outer.branch_nodes & around.keys():
+            around[inner].add(outer.add)
+    return {add: frozenset(outers) for add, outers in around.items()}
+
+
+def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
+    """Pairs of candidates of which one lies in the other's branch, both ways round."""
+    conflicts: dict[int, set[int]] = {}
+    for inner, outers in around.items():
+        for outer in outers:
+            conflicts.setdefault(outer, set()).add(inner)
+            conflicts.setdefault(inner, set()).add(outer)
     return conflicts

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
 
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.op_kinds import Kind, canonical_name
-from mhc_compile.passes.residuals import Candidate
+from mhc_compile.passes.op_kinds import Kind, canonical_name, leaf_module
+from mhc_compile.passes.plan import Reason
+from mhc_compile.passes.residuals import Candidate, Rejected
 from mhc_compile.passes.values import shape_of
 
 Axes = tuple[int | None, ...]
@@ -16,12 +20,12 @@ Axes = tuple[int | None, ...]
 _LAST = frozenset(
     {"layer_norm", "rms_norm", "linear", "Linear", "matmul", "mm", "addmm", "LayerNorm", "mean", "var", "einsum"}
 )
-_SECOND = frozenset({"conv1d", "conv2d", "conv3d", "batch_norm", "group_norm", "instance_norm", "convolution", "Conv1d", "Conv2d",
-                     "Conv3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "_native_batch_norm_legit_no_training",
-                     "native_group_norm"})  # fmt: skip
+_SECOND = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "Conv1d", "Conv2d", "Conv3d",
+                     "batch_norm", "group_norm", "instance_norm", "native_group_norm",
+                     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "_native_batch_norm_legit_no_training"})  # fmt: skip
 
 
-def channel_axes(graph: Ancestry, candidates: Iterable[Candidate]) -> dict[int, int | None]:
+def channel_axes(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, int | None]:
     """The channel axis of each candidate by the position of its add, None where no axis of fixed size is left.
 
     Sites of equal shape take the axis that most of them show, so that one odd branch (token mixing) follows the rest.
@@ -31,13 +35,14 @@ def channel_axes(graph: Ancestry, candidates: Iterable[Candidate]) -> dict[int, 
     for add, axis in shown.items():
         if axis is not None:
             votes.setdefault(shape_of(graph.nodes[add])[1:], Counter())[axis] += 1
-    return {add: _settle(graph, add, votes) for add in shown}
+    return {c.add: _settle(graph, c, votes) for c in candidates}
 
 
-def _settle(graph: Ancestry, add: int, votes: Mapping[tuple[object, ...], Counter[int]]) -> int | None:
-    shape = shape_of(graph.nodes[add])
+def _settle(graph: Ancestry, candidate: Candidate, votes: Mapping[tuple[object, ...], Counter[int]]) -> int | None:
+    shape = shape_of(graph.nodes[candidate.add])
     ranked = [axis for axis, _ in votes.get(shape[1:], Counter()).most_common()]
-    fallbacks = [len(shape) - 1, *range(1, len(shape) - 1)]
+    convolved = any(canonical_name(graph.nodes[i]) in _SECOND for i in candidate.branch_nodes)
+    fallbacks = [*range(1, len(shape))] if convolved else [*range(len(shape) - 1, 0, -1)]
     return next((a for a in (*ranked, *fallbacks) if isinstance(shape[a], int)), None) if shape else None
 
 
@@ -54,6 +59,52 @@ def _shown_axis(graph: Ancestry, candidate: Candidate) -> int | None:
         if shown is not None:
             return _at_add(graph, candidate, shown)
         axes[i] = _carry(graph, source, i, axes[source])
+    return None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where the channels of a site are and how many: on `axis` of the add, on `base_axis` of the base.
+
+    Where no shape is known (a trace without inputs), the axes follow from the kind of the last weight: -1 or 1.
+    """
+
+    axis: int
+    base_axis: int
+    count: int
+
+
+def find_channels(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Channels | Rejected]:
+    """The channels of each candidate by the position of its add, or why it has none of fixed number."""
+    axes = channel_axes(graph, candidates)
+    return {c.add: _channels(graph, c, axes[c.add]) for c in candidates}
+
+
+def _channels(graph: Ancestry, candidate: Candidate, axis: int | None) -> Channels | Rejected:
+    adds = candidate.total.adds
+    if axis is None:
+        return _from_weights(graph, candidate) or Rejected(adds, Reason.UNKNOWN_CHANNELS)
+    at_base = base_axis(graph, candidate, axis)
+    if at_base is None:
+        return Rejected(adds, Reason.RESHAPED_SKIP, "a view breaks up the channels")
+    count = shape_of(graph.nodes[candidate.add])[axis]
+    assert isinstance(count, int)
+    return Channels(axis, at_base, count)
+
+
+def _from_weights(graph: Ancestry, candidate: Candidate) -> Channels | None:
+    """The width of the last module of the branch, when nothing but modules is known."""
+    if shape_of(graph.nodes[candidate.add]) or any(graph.kinds[i] is Kind.SHAPE for i in candidate.skip.lifts):
+        return None
+    here = candidate.branches[0].node
+    while len(graph.inputs[here]) == 1 and not graph.weights[here] and graph.kinds[here] is not Kind.SHAPE:
+        here = graph.inputs[here][0]
+    node = graph.nodes[here]
+    module = leaf_module(node) if node.op == "call_module" else None
+    if isinstance(module, nn.Linear):
+        return Channels(-1, -1, module.out_features)
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Channels(1, 1, module.out_channels)
     return None
 
 
@@ -78,13 +129,13 @@ def _axes_at_add(graph: Ancestry, candidate: Candidate) -> Axes:
     return axes
 
 
-def axis_of_size(graph: Ancestry, i: int, axis: int, channels: int) -> int:
-    """The channel axis of a value computed from a site with `channels` channels on `axis`."""
+def axis_of_size(graph: Ancestry, i: int, axis: int, channels: int) -> tuple[int, int]:
+    """Axis and number of the channels of a value computed from a site with `channels` channels on `axis`."""
     shape = shape_of(graph.nodes[i])
-    if axis < len(shape) and shape[axis] == channels:
-        return axis
-    fitting = [a for a, size in enumerate(shape) if size == channels and a > 0]
-    return fitting[-1] if fitting else len(shape) - 1
+    if not shape or (axis < len(shape) and shape[axis] == channels):
+        return axis, channels
+    fixed = [(a, size) for a, size in enumerate(shape) if isinstance(size, int) and a > 0]
+    return max((pair for pair in fixed if pair[1] == channels), default=fixed[-1])
 
 
 def _channels_of(graph: Ancestry, i: int, axes: Axes) -> int | None:
@@ -99,6 +150,8 @@ def _channels_of(graph: Ancestry, i: int, axes: Axes) -> int | None:
 def _carry(graph: Ancestry, source: int, result: int, axes: Axes) -> Axes:
     """Where the axes of `source` are in `result`."""
     before, after = shape_of(graph.nodes[source]), shape_of(graph.nodes[result])
+    if not after or not before:  # several values at once (split, chunk), or unknown
+        return axes if len(after) in (0, len(axes)) else (None,) * len(after)
     if graph.kinds[result] is not Kind.SHAPE:
         return axes if len(before) == len(after) else (None,) * len(after)
     order = _permutation(graph, result, len(before))
@@ -113,12 +166,12 @@ def _permutation(graph: Ancestry, i: int, rank: int) -> list[int] | None:
     rest = [a for a in node.args[1:]]
     if name in ("transpose", "swapaxes", "swapdims") and len(rest) == 2:
         order = list(range(rank))
-        first, second = (int(a) % rank for a in rest)  # type: ignore[arg-type]
+        first, second = (int(a) % rank for a in rest)
         order[first], order[second] = second, first
         return order
     if name == "permute":
         axes = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
-        return [int(a) % rank for a in axes]  # type: ignore[arg-type, union-attr]
+        return [int(a) % rank for a in axes]
     return None
 
 

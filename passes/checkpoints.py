@@ -1,7 +1,7 @@
 """Open the bodies of checkpointed blocks for the passes, and close them again with their policy.
 
-Dynamo keeps `torch.utils.checkpoint(block, x)` as a call of a graph of its own. Inlined, its residual adds are found like
-any other and streams cross its border; afterwards the same nodes, and what was emitted for them, are recomputed again.
+Dynamo keeps `torch.utils.checkpoint(block, x)` as a call of a graph of its own. Inlined, its residual adds are found
+like any other and streams cross its border; afterwards the same nodes, and what was emitted for them, are recomputed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def _inline(gm: fx.GraphModule, call: fx.Node, region: Region) -> None:
 
 def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> None:
     later = _dependants_within(nodes)
-    inputs = list(dict.fromkeys(n for node in nodes for n in flat_nodes((node.args, node.kwargs)) if n not in set(nodes)))
+    inputs = list(
+        dict.fromkeys(n for node in nodes for n in flat_nodes((node.args, node.kwargs)) if n not in set(nodes))
+    )
     outputs = [node for node in nodes if any(user not in set(nodes) for user in node.users)]
     name = f"mhc_checkpoint_{region.index}"
     gm.add_module(name, _body(nodes, inputs, outputs))
@@ -104,7 +106,9 @@ def _dependants_within(nodes: Sequence[fx.Node]) -> list[fx.Node]:
         touches = any(n in region or n in later for n in node.all_input_nodes)
         if node not in region and touches:
             later.append(node)
-        assert node not in region or not any(n in later for n in node.all_input_nodes), "a checkpoint region is not closed"
+        assert node not in region or not any(n in later for n in node.all_input_nodes), (
+            "a checkpoint region is not closed"
+        )
         node = node.next
     return later
 

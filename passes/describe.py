@@ -38,9 +38,19 @@ def kind_label(graph: Ancestry, site: Candidate) -> str:
     if any(graph.kinds[i] is Kind.SCALE for i in site.skip.lifts) or _ends_scaled(graph, site.branches[0].node):
         return "scaled"
     names = {canonical_name(user) for user in graph.nodes[site.add].users}
-    if len(names) == 1 and names & NORMS:
+    if len(names) == 1 and names & NORMS and not _starts_normed(graph, site):
         return "postnorm"
     return "postact" if names & _ACTIVATIONS else "prenorm"
+
+
+def _starts_normed(graph: Ancestry, site: Candidate) -> bool:
+    """Whether the branch normalises before its first weight: then a norm behind the add belongs to what follows."""
+    for i in sorted(site.branch_nodes):
+        if graph.weights[i]:
+            return False
+        if canonical_name(graph.nodes[i]) in NORMS:
+            return True
+    return False
 
 
 def _ends_scaled(graph: Ancestry, i: int) -> bool:

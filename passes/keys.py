@@ -38,6 +38,6 @@ def unique(keys: Sequence[str]) -> list[str]:
 
 
 def identifier(key: str) -> str:
-    """The key as a Python identifier, for module children and state dicts: `layers.0.mlp#2` is `layers__0__mlp_use2`."""
+    """The key as a Python identifier, for children and state dicts: `layers.0.mlp#2` is `layers__0__mlp_use2`."""
     name = _NOT_IDENTIFIER.sub("_", key.replace(".", "__").replace("#", "_use"))
     return f"_{name}" if name[:1].isdigit() else name

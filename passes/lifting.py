@@ -28,7 +28,7 @@ def can_lift(graph: Ancestry, i: int, on_stream: Collection[int]) -> bool:
     rank = rank_of(node)
     stream_ranks = {rank_of(graph.nodes[j]) for j in graph.inputs[i] if j in on_stream}
     if rank is None or None in stream_ranks:
-        return kind in LINEAR and kind is not Kind.SHAPE and len(node.all_input_nodes) == 1
+        return kind not in (Kind.SHAPE, Kind.REDUCE, Kind.FOLDED) and len(node.all_input_nodes) == 1
     if kind is Kind.SHAPE:
         return canonical_name(node) in _SHAPE_RULES and node.op != "call_module"
     if kind is Kind.REDUCE:

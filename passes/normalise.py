@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.op_kinds import Kind, canonical_name, is_inplace, kind_of
 from mhc_compile.passes.values import dtype_of, flat_nodes, tensor_of
 
@@ -22,10 +23,11 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
     """Make in-place writes functional where nobody can tell, and spell fused sums out. Changes `gm` in place."""
     order = {node: i for i, node in enumerate(gm.graph.nodes)}
     for node in list(gm.graph.nodes):
-        if is_inplace(node) and canonical_name(node) != "setitem" and not _observed(node, order):
+        if is_inplace(node) and _has_functional_form(node) and not _observed(node, order):
             _make_functional(node, order)
     for node in list(gm.graph.nodes):
         _spell_out(node)
+    _drop_zeros(gm)
     gm.graph.lint()
     return gm
 
@@ -76,7 +78,9 @@ def _viewed(node: fx.Node) -> fx.Node | None:
 
 
 # Ops that can return their operand itself: casts to the same dtype, contiguous on contiguous, dropout in evaluation.
-_MAY_ALIAS = frozenset(["to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "detach", "alias", "identity", "dropout", "expand", "expand_as", "unfold", "diagonal", "as_strided", "real", "imag", "getattr", "chunk"])  # fmt: skip
+_MAY_ALIAS = frozenset({"to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "detach", "alias",
+                        "identity", "dropout", "expand", "expand_as", "unfold", "diagonal", "as_strided", "real",
+                        "imag", "getattr"})  # fmt: skip
 
 
 def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:
@@ -93,27 +97,46 @@ def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:
         _append_cast(node, before)
 
 
+def _has_functional_form(node: fx.Node) -> bool:
+    """Whether dropping the underscore gives an op with the same arguments: `y.zero_()` and `y.normal_()` have none."""
+    if node.kwargs.get("inplace") is True or _inplace_argument(node):
+        return True
+    if node.op == "call_method":
+        return hasattr(torch.Tensor, canonical_name(node))
+    return _functional_target(node) is not None
+
+
 def _drop_inplace(node: fx.Node) -> None:
     if node.kwargs.get("inplace") is True:
         node.kwargs = {**node.kwargs, "inplace": False}
-        return
-    if canonical_name(node) == getattr(node.target, "__name__", None):
+    elif _inplace_argument(node):
         node.args = node.args[:-1]  # `inplace` was the last positional argument
     elif node.op == "call_method":
         node.target = str(node.target)[:-1]
     else:
-        node.target = _functional_target(node)
+        target = _functional_target(node)
+        assert target is not None
+        node.target = target
 
 
-def _functional_target(node: fx.Node) -> Callable[..., Any]:
-    if isinstance(node.target, torch._ops.OpOverload):
-        packet = getattr(torch.ops.aten, canonical_name(node))
-        return getattr(packet, node.target._overloadname, packet.default)
+def _inplace_argument(node: fx.Node) -> bool:
+    """Whether the node writes for no other reason than an argument `inplace=True`."""
+    return node.op == "call_function" and canonical_name(node) == getattr(node.target, "__name__", None)
+
+
+def _functional_target(node: fx.Node) -> Callable[..., Any] | None:
     name = canonical_name(node)
-    for home in (operator, torch, F):
-        if hasattr(home, name):
-            return getattr(home, name)  # type: ignore[no-any-return]
-    raise AssertionError(f"no functional form of {node.target}")
+    if isinstance(node.target, compat.OpOverload):
+        packet = getattr(getattr(torch.ops, node.target.namespace), name, None)
+        overloads = [getattr(packet, o) for o in packet.overloads()] if packet is not None else []
+        return next((o for o in overloads if _argument_types(o) == _argument_types(node.target)), None)
+    written = str(getattr(node.target, "__name__", ""))
+    homes = (home for home in (operator, torch, F) if getattr(home, written, None) is node.target)
+    return next((getattr(home, name) for home in homes if hasattr(home, name)), None)
+
+
+def _argument_types(op: torch._ops.OpOverload) -> list[str]:
+    return [str(argument.type) for argument in op._schema.arguments]
 
 
 def _wider(node: fx.Node, dtype: torch.dtype) -> bool:
@@ -142,6 +165,18 @@ def _spell_out(node: fx.Node) -> None:
         node.op, node.target, node.args = "call_function", operator.sub, (node.args[1], node.args[0])
 
 
+def _drop_zeros(gm: fx.GraphModule) -> None:
+    """`0 + x`, with which Python's `sum` starts, becomes x, unless one of the two is written to."""
+    mutated = observed_mutations(gm)
+    for node in list(gm.graph.nodes):
+        terms = node.all_input_nodes
+        if kind_of(node) is not Kind.ADD or len(node.args) != 2 or len(terms) != 1 or mutated & {node, *terms}:
+            continue
+        if any(type(a) is int and a == 0 for a in node.args) and dtype_of(node) == dtype_of(terms[0]):
+            node.replace_all_uses_with(terms[0])
+            gm.graph.erase_node(node)
+
+
 def _split(node: fx.Node, combine: Callable[..., Any], left: Any, right: Any) -> None:
     with node.graph.inserting_before(node):
         product = node.graph.call_function(operator.mul, (left, right))
@@ -152,5 +187,5 @@ def _split(node: fx.Node, combine: Callable[..., Any], left: Any, right: Any) ->
 def _scaled_meta(node: fx.Node, factors: Any) -> dict[str, Any]:
     """The product has the broadcast shape of its factors: the larger one's, which is what detection looks at."""
     tensors = [f for f in factors if tensor_of(f) is not None]
-    largest = max(tensors, key=lambda f: tensor_of(f).dim(), default=node)  # type: ignore[union-attr]
+    largest = max(tensors, key=lambda f: tensor_of(f).dim(), default=node)
     return dict(largest.meta)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from mhc_compile import _torch_compat as compat
+
 
 class Kind(Enum):
     """What an operator does, as far as streams are concerned."""
@@ -29,6 +31,7 @@ class Kind(Enum):
     NORM_LAST = auto()  # normalisation over trailing axes
     FOLDED = auto()  # acts on every sample alone, needs the batch axis first: streams are folded into the batch
     SELECT = auto()  # part of a tensor or one of several: indexing, chunk, unbind
+    ARRANGE = auto()  # puts tensors together or elements elsewhere: cat, expand, gather, embedding
     POOL = auto()  # a fixed average or maximum over neighbours
     METADATA = auto()  # depends on shape, dtype or device only
     OPAQUE = auto()
@@ -46,20 +49,25 @@ _NAMES: dict[Kind, str] = {
     Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
     Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
     Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T",
-    Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze unsqueeze "
-    "movedim moveaxis view_as reshape_as",
+    Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze "
+    "unsqueeze movedim moveaxis view_as reshape_as",
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
-    Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish hardsigmoid "
-    "hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal square pow abs "
-    "sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where",
+    Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
+    "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
+    "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where",
     Kind.REDUCE: "mean sum var std amax amin norm",
     Kind.NORM_LAST: "layer_norm rms_norm",
     Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d",
     Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
-    Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d",
-    Kind.METADATA: "size sym_size shape dim ndim numel dtype device is_floating_point zeros_like ones_like empty_like full_like "
-    "rand_like randn_like new_zeros new_ones new_empty new_full new_tensor stride sym_stride sym_numel getattr",
+    Kind.ARRANGE: "cat concat concatenate stack hstack vstack expand expand_as repeat repeat_interleave "
+    "tile roll flip pad gather scatter scatter_add index_put index_copy index_add masked_scatter setitem embedding "
+    "embedding_bag slice slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
+    Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d "
+    "AdaptiveAvgPool1d AdaptiveAvgPool2d",
+    Kind.METADATA: "size sym_size shape dim ndim numel dtype device is_floating_point zeros_like ones_like empty_like "
+    "full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor stride sym_stride "
+    "sym_numel getattr",
 }
 
 KINDS: dict[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
@@ -74,8 +82,9 @@ MODULES: dict[str, str] = {
 }  # fmt: skip
 """Class names of leaf modules (`symbolic_trace` keeps those of torch.nn) and their canonical names."""
 
-NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "rsqrt", "native_layer_norm",
-                   "_native_batch_norm_legit_no_training", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "normalize"})  # fmt: skip
+NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "rsqrt", "normalize",
+                   "native_layer_norm", "_native_batch_norm_legit_no_training",
+                   "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"})  # fmt: skip
 """Canonical names of normalisations, for the channel axis and for the word in the report."""
 
 
@@ -135,7 +144,7 @@ def _raw_name(node: fx.Node) -> str:
 
 
 def _function_name(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, compat.OpOverload):
         name = target.overloadpacket.__name__
         return name if target.namespace in ("aten", "_operator") else f"{target.namespace}_{name}"
     name = getattr(target, "__name__", str(target))

@@ -77,7 +77,7 @@ def _readout_specs(plan: Plan, config: Config) -> Iterator[ParameterSpec]:
     n = config.streams
     for segment in plan.segments:
         for readout in segment.readouts:
-            shapes = readout_shapes(config.reduce, n, readout.channels)
+            shapes = readout_shapes(config.reduce, n, readout.channels) if readout.parameters else {}
             yield ParameterSpec(
                 readout.key, None, config.reduce, n, readout.channels, 0, segment.linear, config.init, shapes
             )

@@ -12,7 +12,7 @@ from mhc_compile.errors import PatternError
 from mhc_compile.kernels.connections import parameter_count, parameter_shapes, readout_shapes
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.chains import resolve_nesting
-from mhc_compile.passes.channels import axis_of_size, base_axis, channel_axes
+from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.keys import common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
@@ -21,9 +21,6 @@ from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
 from mhc_compile.passes.sums import is_float_add
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
-
-Axes = tuple[int, int]
-"""Channel axis of a site at its add and at its base."""
 
 
 def plan_graph(graph: Ancestry, config: Config) -> Plan:
@@ -35,35 +32,20 @@ def plan_graph(graph: Ancestry, config: Config) -> Plan:
     found, rejected = find_residuals(graph)
     kept, nested = resolve_nesting(graph, found, config.nested)
     dropped = [_nested(graph, c, nested[c.add]) for c in found if c.add in nested]
-    kept, axes, unsized = _with_channels(graph, kept)
-    dropped += unsized
+    channels = find_channels(graph, kept)
+    dropped += [found for found in channels.values() if isinstance(found, Rejected)]
+    sized = {add: found for add, found in channels.items() if isinstance(found, Channels)}
+    kept = [c for c in kept if c.add in sized]
     keys = _keys(graph, kept)
     kept, filtered = _select(kept, keys, config)
     chains, short = _long_enough(graph, kept, config.min_sites)
     rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)
-    return _assemble(graph, config, chains, keys, axes, rejections)
+    return _assemble(graph, config, chains, keys, sized, rejections)
 
 
 def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
     detail = f"conflicts with the site at {graph.nodes[winner.add].name}"
     return Rejected(loser.total.adds, Reason.NESTED, detail)
-
-
-def _with_channels(
-    graph: Ancestry, kept: Sequence[Candidate]
-) -> tuple[list[Candidate], dict[int, Axes], list[Rejected]]:
-    """The channel axes of each candidate at its add and at its base; those without are rejected."""
-    axes: dict[int, Axes] = {}
-    rejected = []
-    for candidate, axis in zip(kept, channel_axes(graph, kept).values(), strict=True):
-        at_base = None if axis is None else base_axis(graph, candidate, axis)
-        if axis is None:
-            rejected.append(Rejected(candidate.total.adds, Reason.UNKNOWN_CHANNELS))
-        elif at_base is None:
-            rejected.append(Rejected(candidate.total.adds, Reason.RESHAPED_SKIP, "a view breaks up the channels"))
-        else:
-            axes[candidate.add] = (axis, at_base)
-    return [c for c in kept if c.add in axes], axes, rejected
 
 
 def _keys(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, str]:
@@ -77,11 +59,13 @@ def _key(graph: Ancestry, candidate: Candidate) -> str:
 
 
 def _weight_modules(graph: Ancestry, candidate: Candidate) -> list[str]:
-    return [
-        module_of(weight, is_module=graph.nodes[i].op == "call_module")
-        for i in sorted(candidate.branch_nodes)
-        for weight in graph.weights[i]
-    ]
+    return [module_of(weight, is_module=graph.nodes[i].op == "call_module") for i, weight in _weights(graph, candidate)]
+
+
+def _weights(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
+    """The weights of the branch with the positions of the nodes that contract with them."""
+    stream = candidate.branch_nodes | {candidate.skip.base}
+    return [(i, w) for i in sorted(candidate.branch_nodes) for w in graph.weights_beside(i, stream)]
 
 
 def _select(kept: list[Candidate], keys: Mapping[int, str], config: Config) -> tuple[list[Candidate], list[Rejected]]:
@@ -120,10 +104,10 @@ def _assemble(
     config: Config,
     chains: Sequence[Chain],
     keys: Mapping[int, str],
-    axes: Mapping[int, Axes],
+    channels: Mapping[int, Channels],
     rejections: Sequence[Rejected],
 ) -> Plan:
-    sites = {s.add: _site(graph, config, s, keys[s.add], axes[s.add]) for chain in chains for s in chain.sites}
+    sites = {s.add: _site(graph, config, s, keys[s.add], channels[s.add]) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     rejected = tuple(_rejection(graph, r) for r in rejections)
     return Plan(
@@ -139,12 +123,9 @@ def _assemble(
     )
 
 
-def _site(graph: Ancestry, config: Config, site: Candidate, key: str, axes: Axes) -> Site:
+def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: Channels) -> Site:
     node = graph.nodes[site.add]
-    shape, names = shape_of(node), graph.names
-    channels = shape[axes[0]]
-    assert isinstance(channels, int)
-    weights = dict.fromkeys(w for i in sorted(site.branch_nodes) for w in graph.weights[i])
+    names, count = graph.names, channels.count
     return Site(
         key=key,
         add=names[site.add],
@@ -156,17 +137,17 @@ def _site(graph: Ancestry, config: Config, site: Candidate, key: str, axes: Axes
         branches=tuple(names[b.node] for b in site.branches),
         negated=tuple(names[b.node] for b in site.branches if b.negated),
         kind=kind_label(graph, site),
-        shape=shape,
+        shape=shape_of(node),
         dtype=str(dtype_of(node)).removeprefix("torch."),
-        channel_axis=axes[0],
-        base_axis=axes[1],
-        channels=channels,
+        channel_axis=channels.axis,
+        base_axis=channels.base_axis,
+        channels=count,
         branch_nodes=frozenset(names[i] for i in site.branch_nodes),
         size_users=tuple(user.name for user in node.users if asks_size(user)),
         branch_summary=branch_summary(graph, site),
-        weights=tuple(weights),
+        weights=tuple(dict.fromkeys(weight for _, weight in _weights(graph, site))),
         location=location_of(node),
-        parameters=parameter_count(parameter_shapes(config.effective_connection, config.streams, channels)),
+        parameters=parameter_count(parameter_shapes(config.effective_connection, config.streams, count)),
     )
 
 
@@ -194,11 +175,14 @@ def _site_before(chain: Chain, sites: Mapping[int, Site], i: int) -> Site:
 
 def _readout(graph: Ancestry, config: Config, key: str, i: int, users: Sequence[fx.Node], site: Site) -> Readout:
     node = graph.nodes[i]
-    axis = axis_of_size(graph, i, site.channel_axis, site.channels)
-    channels = shape_of(node)[axis]
-    assert isinstance(channels, int)
-    parameters = parameter_count(readout_shapes(config.reduce, config.streams, channels))
-    return Readout(key, node.name, tuple(u.name for u in users), axis, channels, parameters)
+    axis, channels = axis_of_size(graph, i, site.channel_axis, site.channels)
+    shapes = readout_shapes(config.reduce, config.streams, channels) if _is_consumed(graph, users) else {}
+    return Readout(key, node.name, tuple(u.name for u in users), axis, channels, parameter_count(shapes))
+
+
+def _is_consumed(graph: Ancestry, users: Sequence[fx.Node]) -> bool:
+    """Whether the numbers matter to anybody: dead code and questions for the dtype would teach a readout nothing."""
+    return any(graph.live[graph.index[u]] and graph.kinds[graph.index[u]] is not Kind.METADATA for u in users)
 
 
 def _rejection(graph: Ancestry, rejected: Rejected) -> Rejection:

@@ -92,14 +92,13 @@ def _flatten(graph: Ancestry, total: Sum, sums: dict[int, Sum], found: dict[int,
     `(x + attn) + mlp` is one site with skip x; `(x + f(x)) + x0` is a residual inside a longer one.
     """
     for inner in list(inner_sums(graph, total, sums)):
-        folded = fold(total, inner)
-        known = found[inner.add]
-        if isinstance(known, Rejected):
-            total = folded
-            continue
+        folded, known = fold(total, inner), found[inner.add]
         joint = _skip_of(graph, folded)
-        if isinstance(joint, Skip) and joint.base == known[1].base:
-            total = folded
+        if isinstance(known, Rejected):
+            fits = isinstance(joint, Skip) or not isinstance(_skip_of(graph, total), Skip)
+        else:
+            fits = isinstance(joint, Skip) and joint.base == known[1].base
+        total = folded if fits else total
     return total, _skip_of(graph, total)
 
 

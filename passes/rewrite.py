@@ -64,7 +64,8 @@ class _Rewriter:
         for node in self.lifts:
             steps.append(((self.order[node], 0), self._lift, node))
         for site in self.plan.sites:
-            steps.append(((self.order[self.nodes[site.base]], 1), self._open, site))
+            for value in dict.fromkeys((site.base, *site.lifts)):
+                steps.append(((self.order[self.nodes[value]], 1), self._open, (site, value)))
             steps.append(((self.order[self.nodes[site.add]], 0), self._close, site))
         return steps
 
@@ -78,13 +79,13 @@ class _Rewriter:
             emitted = emitted.prev
         self.streams[node] = self.last[node] = twin
 
-    def _open(self, site: Site) -> None:
-        """Coefficients from the streams at the base, and the read for everything in the branch that starts there."""
-        base = self.nodes[site.base]
-        coefficients = self._coefficients(site, base, site.base_axis)
-        for value in dict.fromkeys((site.base, *site.lifts)):
-            if value == site.base or self.nodes[value] in self.streams or self._is_entry(site):
-                self._read(site, self.nodes[value], coefficients)
+    def _open(self, opened: tuple[Site, str]) -> None:
+        """Coefficients from the streams at the base, and the read for everything in the branch that starts at `value`.
+
+        `value` is the base or lifted from it.
+        """
+        site, value = opened
+        self._read(site, self.nodes[value], self._coefficients(site, self.nodes[site.base], site.base_axis))
 
     def _read(self, site: Site, value: fx.Node, coefficients: list[fx.Node]) -> None:
         own = {*site.adds, *site.lifts}
@@ -162,10 +163,12 @@ class _Rewriter:
     def _read_out(self, readout: Readout) -> None:
         value = self.nodes[readout.node]
         users = [user for user in value.users if user not in self.stale]
-        names = readout_shapes(self.config.reduce, self.config.streams, readout.channels)
+        learned = self.config.reduce == "learned" and readout.parameters > 0
+        names = readout_shapes("learned", self.config.streams, readout.channels) if learned else {}
         params = tuple(self._attribute(readout.key, name, value) for name in names)
         with self.graph.inserting_before(_after(self.last[value])):
-            constants = {"how": self.config.reduce, "axis": readout.channel_axis}
+            how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
+            constants = {"how": how, "axis": readout.channel_axis}
             single = self.graph.call_function(kernels.reduce, (self.streams[value], params), constants)
         self._describe(single, value, identifier(readout.key))
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
@@ -174,9 +177,6 @@ class _Rewriter:
 
     def _stream(self, value: fx.Node) -> fx.Node:
         return self.streams.get(value, value)
-
-    def _is_entry(self, site: Site) -> bool:
-        return self.nodes[site.base] not in self.streams
 
     def _describe(self, node: fx.Node, origin: fx.Node, name: str, site: Site | None = None, role: str = "") -> None:
         """Carry file, line and module over, name the node, and mark it for later passes."""

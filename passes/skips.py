@@ -48,14 +48,14 @@ def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
 
 
 def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The operand, then what it becomes when linear ops are undone one by one."""
+    """The operand, then what it becomes when linear ops and shifts are undone one by one."""
     todo: list[tuple[int, tuple[int, ...]]] = [(operand, ())]
     for _ in range(_MAX_LIFTS):
         if not todo:
             return
         base, lifts = todo.pop(0)
         yield base, lifts
-        if graph.kinds[base] in LINEAR:
+        if graph.kinds[base] in LINEAR or graph.kinds[base] in (Kind.ADD, Kind.SUB):  # a shift by something else
             todo += [(j, (base, *lifts)) for j in graph.inputs[base] if _full_size(graph, base, j)]
 
 

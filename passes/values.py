@@ -104,5 +104,10 @@ def module_path_of(node: fx.Node) -> str:
 def flat_nodes(args: Any) -> Sequence[fx.Node]:
     """Every node inside an argument structure, in order, repeats included."""
     found: list[fx.Node] = []
-    fx.map_arg(args, lambda n: found.append(n) or n)
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(args, note)
     return found

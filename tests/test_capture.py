@@ -164,3 +164,45 @@ def test_capture_is_repeatable():
     model, given = Tower(), x(2, 3, WIDTH)
     first, second = capture(model, (given,)), capture(model, (given,))
     assert [n.name for n in first.gm.graph.nodes] == [n.name for n in second.gm.graph.nodes]
+
+
+class Counting(Block):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(WIDTH))
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += 1
+        self.average.lerp_(x.mean(0), 0.1)
+        return super().forward(x)
+
+
+def test_python_side_effects_are_noted_and_writes_into_buffers_are_not():
+    captured = capture(Counting(), (x(2, WIDTH),))
+    assert "forward changes Python attributes of the model" in captured.notes[0]
+    assert capture(Tower(), (x(2, WIDTH),)).notes == ()
+    assert any(n.target == "lerp_" for n in captured.gm.graph.nodes)
+
+
+def test_replaced_buffer_is_an_error_that_says_what_to_write():
+    class Replacing(Counting):
+        def forward(self, x):
+            self.average = self.average * 0.9
+            return super().forward(x)
+
+    with pytest.raises(CaptureError, match=r"buffer of 0 .*self.buffer.copy_\(value\)"):
+        capture(nn.Sequential(Replacing()), (x(2, WIDTH),))
+
+
+def test_replaced_cache_is_only_noted():
+    class Caching(Block):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.ones(WIDTH), persistent=False)
+
+        def forward(self, x):
+            self.table = self.table.to(x.dtype) * 1
+            return super().forward(x * self.table)
+
+    assert "Python attributes" in capture(Caching(), (x(2, WIDTH),)).notes[0]

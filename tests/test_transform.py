@@ -173,3 +173,12 @@ def test_untraceable_model_without_inputs_is_told_the_call():
 
     with pytest.raises(MissingInputsError, match=r"example_inputs=\(torch.randn"):
         mhc_compile.transform(Loops(), n=2)
+
+
+def test_residual_model_without_inputs_is_told_that_sizes_are_missing():
+    with pytest.raises(MissingInputsError, match=r"sizes .* are unknown.*example_inputs=\(torch.randn"):
+        mhc_compile.transform(nn.Sequential(Block(), Block()), n=2)
+
+
+def test_no_inputs_are_needed_to_see_that_there_is_no_residual_connection():
+    assert mhc_compile.plan(nn.Sequential(nn.Linear(4, 4), nn.ReLU())).sites == ()

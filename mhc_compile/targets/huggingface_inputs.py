@@ -83,7 +83,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _sound_shape(config: Any, name: str, batch: int) -> tuple[int, ...]:
-    """Waveform (B, samples) or (B, channels, samples), or spectrogram (B, mel, time) for Whisper and (B, time, mel) for the others."""
+    """Waveform (B, [channels,] samples), or spectrogram: (B, mel, time) for Whisper, (B, time, mel) for others."""
     audio = getattr(config, "encoder_config", None) or getattr(config, "audio_config", None) or config
     mel = _first(audio, "num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", default=None)
     length = _first(audio, "max_length", default=None)

@@ -22,15 +22,18 @@ class Branch(nn.Module):
         self.family, self.compute = family, {**BOTH, **(IMAGES if family.images else TOKEN)}[kind]
         self.a, self.b, self.c, self.d = (family.mix() for _ in range(4))
         self.wide = family.mix(before=2)
-        self.bn = nn.BatchNorm2d(family.channels)
-        self.norm = nn.LayerNorm(family.channels)
-        self.linear = nn.Linear(family.channels, family.channels)
-        self.one = nn.Conv2d(family.channels, family.channels, 1)
-        self.conv = nn.Conv1d(family.channels, family.channels, 3, padding=1)
-        self.gru = nn.GRU(family.channels, family.channels, batch_first=True)
         self.vector = family.vector()
-        self.bias = nn.Parameter(torch.randn(TOKENS, TOKENS))
-        self.angles = nn.Buffer(torch.randn(TOKENS, family.channels))
+        self._add_own_layers(family.images, family.channels)
+
+    def _add_own_layers(self, images: bool, channels: int) -> None:
+        if images:
+            self.bn, self.one = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 1)
+            self.norm, self.linear = nn.LayerNorm(channels), nn.Linear(channels, channels)
+        else:
+            self.conv = nn.Conv1d(channels, channels, 3, padding=1)
+            self.gru = nn.GRU(channels, channels, batch_first=True)
+            self.bias = nn.Parameter(torch.randn(TOKENS, TOKENS))
+            self.angles = nn.Buffer(torch.randn(TOKENS, channels))
 
     def forward(self, u: Tensor, memory: Tensor) -> Tensor:
         """`u` has the shape of the stream, `memory` is what cross-attention attends to."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from tests.fuzz import branches, residuals, steps
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Res, UNet, settle, uses_branch
+from tests.fuzz.spec import Collect, Element, Long, Network, Op, Res, UNet, count, settle, uses_branch
 
 MAX_LENGTH = 5
 
@@ -75,7 +75,7 @@ def _settled(net: Network) -> Network:
     return replace(
         net,
         n=min(net.n, 4) if net.connection == "mhc-lite" else net.n,
-        body=settle(net.body, start_owned),
+        body=settle(net.body, start_owned, after=sum(map(count, net.towers))),
         encoder=settle(net.encoder, True),
         towers=tuple(settle(t, False) for t in net.towers),
     )

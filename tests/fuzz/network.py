@@ -97,7 +97,7 @@ class Model(nn.Module):
 
     def _start(self, x: Tensor, z: Tensor) -> Tensor:
         if self.net.start == "written":
-            x = self.stem(x.add_(self.write(self.norm(x), z)))
+            x = self.stem(x.add_(self.write(self.norm(x.clone()), z)))
         return self.stem(x) if self.net.start == "stem" else x
 
     def _join(self, ends: list[Tensor]) -> list[Tensor]:

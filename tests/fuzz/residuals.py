@@ -21,7 +21,8 @@ class Residual(nn.Module):
         super().__init__()
         self.kind, self.family = kind, family
         self.combine = {**BOTH, **(IMAGES if family.images else TOKEN)}.get(kind, BOTH["plain"])
-        self.f, self.g = Branch(branch, family), Branch("mlp", family)
+        self.f = Branch(branch, family)
+        self.g = Branch("mlp", family) if kind.startswith("parallel") else nn.Identity()
         self.norm, self.bn = family.norm(), nn.BatchNorm2d(family.channels)
         self.gamma = family.vector()
         self.linear = nn.Linear(family.channels, family.channels)

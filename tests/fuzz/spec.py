@@ -107,22 +107,29 @@ def _sites(chain: Sequence[Element], i: int) -> int:
     return count(element.inner) if isinstance(element, UNet) else 0
 
 
-def settle(chain: Sequence[Element], owned: bool) -> tuple[Element, ...]:
+def settle(chain: Sequence[Element], owned: bool, after: int = 0) -> tuple[Element, ...]:
     """Make every claim about the chain certain.
 
-    A write into the skip becomes a write into the branch where someone else still holds the skip (`owned` says whether
-    nobody does at the start), and a long skip whose winner depends on what counts as one chain is replaced by its inside.
+    A write into the skip becomes a write into the branch where someone else still holds the skip, and a long skip whose
+    winner depends on what counts as one chain is replaced by its inside.
+
+    Args:
+        chain: the elements.
+        owned: whether nobody else holds the value at the start.
+        after: the most sites that may follow at the end, in towers.
     """
     found: list[Element] = []
     for element in chain:
         found.append(_settle_element(element, owned))
         owned = _owned_after(element, owned)
-    unsure = next((i for i, e in enumerate(found) if isinstance(e, Long) and _outer_wins(found, i) is None), None)
+    unsure = next(
+        (i for i, e in enumerate(found) if isinstance(e, Long) and _outer_wins(found, i, after) is None), None
+    )
     if unsure is None:
         return tuple(found)
     inner = found[unsure]
     assert isinstance(inner, Long)
-    return settle((*found[:unsure], *inner.inner, *found[unsure + 1 :]), False)
+    return settle((*found[:unsure], *inner.inner, *found[unsure + 1 :]), False, after)
 
 
 def _settle_element(element: Element, owned: bool) -> Element:
@@ -143,7 +150,7 @@ def _owned_after(element: Element, owned: bool) -> bool:
     return owned if keeps else True
 
 
-def _outer_wins(chain: Sequence[Element], i: int) -> bool | None:
+def _outer_wins(chain: Sequence[Element], i: int, after: int = 0) -> bool | None:
     """Whether the long skip is longer than, or as long as, the chain inside it; None if that is open to debate.
 
     Without a layer in front, the inner chain begins where the outer one passes: then the sites before may be counted
@@ -155,7 +162,7 @@ def _outer_wins(chain: Sequence[Element], i: int) -> bool | None:
     shortest, longest = sorted((_run_around(chain, i, sure) for sure in (True, False)), key=lambda run: run[0] + run[1])
     if max(inner) <= (sum(shortest) if element.head else shortest[1]):
         return True
-    return False if min(inner) > sum(longest) else None
+    return False if min(inner) > sum(longest) + after else None
 
 
 def _run_around(chain: Sequence[Element], i: int, sure: bool) -> tuple[int, int]:

@@ -20,7 +20,8 @@ class Step(nn.Module):
     def __init__(self, kind: str, branch: str, family: Family) -> None:
         super().__init__()
         self.compute, self.family = {**PASS, **MAYBE, **END}[kind], family
-        self.f, self.g = Branch(branch, family), Branch("mlp", family)
+        self.f = Branch(branch, family) if kind in USES_BRANCH else nn.Identity()
+        self.g = Branch("mlp", family) if kind == "independent_sum" else nn.Identity()
         self.norm, self.gamma = family.norm(), family.vector()
         self.a, self.b, self.wide = family.mix(), family.mix(), family.mix(before=2)
         self.drop = nn.Dropout(0.1)

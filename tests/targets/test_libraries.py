@@ -67,6 +67,19 @@ def test_a_model_type_gets_its_usual_head_and_the_inputs_of_that_head(model_type
     assert head in target.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("model_type", "name", "shape"),
+    [
+        ("wav2vec2", "input_values", (2, 16_000)),
+        ("encodec", "input_values", (2, 1, 16_000)),
+        ("whisper", "input_features", (2, 80, 3000)),
+        ("videomae", "pixel_values", (2, 16, 3, 224, 224)),
+    ],
+)
+def test_sound_and_video_inputs_have_the_axes_of_the_model(model_type, name, shape):
+    assert tuple(resolve(f"hf:{model_type}").example_kwargs[name].shape) == shape
+
+
 def test_an_image_text_model_is_traced_on_text_and_says_so():
     target = resolve("hf:llava")
     assert "pixel_values" not in target.example_kwargs
