@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,21 +57,45 @@ def capture(
         CaptureError: anything else that keeps the model from being traced.
     """
     kwargs = dict(kwargs or {})
-    notes: tuple[str, ...] = ()
-    try:
-        gm, flat, tree, changed = _attempt(model, args, kwargs, dynamic)
-    except Exception as first:
-        if not dynamic:
-            raise translate(first, model, args, kwargs) from first
+    failures: list[Exception] = []
+    for attempt in _attempts(model, dynamic):
         try:
-            gm, flat, tree, changed = _attempt(model, args, kwargs, dynamic=False)
+            with nullcontext() if attempt.gradients else torch.no_grad():
+                gm, flat, tree, changed = _attempt(model, args, kwargs, attempt.dynamic)
+                grad_mode = _grad_mode(gm)
         except Exception as error:
-            raise translate(error, model, args, kwargs) from error
-        notes = (f"all sizes are constants, because tracing with open sizes failed: {type(first).__name__}",)
-    notes += check_side_effects(model, changed)
-    _check_float(model, gm)
-    codegen: Any = gm.graph._codegen
-    return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, _grad_mode(gm), notes)
+            failures.append(error)
+            continue
+        notes = attempt.notes(failures) + check_side_effects(model, changed)
+        _check_float(model, gm)
+        codegen: Any = gm.graph._codegen
+        return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, grad_mode, notes)
+    told = failures[min(1, len(failures) - 1)]  # with open sizes and without: the second names the cause more plainly
+    raise translate(told, model, args, kwargs) from told
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to trace: with open sizes or constant ones, with gradients or without."""
+
+    dynamic: bool
+    gradients: bool = True
+
+    def notes(self, failures: Sequence[Exception]) -> tuple[str, ...]:
+        """What a user should know when this attempt worked after others failed."""
+        if not failures:
+            return ()
+        why = type(failures[0]).__name__
+        if not self.gradients:
+            return (f"evaluation works under torch.no_grad() only, because tracing with gradients failed: {why}",)
+        return (f"all sizes are constants, because tracing with open sizes failed: {why}",)
+
+
+def _attempts(model: nn.Module, dynamic: bool) -> list[_Attempt]:
+    attempts = [_Attempt(True), _Attempt(False)] if dynamic else [_Attempt(False)]
+    if not model.training and torch.is_grad_enabled():
+        attempts.append(_Attempt(dynamic, gradients=False))  # opens custom autograd functions that Dynamo cannot
+    return attempts
 
 
 def _attempt(

@@ -81,7 +81,9 @@ class Config:
 def _check_int(name: str, value: object, low: int, high: int | None) -> None:
     domain = f"an int from {low} to {high}" if high is not None else f"an int of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidOptionError(f"{name}={value!r} is a {type(value).__name__}: write {domain}, for example {name}={low}")
+        raise InvalidOptionError(
+            f"{name}={value!r} is a {type(value).__name__}: write {domain}, for example {name}={low}"
+        )
     if value < low or (high is not None and value > high):
         raise InvalidOptionError(f"{name}={value} is out of range: write {domain}")
 

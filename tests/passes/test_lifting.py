@@ -26,6 +26,7 @@ def lift_all(gm: fx.GraphModule, stream: fx.Node) -> fx.GraphModule:
             with gm.graph.inserting_before(output):
                 streams[node] = lift(node, dict(streams))
     output.replace_input_with(output.args[0], streams[output.args[0]])
+    gm.graph.eliminate_dead_code()
     gm.recompile()
     return gm
 
@@ -75,7 +76,6 @@ OPS = {
     "squeeze": lambda m, x: x.unsqueeze(1).squeeze(1),
     "squeeze of several": lambda m, x: x.unsqueeze(0).unsqueeze(-1).squeeze((0, -1)),
     "t": lambda m, x: x.view(6, 4).t(),
-    "view of a size of its own": lambda m, x: x.view(x.size(0), -1),
     "mean": lambda m, x: x - x.mean(-1, keepdim=True),
     "mean from the front": lambda m, x: x - x.mean(1, True),
     "mean over a tuple": lambda m, x: x * x.mean(dim=(0, -1), keepdim=True),
