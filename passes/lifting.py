@@ -151,7 +151,8 @@ def _permute(node: fx.Node, streams: Streams) -> fx.Node:
 
 
 def _flatten(node: fx.Node, streams: Streams) -> fx.Node:
-    start, end = (*_rest(node), 0, -1)[:2] if len(_rest(node)) != 1 else (_rest(node)[0], -1)
+    start = node.kwargs.get("start_dim", node.args[1] if len(node.args) > 1 else 0)
+    end = node.kwargs.get("end_dim", node.args[2] if len(node.args) > 2 else -1)
     return node.graph.call_method("flatten", (_source(node, streams), _shift(start), _shift(end)))
 
 
@@ -169,7 +170,8 @@ def _transpose_last(node: fx.Node, streams: Streams) -> fx.Node:
 
 
 def _move_axes(node: fx.Node, streams: Streams) -> fx.Node:
-    moved = [[_shift(a) for a in axes] if isinstance(axes, (tuple, list)) else _shift(axes) for axes in node.args[1:]]
+    both = (*node.args[1:], *(node.kwargs[k] for k in ("source", "destination") if k in node.kwargs))
+    moved = [[_shift(a) for a in axes] if isinstance(axes, (tuple, list)) else _shift(axes) for axes in both]
     return node.graph.call_method("movedim", (_source(node, streams), *moved))
 
 

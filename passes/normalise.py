@@ -98,7 +98,9 @@ def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:
 
 
 def _has_functional_form(node: fx.Node) -> bool:
-    """Whether dropping the underscore gives an op with the same arguments: `y.zero_()` and `y.normal_()` have none."""
+    """Whether dropping the underscore gives an op with the same arguments: `y.zero_()` and `y[i] = x` have none."""
+    if canonical_name(node) == "setitem":
+        return False
     if node.kwargs.get("inplace") is True or _inplace_argument(node):
         return True
     if node.op == "call_method":

@@ -114,7 +114,7 @@ def kind_of(node: fx.Node) -> Kind:
     """The kind of a node; placeholders, attributes and everything unknown are `OPAQUE`."""
     if node.op not in ("call_function", "call_method", "call_module"):
         return Kind.OPAQUE
-    if node.op == "call_method" and node.target == "view" and any(isinstance(a, torch.dtype) for a in node.args):
+    if canonical_name(node) == "view" and any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return Kind.OPAQUE  # reinterprets bytes
     if node.target is getattr and node.args[1] not in _METADATA_ATTRIBUTES:
         return Kind.OPAQUE

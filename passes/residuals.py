@@ -15,7 +15,7 @@ from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.normalise import observed_mutations
 from mhc_compile.passes.op_kinds import Kind, canonical_name
 from mhc_compile.passes.plan import Reason
-from mhc_compile.passes.skips import NoSkip, Skip, find_skip
+from mhc_compile.passes.skips import NoSkip, Skip, find_skip, full_size
 from mhc_compile.passes.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
 
 
@@ -109,18 +109,31 @@ def _skip_of(graph: Ancestry, total: Sum) -> Skip | NoSkip:
     return skip
 
 
-def _uses_as_skip(skips: list[tuple[Sum, Skip]]) -> dict[int, int]:
-    uses: dict[int, int] = {}
-    for _, skip in skips:
-        uses[skip.base] = uses.get(skip.base, 0) + 1
+_Uses = dict[int, list[int]]
+"""For the base of every skip, the adds it is a skip of, in graph order."""
+
+_MAX_LEVELS = 4  # residuals around one another that may start at one value
+
+
+def _uses_as_skip(skips: list[tuple[Sum, Skip]]) -> _Uses:
+    uses: _Uses = {}
+    for total, skip in skips:
+        uses.setdefault(skip.base, []).append(total.add)
     return uses
 
 
-def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: dict[int, int], mutated: set[int]) -> Rejected | None:
+def _added_in_every_layer(graph: Ancestry, total: Sum, adds: list[int]) -> bool:
+    """Whether the same skip comes back many times along one path, as a mask or position bias does in every layer."""
+    return len(adds) > _MAX_LEVELS and total.add != adds[0] and bool(graph.reach(adds[0], total.add))
+
+
+def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: set[int]) -> Rejected | None:
     if not graph.live[total.add]:
         return Rejected(total.adds, Reason.DEAD)
-    if not graph.from_input[skip.base] and (uses[skip.base] > 1 or _branch_lives_on(graph, total, skip)):
+    if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
+    if _added_in_every_layer(graph, total, uses[skip.base]):
+        return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
     touched = mutated & {skip.base, *skip.lifts, *total.adds}
     if touched:
         return Rejected(total.adds, Reason.MUTATED, graph.nodes[min(touched)].name)
@@ -149,6 +162,8 @@ def _sliced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
         if _is_cut(graph.nodes[here]) and computed and not _undoes_padding(graph, skip.base, here):
             return Rejected(total.adds, Reason.SLICED, f"by {graph.nodes[here].name}")
         onward = [j for j in graph.inputs[here] if j > skip.base and j not in seen and graph.reach(skip.base, j)]
+        if graph.kinds[here] is Kind.SCALE:  # a gate that is broadcast may be a column of something
+            onward = [j for j in onward if full_size(graph, here, j)]
         seen.update(onward)
         todo += onward
     return None

@@ -56,10 +56,10 @@ def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ..
         base, lifts = todo.pop(0)
         yield base, lifts
         if graph.kinds[base] in LINEAR or graph.kinds[base] in (Kind.ADD, Kind.SUB):  # a shift by something else
-            todo += [(j, (base, *lifts)) for j in graph.inputs[base] if _full_size(graph, base, j)]
+            todo += [(j, (base, *lifts)) for j in graph.inputs[base] if full_size(graph, base, j)]
 
 
-def _full_size(graph: Ancestry, result: int, operand: int) -> bool:
+def full_size(graph: Ancestry, result: int, operand: int) -> bool:
     """Whether the operand can be the stream: a scale, mask or rotary table is smaller than what it multiplies."""
     return graph.kinds[result] is Kind.SHAPE or same_shape(graph.nodes[result], graph.nodes[operand])
 

@@ -192,7 +192,9 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
         kind = element.kind if isinstance(element, Res | Op) else ""
         ends = isinstance(element, UNet) or kind in END or kind in ENDS_CHAIN or (sure and kind in MAYBE)
         run += kind in STARTS_ANEW
-        yield run, element.uses if isinstance(element, Res) else int(isinstance(element, Long))
+        # Where a kind ends its chain, every further use is a run of one site: never the longest alone.
+        several = isinstance(element, Res) and not ends
+        yield run, element.uses if several else int(isinstance(element, Res | Long))
         run += ends
 
 

@@ -1,10 +1,9 @@
-"""One small model per row of the table "Shapes of residual found in real models" of the design, look-alikes included."""
+"""One small model per shape of residual connection found in real models, look-alikes that are none included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.passes.layers import (
     BATCH,
-    SIDE,
     TOKENS,
     WIDTH,
     Attention,
@@ -40,7 +38,7 @@ class Shape:
         segments: number of segments.
         inputs: makes its inputs, fp64.
         symbolic: whether `torch.fx.symbolic_trace` can trace it.
-        options: of the plan.
+        gap: what is decided otherwise so far, "" if nothing is.
     """
 
     build: Callable[[], nn.Module]
@@ -49,7 +47,12 @@ class Shape:
     segments: int = 1
     inputs: Callable[[], tuple[Tensor, ...]] = lambda: (tokens(),)
     symbolic: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
+    gap: str = ""
+
+    def make(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """The model, fp64 and always the same, and its inputs."""
+        torch.manual_seed(0)
+        return self.build().double(), self.inputs()
 
 
 def pictures() -> tuple[Tensor, ...]:
@@ -103,6 +106,7 @@ def norm_in_branch() -> nn.Module:
 
 def resnet() -> nn.Module:
     """A stage: the first block changes the number of channels by a projection, two follow."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         x = F.relu(m.f0(x) + m.short(x))
         x = F.relu(m.f1(x) + x)
@@ -113,6 +117,7 @@ def resnet() -> nn.Module:
 
 def parallel() -> nn.Module:
     """GPT-J: both branches read one norm."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         for i in range(2):
             layer = m.get_submodule(f"l{i}")
@@ -136,6 +141,7 @@ def scaled_branch() -> nn.Module:
 
 def drop_path() -> nn.Module:
     """Stochastic depth of timm, in training."""
+
     def drop(y: Tensor) -> Tensor:
         return y * torch.ones((y.shape[0], 1, 1), dtype=y.dtype).bernoulli_(1.0)
 
@@ -144,6 +150,7 @@ def drop_path() -> nn.Module:
 
 def in_place() -> nn.Module:
     """`add_`, `+=`, `alpha=` and `sub`."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         x = m.stem(x)
         y = m.f0(x)
@@ -157,6 +164,7 @@ def in_place() -> nn.Module:
 
 def wide_residual() -> nn.Module:
     """A residual stream in a wider dtype than the branches; fp32 under an fp64 stream here, as fp64 is the widest."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         u = x.to(torch.float64) + m.f0(x).to(torch.float64)
         return u + m.f1(u.to(x.dtype)).to(torch.float64)
@@ -201,6 +209,7 @@ def through_tuple() -> nn.Module:
 
 def through_2d_view() -> nn.Module:
     """OPT: the feed-forward part works on rows."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         x = x + m.f0(x)
         rows = x.reshape(-1, WIDTH)
@@ -213,6 +222,7 @@ def through_2d_view() -> nn.Module:
 
 def added_in_2d() -> nn.Module:
     """DBRX: the branch reads three axes, the sum has two."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         x = x + m.f0(x)
         rows = x.view(-1, WIDTH) + m.f1(x).view(-1, WIDTH)
@@ -223,6 +233,7 @@ def added_in_2d() -> nn.Module:
 
 def sliced_branch() -> nn.Module:
     """The branch computes one token more than the skip has."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         return x + m.f0(torch.cat((x[:, :1], x), 1))[:, :-1]
 
@@ -236,6 +247,7 @@ def sliced_skip() -> nn.Module:
 
 def hyper_connected() -> nn.Module:
     """A model with its own hyper-connections, as DeepSeek-V4."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         streams = x.unsqueeze(2).expand(-1, -1, 2, -1)
         for f in (m.f0, m.f1):
@@ -247,6 +259,19 @@ def hyper_connected() -> nn.Module:
     return Net(body, res=nn.Parameter(torch.rand(2, 2)), **gates, **mlps(2))
 
 
+def reversible() -> nn.Module:
+    """Reformer: two streams, each of which is updated from the other."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        a, b = x, x
+        for f, g in ((m.f0, m.f1), (m.f2, m.f3)):
+            a = a + f(b)
+            b = b + g(a)
+        return torch.cat((a, b), -1)
+
+    return Net(body, **mlps(4))
+
+
 def long_skip() -> nn.Module:
     """EDSR: a skip round the whole chain."""
     return Net(lambda m, x: x + m.end((u := x + m.f0(x)) + m.f1(u)), end=nn.Linear(WIDTH, WIDTH), **mlps(2))
@@ -254,6 +279,7 @@ def long_skip() -> nn.Module:
 
 def token_shift() -> nn.Module:
     """RWKV: a lerp of each token with the one before, inside the branch."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         for f in (m.f0, m.f1):
             shifted = F.pad(x, (0, 0, 1, -1))
@@ -265,6 +291,7 @@ def token_shift() -> nn.Module:
 
 def cross_attention() -> nn.Module:
     """A T5 decoder layer."""
+
     def body(m: Net, x: Tensor, memory: Tensor) -> Tensor:
         x = x + m.self_attn(m.n(x))
         x = x + m.cross_attn(m.n(x), memory)
@@ -293,6 +320,7 @@ def mixture() -> nn.Module:
 
 def checkpointed() -> nn.Module:
     """Hugging Face in training: the blocks are bodies of activation checkpoints."""
+
     class Layer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -304,8 +332,22 @@ def checkpointed() -> nn.Module:
     return nn.Sequential(Layer(), Layer())
 
 
+class Checkpointed(nn.Module):
+    """The whole layer, its residual connection included, is recomputed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([PreNorm(), PreNorm()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False)
+        return x
+
+
 def shared_layers() -> nn.Module:
     """ALBERT: one layer, used three times."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         for _ in range(3):
             x = m.layer(x)
@@ -337,6 +379,7 @@ def tanh_gelu() -> nn.Module:
 
 def attention_bias() -> nn.Module:
     """A learned bias and a mask on the scores, of their full shape."""
+
     def body(m: Net, x: Tensor, y: Tensor) -> Tensor:
         mask = (y @ y.transpose(1, 2)).unsqueeze(1).expand(-1, 2, -1, -1)
         return m.attn(x, None, m.bias + mask)
@@ -346,6 +389,7 @@ def attention_bias() -> nn.Module:
 
 def position_embedding() -> nn.Module:
     """One broadcast, one of full shape, before a residual connection."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         x = m.stem(x) + m.rows
         x = x + m.full
@@ -361,6 +405,7 @@ def mean_eps() -> nn.Module:
 
 def state_update() -> nn.Module:
     """A linear recurrence unrolled: `s = a * s + k(x_t)`, no token depends on the state."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         keys, decay = m.k(x), torch.sigmoid(m.a(x))
         state = keys[:, 0]
@@ -373,6 +418,7 @@ def state_update() -> nn.Module:
 
 def delta_rule() -> nn.Module:
     """DeltaNet: the state is corrected by what it returns, through no weight."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         keys, values = m.k(x), m.v(x)
         state = keys[:, 0].unsqueeze(2) * values[:, 0].unsqueeze(1)
@@ -391,6 +437,7 @@ def lora() -> nn.Module:
 
 def feature_pyramid() -> nn.Module:
     """FPN: a lateral convolution plus the coarser level, upsampled."""
+
     def body(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = m.c1(x)
         coarse = m.c2(fine)
@@ -403,6 +450,7 @@ def feature_pyramid() -> nn.Module:
 
 def exchange() -> nn.Module:
     """HRNet: each resolution gets the sum of both."""
+
     def body(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
         a, b = m.fine(x), m.coarse(x)
         up = F.interpolate(m.up(b), scale_factor=2.0)
@@ -414,6 +462,7 @@ def exchange() -> nn.Module:
 
 def loss_sum() -> nn.Module:
     """Two losses per token, and their scalar sum."""
+
     def body(m: Net, x: Tensor, y: Tensor) -> Tensor:
         pred = m.head(x)
         each = (pred - y).square() + 0.1 * pred.abs()
@@ -429,6 +478,7 @@ def unet() -> nn.Module:
 
 def squeeze_excite() -> nn.Module:
     """The gate holds `x + 3`, its product with x no add at all."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         gate = m.fc(x.mean((2, 3), keepdim=True))
         return x * F.relu6(gate + 3.0) / 6.0
@@ -453,6 +503,7 @@ def repvgg() -> nn.Module:
 
 def positions_every_layer() -> nn.Module:
     """DETR: queries start from an embedding, which is added again in every layer; the real chain lies inside."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         for attn, f in ((m.attn0, m.f0), (m.attn1, m.f1)):
             position = m.position.expand(BATCH, -1, -1)
@@ -466,6 +517,7 @@ def positions_every_layer() -> nn.Module:
 
 def queries_from_positions() -> nn.Module:
     """DETR's decoder: the stream itself starts at the embedding, so the embedding is an ancestor of x."""
+
     def body(m: Net, x: Tensor) -> Tensor:
         position = m.position.expand(BATCH, -1, -1) * 1.0
         h = m.start(position)
@@ -485,7 +537,7 @@ SHAPES: dict[str, Shape] = {
     "post-norm": Shape(post_norm, ("f1", "f2")),
     "post-norm, RMSNorm spelled out": Shape(post_rms_norm, ("f0", "f1"), ("SCALAR",) * 2),
     "norm in the branch": Shape(norm_in_branch, ("f0", "f1")),
-    "resnet stage": Shape(resnet, ("f1", "f2"), ("PROJECTED_SHORTCUT",), inputs=pictures),
+    "resnet stage": Shape(resnet, ("f1.0", "f2.0"), ("PROJECTED_SHORTCUT",), inputs=pictures),
     "parallel": Shape(parallel, ("l0", "l1")),
     "scaled skip": Shape(scaled_skip, ("f0", "f1")),
     "scaled branch": Shape(scaled_branch, ("f0", "f1")),
@@ -502,27 +554,33 @@ SHAPES: dict[str, Shape] = {
     "long skip": Shape(long_skip, ("f0", "f1"), ("NESTED",)),
     "token shift": Shape(token_shift, ("f0", "f1"), ("NO_WEIGHT",) * 4),
     "cross-attention": Shape(cross_attention, ("self_attn", "cross_attn", "f0"), inputs=two_inputs),
-    "mixture of experts": Shape(mixture, ("moe", "f0"), ("NOT_ANCESTOR",)),
+    "mixture of experts": Shape(mixture, ("moe", "f0")),
     "checkpointed": Shape(checkpointed, ("0.f", "1.f"), symbolic=False),
+    "checkpointed whole": Shape(
+        Checkpointed, ("layers.0.attn", "layers.0.mlp", "layers.1.attn", "layers.1.mlp"), symbolic=False
+    ),
+    "reversible": Shape(
+        reversible, (), ("MULTI_STREAM",) * 4, 0, gap="the two streams are taken for one with sites around each other"
+    ),
     "shared layers": Shape(
         shared_layers, tuple(f"layer.{part}{use}" for use in ("", "#2", "#3") for part in ("attn", "mlp"))
     ),
     "rotary": Shape(rotary, (), ("NO_WEIGHT",), 0),
     "tanh GELU": Shape(tanh_gelu, (), ("NO_WEIGHT", "SCALAR"), 0),
-    "attention bias": Shape(attention_bias, (), ("NOT_ANCESTOR",) * 2, 0, two_inputs),
+    "attention bias": Shape(attention_bias, (), ("NOT_ANCESTOR",), 0, two_inputs),
     "position embedding": Shape(position_embedding, ("f0",), ("BROADCAST", "NOT_ANCESTOR")),
     "mean plus eps": Shape(mean_eps, (), ("SCALAR",), 0),
-    "state update": Shape(state_update, (), ("NOT_ANCESTOR",) * 2, 0),
-    "delta rule": Shape(delta_rule, (), ("NO_WEIGHT",) * 4, 0),
-    "LoRA": Shape(lora, (), ("NOT_ANCESTOR",), 0),
-    "feature pyramid": Shape(feature_pyramid, (), ("NOT_ANCESTOR",), 0, pictures),
-    "exchange of resolutions": Shape(exchange, (), ("NOT_ANCESTOR",) * 2, 0, pictures),
-    "loss sum": Shape(loss_sum, (), ("NOT_ANCESTOR",) * 2, 0, two_inputs),
+    "state update": Shape(state_update, (), ("PROJECTED_SHORTCUT",) * 2, 0),
+    "delta rule": Shape(delta_rule, (), ("PROJECTED_SHORTCUT", "NO_WEIGHT") * 2, 0),
+    "LoRA": Shape(lora, (), ("PROJECTED_SHORTCUT",), 0),
+    "feature pyramid": Shape(feature_pyramid, (), ("PROJECTED_SHORTCUT",), 0, pictures),
+    "exchange of resolutions": Shape(exchange, (), ("PROJECTED_SHORTCUT",) * 2, 0, pictures),
+    "loss sum": Shape(loss_sum, (), ("NOT_ANCESTOR", "PROJECTED_SHORTCUT"), 0, two_inputs),
     "U-Net": Shape(unet, (), (), 0, pictures),
     "squeeze-excite": Shape(squeeze_excite, (), ("SCALAR",), 0, pictures),
-    "shared expert": Shape(shared_expert, (), ("NOT_ANCESTOR",), 0),
+    "shared expert": Shape(shared_expert, (), ("PROJECTED_SHORTCUT",), 0),
     "snake": Shape(snake, (), ("NO_WEIGHT",), 0),
-    "RepVGG": Shape(repvgg, (), ("PROJECTED_SHORTCUT",), 0, pictures),
-    "positions in every layer": Shape(positions_every_layer, ("attn0", "f0", "attn1", "f1"), ("BROADCAST",) * 2),
+    "RepVGG": Shape(repvgg, (), ("RESHAPED_SKIP",), 0, pictures),
+    "positions in every layer": Shape(positions_every_layer, ("attn0", "f0", "attn1", "f1"), ("NOT_ANCESTOR",) * 2),
     "queries from positions": Shape(queries_from_positions, ("attn0", "f0", "attn1", "f1"), ("INPUT_INDEPENDENT",) * 2),
 }

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
+from mhc_compile.passes.plan import Reason
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
 from tests.zoo.compare import cast, computes_in_float32, distance, random_loss, without_dropout
@@ -113,7 +114,7 @@ class _Run:
         name = f"{'train' if train else 'eval'} {str(dtype).removeprefix('torch.')}"
         bound = self._bound(name, dtype, model, args, kwargs)
         if bound is not None:
-            transformed = self._transform(model, args, kwargs)
+            transformed = self._transform(model, args, kwargs, "train" if train else "eval")
             self._preserves(name, bound, model, transformed, args, kwargs)
             if train:
                 self._learns(transformed, args, kwargs)
@@ -173,30 +174,39 @@ class _Run:
             self._note(f"{name}: the model rounds to float32, so its bound applies")
         return BOUNDS[torch.float32 if rounds else dtype]
 
-    def _transform(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
-        """Transform, and compare the number of sites; the original must stay as it was."""
+    def _transform(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str) -> nn.Module:
+        """Transform for one mode, and compare the number of sites; the original must stay as it was."""
         torch.compiler.reset()
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NothingToTransformWarning)
-            transformed = self.transform(model, n=4, example_inputs=args, example_kwargs=kwargs)
+            transformed = self.transform(model, n=4, example_inputs=args, example_kwargs=kwargs, modes=(mode,))
         after = model.state_dict()
         if list(before) != list(after) or not all(torch.equal(before[name], after[name]) for name in before):
             raise CheckError("the transformation changed the state of the original model")
-        sites = site_count(transformed)
+        sites = site_count(transformed) + dead_count(transformed)
+        if dead_count(transformed):
+            self._note(f"{dead_count(transformed)} of the residual adds never reach an output and stay plain")
         self.result = replace(self.result, sites=sites)
         if self.result.expected is not None and sites != self.result.expected:
             raise CheckError(f"found {sites} sites, expected {self.result.expected}")
         return transformed
 
     def _note(self, text: str) -> None:
-        self.result = replace(self.result, notes=(*self.result.notes, text))
+        if text not in self.result.notes:
+            self.result = replace(self.result, notes=(*self.result.notes, text))
 
 
 def site_count(model: nn.Module) -> int:
     """Number of sites that were rewritten; 0 for a model that was returned unchanged."""
     plan = getattr(model, "mhc_plan", None)
     return 0 if plan is None else len(plan.sites)
+
+
+def dead_count(model: nn.Module) -> int:
+    """Number of proven residual adds whose result is thrown away: they are found, but could not learn anything."""
+    plan = getattr(model, "mhc_plan", None)
+    return 0 if plan is None else sum(r.reason is Reason.DEAD for r in plan.rejected)
 
 
 def has_gradient(parameter: torch.Tensor) -> bool:

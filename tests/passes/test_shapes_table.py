@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mhc_compile
+from mhc_compile.config import Config
+from mhc_compile.errors import NothingToTransformWarning
+from mhc_compile.passes.pipeline import make_plan
+from tests.passes.graphs import FRONT_ENDS, error, plan_of, preserved, reasons, traced
+from tests.passes.shapes import SHAPES, Shape
+
+TIGHT = 1e-10
+SITES = [name for name, shape in SHAPES.items() if shape.keys]
+
+
+def table(names=SHAPES):
+    marks = {n: [pytest.mark.xfail(reason=SHAPES[n].gap, strict=True)] if SHAPES[n].gap else [] for n in names}
+    return [pytest.param(SHAPES[name], id=name, marks=marks[name]) for name in names]
+
+
+def some(*names):
+    return pytest.mark.parametrize("shape", table(names))
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("shape", table())
+def test_sites_and_reasons_are_those_of_the_table_under_every_front_end(shape: Shape, front_end: str):
+    if front_end == "symbolic" and not shape.symbolic:
+        with pytest.raises(Exception, match="checkpoint|Proxy|proxy"):
+            torch.fx.symbolic_trace(shape.make()[0])
+        return
+    model, inputs = shape.make()
+    plan = plan_of(model, *inputs, front_end=front_end)
+    assert tuple(s.key for s in plan.sites) == shape.keys
+    assert tuple(reasons(plan)) == shape.reasons
+    assert len(plan.segments) == shape.segments
+    decided = sum(len(part.adds) for part in (*plan.sites, *plan.rejected))
+    assert decided == plan.float_adds
+
+
+@pytest.mark.parametrize("shape", table(SITES))
+def test_function_is_preserved_by_rewrite_of_a_symbolic_trace(shape: Shape):
+    model, inputs = shape.make()
+    expected = model(*inputs)
+    gm = torch.fx.symbolic_trace(model) if shape.symbolic else traced(model, *inputs, front_end="dynamo")
+    new, plan = mhc_compile.rewrite(gm, n=4, example_inputs=inputs if shape.symbolic else None)
+    assert tuple(s.key for s in plan.sites) == shape.keys
+    assert error(new(*inputs), expected) <= TIGHT
+
+
+@pytest.mark.parametrize("shape", table(SITES))
+def test_function_is_preserved_by_rewrite_of_an_exported_program(shape: Shape):
+    model, inputs = shape.make()
+    new, plan = mhc_compile.rewrite(torch.export.export(model, inputs).module(), n=4)
+    assert tuple(s.key for s in plan.sites) == shape.keys
+    assert error(new(*inputs), model(*inputs)) <= TIGHT
+
+
+@some("pre-norm", "post-norm", "resnet stage", "in place", "added in 2-D", "cross-attention", "shared layers",
+      "queries from positions", "checkpointed whole")  # fmt: skip
+def test_function_is_preserved_by_transform(shape: Shape):
+    model, inputs = shape.make()
+    twin = mhc_compile.transform(model, n=4, example_inputs=inputs)
+    assert tuple(s.key for s in twin.mhc_plan.sites) == shape.keys
+    assert set(shape.keys) == set(twin.hyper_connections.keys())
+    assert error(twin(*inputs), model(*inputs)) <= TIGHT
+
+
+@some("tanh GELU", "RepVGG", "LoRA", "delta rule")
+def test_rewrite_leaves_look_alikes_alone(shape: Shape):
+    model, inputs = shape.make()
+    gm = torch.fx.symbolic_trace(model)
+    with pytest.warns(NothingToTransformWarning):
+        new, plan = mhc_compile.rewrite(gm, n=4, example_inputs=inputs)
+    assert not plan.sites and not hasattr(new, "hyper_connections")
+    assert torch.equal(new(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("connection", ["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"])
+@some("pre-norm", "post-norm", "resnet stage", "scaled skip", "through a 2-D view")
+def test_function_is_preserved_under_every_connection(shape: Shape, connection: str):
+    model, inputs = shape.make()
+    err, plan = preserved(model, *inputs, connection=connection)
+    assert err <= TIGHT and plan.connection == connection
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@some("convnext", "post-norm, RMSNorm spelled out", "parallel", "added in 2-D", "wide residual")
+def test_function_is_preserved_for_every_number_of_streams(shape: Shape, n: int):
+    model, inputs = shape.make()
+    err, plan = preserved(model, *inputs, n=n)
+    assert err <= TIGHT and len(plan.sites) == len(shape.keys)
+    assert (plan.parameters == 0) == (n == 1)
+
+
+@some("pre-norm", "post-norm", "resnet stage", "through a 2-D view")
+def test_function_is_preserved_with_a_learned_readout(shape: Shape):
+    model, inputs = shape.make()
+    err, plan = preserved(model, *inputs, reduce="learned")
+    assert err <= TIGHT and all(r.parameters for s in plan.segments for r in s.readouts)
+
+
+@some("pre-norm", "resnet stage", "drop path", "checkpointed whole", "shared layers")
+def test_keys_are_the_same_in_training_and_evaluation(shape: Shape):
+    model, inputs = shape.make()
+    for mode in (True, False):
+        assert tuple(s.key for s in plan_of(model.train(mode), *inputs, front_end="dynamo").sites) == shape.keys
+
+
+@some("pre-norm", "convnext", "parallel", "token shift", "in place")
+def test_keys_are_the_same_for_other_shapes(shape: Shape):
+    model, (x,) = shape.make()
+    sizes = (5, 8, 6, 6) if x.dim() == 4 else (3, 9, 8)
+    other = torch.randn(sizes, dtype=x.dtype)
+    assert tuple(s.key for s in plan_of(model, other).sites) == shape.keys
+
+
+@some("pre-norm", "post-norm", "resnet stage", "long skip", "token shift")
+def test_keys_are_the_same_with_open_batch_and_sequence_sizes(shape: Shape):
+    model, inputs = shape.make()
+    gm = traced(model, *inputs, front_end="dynamo")
+    plan = make_plan(gm, Config())
+    assert tuple(s.key for s in plan.sites) == shape.keys
+    assert all(isinstance(s.shape[0], str) for s in plan.sites)  # the batch is a symbol
+
+
+def test_the_table_names_every_reason_a_float_add_is_left_alone_by_its_structure():
+    """Each look-alike is there for a reason; those that depend on options or on sizes have tests of their own."""
+    by_structure = {"SCALAR", "BROADCAST", "NOT_ANCESTOR", "NO_WEIGHT", "PROJECTED_SHORTCUT", "RESHAPED_SKIP", "SLICED",
+                    "INPUT_INDEPENDENT", "NESTED", "MULTI_STREAM"}  # fmt: skip
+    assert {reason for shape in SHAPES.values() for reason in shape.reasons} == by_structure
