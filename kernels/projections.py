@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_compile.config import MAX_STREAMS, MAX_STREAMS_LITE
-from mhc_compile.kernels import reference
+from mhc_compile.kernels import ops, reference
 
 # Logit of the diagonal at the start. Much larger ones saturate: from 8 on the gradient through Sinkhorn is dead.
 TAU = 2.0
@@ -37,7 +37,7 @@ class Projection:
 
 def sinkhorn(logits: Tensor, n: int) -> Tensor:
     """Twenty Sinkhorn iterations on row-major logits `[n * n, ...]`: doubly stochastic, columns approximately."""
-    return reference.sinkhorn(unconstrained(logits, n))
+    return ops.sinkhorn(unconstrained(logits, n))
 
 
 def permutation_mixture(logits: Tensor, n: int) -> Tensor:

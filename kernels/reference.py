@@ -77,8 +77,8 @@ def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor
 
     The numbers of DeepSeek's code, which holds `comb = R^T`: softmax over the last axis, columns, then (rows, columns).
     No row maximum is subtracted: a scaling of the rows moves the start of the iteration, and with it the result after
-    finitely many. The first step is a softmax over the output axis: shift-invariant, so it cannot overflow, and no
-    finite logits underflow a whole column to 0 / 0.
+    finitely many. The first columns and rows are divided in the log domain, and a column that underflows as a whole
+    stays 0: the result is finite, with rows that sum to 1, for all finite logits.
 
     Args:
         logits: `[n, n, ...]`, rows first.
@@ -87,10 +87,9 @@ def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor
     Returns:
         `[n, n, ...]` with rows that sum to 1 to rounding and columns that do so approximately.
     """
-    M = torch.softmax(logits, dim=0)
-    M = M / M.sum(1, keepdim=True)
+    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)
     for _ in range(iterations - 1):
-        M = M / M.sum(0, keepdim=True)
+        M = M / M.sum(0, keepdim=True).clamp_min(torch.finfo(M.dtype).tiny)
         M = M / M.sum(1, keepdim=True)
     return M
 
