@@ -79,4 +79,4 @@ def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor
     Returns:
         `[n, n, ...]`, contiguous, in the dtype of the logits. It can be differentiated once.
     """
-    return torch.ops.mhc.sinkhorn(logits, iterations)  # type: ignore[no-any-return]
+    return torch.ops.mhc.sinkhorn(logits, iterations)

@@ -45,12 +45,13 @@ def translate(error: Exception, model: nn.Module, args: Sequence[Any], kwargs: M
         if error.gb_type == "Observed exception" and raised:
             return _mismatch(call, where, _innermost(raised.group(1)) or raised.group(1))
         return _graph_break(error, call, where)
+    if "data-dependent" in str(error) or type(error).__name__ == "PendingUnbackedSymbolNotFound":
+        return _graph_break(error, call, where)  # a size or a branch depends on values, which tracing does not know
     if isinstance(error, compat.UserError) or "unrecognized type" in str(error):  # the latter for outputs
         return _user_error(error, call, where)
     return CaptureError(
         f"tracing {call} failed{where}: {type(error).__name__}: {_headline(error)}\n"
-        "Check that the model runs on these inputs; if it does, pass example_inputs that take a simpler path, "
-        "or compile it with torch.compile(model, backend='mhc'), which allows graph breaks"
+        "Check that the model runs on these inputs; if it does, pass example_inputs that take a simpler path"
     )
 
 
@@ -75,10 +76,7 @@ def _graph_break(error: Exception, call: str, where: str) -> GraphBreakError:
     lines += [f"PyTorch suggests: {hint}" for hint in hints[:2]]
     if "`lock`" in str(error):  # Hugging Face guards what it installs at the first call with a lock
         lines.append("Call the model once before: some libraries finish setting it up at the first call")
-    lines.append(
-        "Change that line, pass example_inputs or example_kwargs that do not reach it, or write "
-        "torch.compile(model, backend='mhc'), which allows graph breaks"
-    )
+    lines.append("Change that line, or pass example_inputs or example_kwargs that do not reach it")
     return GraphBreakError("\n".join(lines))
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mhc_compile.collapse import Group, collapse, singles
 from mhc_compile.explain import Role
-from mhc_compile.passes.plan import Plan, Rejection, Segment
+from mhc_compile.passes.plan import Plan, Rejection, Segment, Site
 from mhc_compile.recommendations import recommend
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 
@@ -29,7 +29,8 @@ def check_totals(plan: Plan) -> None:
     Raises:
         InconsistentPlanError: the sums differ.
     """
-    adds = Counter(add for part in (*plan.sites, *plan.rejected) for add in part.adds)
+    parts: tuple[Site | Rejection, ...] = (*plan.sites, *plan.rejected)
+    adds = Counter(add for part in parts for add in part.adds)
     if adds.total() != plan.float_adds or len(adds) != plan.float_adds:
         twice = [add for add, count in adds.items() if count > 1]
         raise InconsistentPlanError(f"{adds.total()} adds are explained, {plan.float_adds} exist; repeated: {twice}")

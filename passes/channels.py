@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -163,7 +164,7 @@ def _carry(graph: Ancestry, source: int, result: int, axes: Axes) -> Axes:
 def _permutation(graph: Ancestry, i: int, rank: int) -> list[int] | None:
     node = graph.nodes[i]
     name = canonical_name(node)
-    rest = [a for a in node.args[1:]]
+    rest: list[Any] = list(node.args[1:])
     if name in ("transpose", "swapaxes", "swapdims") and len(rest) == 2:
         order = list(range(rank))
         first, second = (int(a) % rank for a in rest)

@@ -188,6 +188,5 @@ def _split(node: fx.Node, combine: Callable[..., Any], left: Any, right: Any) ->
 
 def _scaled_meta(node: fx.Node, factors: Any) -> dict[str, Any]:
     """The product has the broadcast shape of its factors: the larger one's, which is what detection looks at."""
-    tensors = [f for f in factors if tensor_of(f) is not None]
-    largest = max(tensors, key=lambda f: tensor_of(f).dim(), default=node)
-    return dict(largest.meta)
+    ranks = {f: tensor.dim() for f in factors if (tensor := tensor_of(f)) is not None}
+    return dict(max(ranks, key=ranks.__getitem__, default=node).meta)

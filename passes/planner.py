@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -170,7 +171,7 @@ def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: M
 
 def _site_before(chain: Chain, sites: Mapping[int, Site], i: int) -> Site:
     """The last site before a stream value: a readout is named after it and has its channels."""
-    return sites[[s.add for s in chain.sites if s.add <= i][-1]]
+    return sites[chain.sites[bisect_right(chain.sites, i, key=lambda s: s.add) - 1].add]
 
 
 def _readout(graph: Ancestry, config: Config, key: str, i: int, users: Sequence[fx.Node], site: Site) -> Readout:

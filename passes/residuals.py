@@ -128,15 +128,15 @@ def _added_in_every_layer(graph: Ancestry, total: Sum, adds: list[int]) -> bool:
 
 
 def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: set[int]) -> Rejected | None:
+    touched = mutated & {skip.base, *skip.lifts, *total.adds}
+    if touched:
+        return Rejected(total.adds, Reason.MUTATED, graph.nodes[min(touched)].name)
     if not graph.live[total.add]:
         return Rejected(total.adds, Reason.DEAD)
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
     if _added_in_every_layer(graph, total, uses[skip.base]):
         return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
-    touched = mutated & {skip.base, *skip.lifts, *total.adds}
-    if touched:
-        return Rejected(total.adds, Reason.MUTATED, graph.nodes[min(touched)].name)
     return _unliftable(graph, total, skip) or _sliced(graph, total, skip)
 
 

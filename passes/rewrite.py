@@ -168,7 +168,7 @@ class _Rewriter:
         params = tuple(self._attribute(readout.key, name, value) for name in names)
         with self.graph.inserting_before(_after(self.last[value])):
             how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
-            constants = {"how": how, "axis": readout.channel_axis}
+            constants: dict[str, Any] = {"how": how, "axis": readout.channel_axis}
             single = self.graph.call_function(kernels.reduce, (self.streams[value], params), constants)
         self._describe(single, value, identifier(readout.key))
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})

@@ -39,9 +39,10 @@ def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
         others = [o for o in operands if o != operand]
         for base, lifts in _origins(graph, operand):
             flows = [graph.reach(base, o) for o in others]
-            if all(map(through_weight, flows)) and _sides_independent(graph, base, lifts):
+            weighted = all(map(through_weight, flows))
+            if weighted and _sides_independent(graph, base, lifts):
                 return Skip(operand, base, lifts)
-            reached_without_weight |= all(flows)
+            reached_without_weight |= all(flows) and not weighted
     if reached_without_weight:
         return NoSkip(Reason.NO_WEIGHT, "")
     return _changed_shortcut(graph, operands) or NoSkip(Reason.NOT_ANCESTOR, "")
@@ -74,7 +75,9 @@ def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool
 def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None:
     """Recognise `g(x) + f(x)`, where g keeps the sum from having an identity path, and name g."""
     for operand in operands:
-        base, weights, changes = operand, [], []
+        base = operand
+        weights: list[str] = []
+        changes: list[str] = []
         for _ in range(_MAX_LIFTS):
             inputs = graph.inputs[base]
             if len(inputs) != 1:

@@ -91,7 +91,7 @@ def test_the_dry_run_fails_alike(case):
         mhc_compile.plan(make(), **arguments)
 
 
-@pytest.mark.parametrize("thing", [Block, 3, None, "timm:resnet18", lambda x: x], ids=str)
+@pytest.mark.parametrize("thing", [Block, 3, None, "timm:resnet18", lambda x: x], ids=lambda t: type(t).__name__)
 def test_not_a_module(thing):
     with pytest.raises(errors.NotAModuleError, match="Module"):
         mhc_compile.transform(thing, **GIVEN)

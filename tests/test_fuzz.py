@@ -38,8 +38,9 @@ def test_drawn_networks_are_rewritten_right(net):
 
 
 @settings(max_examples=DYNAMO_CASES, **SETTINGS)
-@given(networks())
+@given(networks().filter(lambda net: "recurrent" not in repr(net)))
 def test_drawn_networks_are_transformed_right(net):
+    """Through Dynamo, which does not trace recurrent layers."""
     check_transformed(net)
 
 

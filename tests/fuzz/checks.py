@@ -54,6 +54,7 @@ def check_transformed(net: Network) -> None:
     """All checks on `transform`, which captures with Dynamo, train mode included."""
     torch.compiler.reset()
     model, inputs = build(net)
+    _without_dropout(model)  # before the capture, which takes probabilities as constants
     options = {"connection": net.connection, "reduce": net.reduce}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
@@ -93,9 +94,8 @@ def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]
 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
     """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
-    for module in chain(model.modules(), rewritten.modules()):
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    _without_dropout(model)
+    _without_dropout(rewritten)
     check_preserved(model.train(), rewritten.train(), inputs)
     if not plan.sites:
         return
@@ -110,6 +110,12 @@ def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor],
         optimizer.step()
     if silent:
         raise FuzzError(f"no gradient in {_STEPS} steps: {', '.join(sorted(silent))}\n{plan}")
+
+
+def _without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _loss(outputs: Sequence[Tensor]) -> Tensor:

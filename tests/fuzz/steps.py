@@ -106,3 +106,6 @@ END: dict[str, Compute] = {
 USES_BRANCH = frozenset({"dead", "projected_shortcut", "normed_projection", "independent_sum", "negated_skip",
                          "dense_concat", "lora", "sliced", "sliced_by_index"})  # fmt: skip
 """Kinds with a drawn branch; only live ones keep the free sites of that branch."""
+
+CUTS = frozenset({"sliced", "sliced_by_index"})
+"""Kinds that take a part of the stream."""

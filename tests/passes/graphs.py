@@ -64,7 +64,7 @@ def error(new: Any, old: Any) -> float:
     """Largest error of any output, in units of the root mean square of that output."""
     pairs = list(zip(flat(new), flat(old), strict=True))
     assert pairs
-    return max(float((a - b).abs().max() / b.square().mean().sqrt()) for a, b in pairs)
+    return max(float((a - b).detach().abs().max() / b.detach().square().mean().sqrt()) for a, b in pairs)
 
 
 def preserved(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any) -> tuple[float, Plan]:

@@ -37,7 +37,6 @@ class Shape:
         reasons: names of the reasons of its rejected sums, in graph order.
         segments: number of segments.
         inputs: makes its inputs, fp64.
-        symbolic: whether `torch.fx.symbolic_trace` can trace it.
         gap: what is decided otherwise so far, "" if nothing is.
     """
 
@@ -46,7 +45,6 @@ class Shape:
     reasons: tuple[str, ...] = ()
     segments: int = 1
     inputs: Callable[[], tuple[Tensor, ...]] = lambda: (tokens(),)
-    symbolic: bool = True
     gap: str = ""
 
     def make(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -555,10 +553,8 @@ SHAPES: dict[str, Shape] = {
     "token shift": Shape(token_shift, ("f0", "f1"), ("NO_WEIGHT",) * 4),
     "cross-attention": Shape(cross_attention, ("self_attn", "cross_attn", "f0"), inputs=two_inputs),
     "mixture of experts": Shape(mixture, ("moe", "f0")),
-    "checkpointed": Shape(checkpointed, ("0.f", "1.f"), symbolic=False),
-    "checkpointed whole": Shape(
-        Checkpointed, ("layers.0.attn", "layers.0.mlp", "layers.1.attn", "layers.1.mlp"), symbolic=False
-    ),
+    "checkpointed": Shape(checkpointed, ("0.f", "1.f")),
+    "checkpointed whole": Shape(Checkpointed, ("layers.0.attn", "layers.0.mlp", "layers.1.attn", "layers.1.mlp")),
     "reversible": Shape(
         reversible, (), ("MULTI_STREAM",) * 4, 0, gap="the two streams are taken for one with sites around each other"
     ),

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mhc_compile.passes.channels import axis_of_size
+from tests.passes.graphs import graph_of, plan_of, reasons
+from tests.passes.layers import Mlp, Net, conv, images, mlps, tokens
+
+X = tokens()
+
+
+def axes(body, x, front_end="symbolic", **layers):
+    """`(channel_axis, base_axis, channels)` of every site."""
+    plan = plan_of(Net(body, **layers).double().eval(), x, front_end=front_end)
+    return [(s.channel_axis, s.base_axis, s.channels) for s in plan.sites]
+
+
+def flat(m, x):
+    return x.flatten(2).transpose(1, 2)
+
+
+FRONT_ENDS = pytest.mark.parametrize("front_end", ["dynamo", "symbolic", "export"])
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize(("shape", "expected"), [((6, 8), 1), ((2, 6, 8), 2), ((2, 4, 4, 8), 3), ((8, 8, 8), 2)])
+def test_a_linear_layer_shows_its_last_axis(shape, expected, front_end):
+    assert axes(lambda m, x: x + m.f(x), tokens(*shape), front_end, f=Mlp()) == [(expected, expected, 8)]
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize(("layer", "shape"), [
+    (nn.Conv1d(8, 8, 1), (2, 8, 8)), (nn.Conv2d(8, 8, 1), (2, 8, 8, 8)), (nn.Conv3d(8, 8, 1), (2, 8, 2, 2, 8)),
+])  # fmt: skip
+def test_a_convolution_shows_its_second_axis(layer, shape, front_end):
+    assert axes(lambda m, x: x + m.f(x), tokens(*shape), front_end, f=layer) == [(1, 1, 8)]
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize(("body", "expected"), [
+    (lambda m, x: x + m.f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), (1, 1, 8)),
+    (lambda m, x: x + m.f(x.transpose(1, -1)).transpose(-1, 1), (1, 1, 8)),
+    (lambda m, x: x + m.f(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(2, 8, 4, 4), (1, 1, 8)),
+    (lambda m, x: x + m.f(torch.relu(x).permute((0, 2, 3, 1))).permute((0, 3, 1, 2)), (1, 1, 8)),
+])  # fmt: skip
+def test_permutations_inside_the_branch_are_followed(body, expected, front_end):
+    assert axes(body, images(), front_end, f=Mlp()) == [expected]
+
+
+@FRONT_ENDS
+def test_base_and_add_may_have_their_channels_on_different_axes(front_end):
+    body = lambda m, x: flat(m, x) + flat(m, m.c(x))
+    assert axes(body, images(), front_end, c=conv()) == [(2, 1, 8)]
+    body = lambda m, x: x.transpose(1, 2) + m.f(x).transpose(1, 2)
+    assert axes(body, X, front_end, f=Mlp()) == [(1, 2, 8)]
+
+
+def test_a_branch_that_mixes_tokens_follows_the_others():
+    """MLP-Mixer: the first linear layer of each block contracts the tokens."""
+
+    def body(m, x):
+        x = x + m.mix(x.transpose(1, 2)).transpose(1, 2)
+        x = x + m.f0(x)
+        return x + m.f1(x)
+
+    assert axes(body, X, mix=nn.Linear(6, 6), **mlps(2)) == [(2, 2, 8)] * 3
+
+
+def test_open_sizes_are_no_channels():
+    """A branch that shows an axis whose size is open does not make it the channel axis."""
+    body = lambda m, x: x + (m.w @ m.f(x).transpose(1, 2)).transpose(1, 2)
+    found = axes(body, X, "dynamo", f=Mlp(), w=nn.Parameter(torch.randn(8, 8)))
+    assert found == [(2, 2, 8)]
+
+
+def test_a_view_that_breaks_up_the_channels_is_rejected():
+    body = lambda m, x: x.reshape(2, 48) + m.f(x).reshape(2, 48)
+    plan = plan_of(Net(body, f=Mlp()).double(), X)
+    assert not plan.sites and reasons(plan) == ["RESHAPED_SKIP"]
+
+
+def test_axis_of_size_prefers_the_axis_of_the_site():
+    graph = graph_of(Net(lambda m, x: (x * 1.0, x.transpose(1, 2), x.mean(-1))).double(), tokens(2, 8, 6))
+    one, moved, gone = (graph.index[n] for n in graph.nodes[-1].all_input_nodes)
+    assert axis_of_size(graph, one, 1, 8) == (1, 8)
+    assert axis_of_size(graph, moved, 1, 8) == (2, 8)
+    assert axis_of_size(graph, gone, 2, 6) == (1, 8)  # the last one, where no axis has this size

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mhc_compile.passes.checkpoints import META, inline_checkpoints, outline_checkpoints
+from tests.passes.graphs import error, rewritten, traced
+from tests.passes.shapes import SHAPES
+
+
+def opened(name):
+    model, inputs = SHAPES[name].make()
+    gm = traced(model, *inputs, front_end="dynamo")
+    inline_checkpoints(gm)
+    return model, inputs, gm
+
+
+def checkpoints(gm):
+    return [
+        n for n in gm.graph.nodes if getattr(n.target, "__name__", "") in ("tag_activation_checkpoint", "checkpoint")
+    ]
+
+
+@pytest.mark.parametrize("name", ["checkpointed", "checkpointed whole"])
+def test_bodies_are_inlined_with_a_region_each(name):
+    model, inputs, gm = opened(name)
+    assert not checkpoints(gm)
+    assert {n.meta[META].index for n in gm.graph.nodes if META in n.meta} == {0, 1}
+    gm.graph.lint()
+    gm.recompile()
+    assert error(gm(*inputs), model(*inputs)) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["checkpointed", "checkpointed whole"])
+def test_what_was_opened_is_closed_again(name):
+    model, inputs, gm = opened(name)
+    outline_checkpoints(gm)
+    gm.recompile()
+    assert len(checkpoints(gm)) == 2 and error(gm(*inputs), model(*inputs)) <= 1e-12
+
+
+def test_the_rewritten_body_is_recomputed_in_the_backward_pass():
+    model, inputs = SHAPES["checkpointed whole"].make()
+    gm, _ = rewritten(model, *inputs, front_end="dynamo")
+    assert len(checkpoints(gm)) == 2
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        gm(*inputs).sum().backward()
+    plain = []
+    other, _ = rewritten(*[SHAPES["pre-norm"].make()[0], *inputs])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: plain.append(t) or t, lambda t: t):
+        other(*inputs).sum()
+    assert len(saved) < len(plain) / 2
+
+
+def test_graphs_without_checkpoints_are_left_alone():
+    model, inputs = SHAPES["pre-norm"].make()
+    gm = traced(model, *inputs, front_end="dynamo")
+    before = [str(n) for n in gm.graph.nodes]
+    inline_checkpoints(gm)
+    outline_checkpoints(gm)
+    assert [str(n) for n in gm.graph.nodes] == before
