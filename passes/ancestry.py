@@ -44,7 +44,7 @@ class Ancestry:
         ]
         self.inputs: list[list[int]] = [self._data_inputs(i) for i in range(len(self.nodes))]
         self.weights: list[tuple[str, ...]] = [self._weights(i) for i in range(len(self.nodes))]
-        self._met = [self._bits(i) for i in range(len(self.nodes))]
+        self.met = [self._bits(i) for i in range(len(self.nodes))]
         self._scans: dict[int, bytearray] = {}
 
     def _data_inputs(self, i: int) -> list[int]:
@@ -148,7 +148,7 @@ class Ancestry:
             for j in self.inputs[i]:
                 if j >= source:
                     met |= state[j - source]
-            state.append(met | self._met[i] if met else 0)
+            state.append(met | self.met[i] if met else 0)
         return state
 
     @cached_property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.exchanges import is_foreign
 from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.residuals import Candidate
 
@@ -109,10 +110,12 @@ def resolve_nesting(
 
 def _surroundings(candidates: Sequence[Candidate]) -> dict[int, frozenset[int]]:
     """For each candidate's add, the adds of the candidates in whose branch it lies."""
-    around: dict[int, set[int]] = {c.add: set() for c in candidates}
+    by_add = {c.add: c for c in candidates}
+    around: dict[int, set[int]] = {add: set() for add in by_add}
     for outer in candidates:
         for inner in outer.branch_nodes & around.keys():
-            around[inner].add(outer.add)
+            if not is_foreign(by_add[inner], outer):  # else another tower, updated in between
+                around[inner].add(outer.add)
     return {add: frozenset(outers) for add, outers in around.items()}
 
 

@@ -128,6 +128,7 @@ class Segment:
         lifts: nodes between sites that are applied to every stream.
         readouts: where its streams are reduced.
         linear: only linear ops lie on its stream paths, so streams may differ from the start (case A of maths.md).
+        sides: pairs of a lift and an operand of it that is a stream value too, but off the path: it is read out.
     """
 
     index: int
@@ -136,6 +137,7 @@ class Segment:
     lifts: tuple[str, ...]
     readouts: tuple[Readout, ...]
     linear: bool
+    sides: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.chains import resolve_nesting
 from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
+from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.keys import common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
@@ -31,8 +32,9 @@ def plan_graph(graph: Ancestry, config: Config) -> Plan:
         PatternError: an `include` or `exclude` glob matches no site.
     """
     found, rejected = find_residuals(graph)
+    found, exchanged = _without_exchanges(graph, found)
     kept, nested = resolve_nesting(graph, found, config.nested)
-    dropped = [_nested(graph, c, nested[c.add]) for c in found if c.add in nested]
+    dropped = exchanged + [_nested(graph, c, nested[c.add]) for c in found if c.add in nested]
     channels = find_channels(graph, kept)
     dropped += [found for found in channels.values() if isinstance(found, Rejected)]
     sized = {add: found for add, found in channels.items() if isinstance(found, Channels)}
@@ -42,6 +44,16 @@ def plan_graph(graph: Ancestry, config: Config) -> Plan:
     chains, short = _long_enough(graph, kept, config.min_sites)
     rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)
     return _assemble(graph, config, chains, keys, sized, rejections)
+
+
+def _without_exchanges(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
+    partners = find_exchanges(graph, found)
+    rejected = [
+        Rejected(c.total.adds, Reason.MULTI_STREAM, f"exchanges values with the one of {graph.names[partners[c.add]]}")
+        for c in found
+        if c.add in partners
+    ]
+    return [c for c in found if c.add not in partners], rejected
 
 
 def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
@@ -166,6 +178,7 @@ def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: M
         lifts=tuple(graph.nodes[i].name for i in sorted(chain.lifts)),
         readouts=readouts,
         linear=chain.linear,
+        sides=tuple((graph.names[i], graph.names[j]) for i, j in sorted(chain.sides)),
     )
 
 

@@ -124,7 +124,7 @@ def _uses_as_skip(skips: list[tuple[Sum, Skip]]) -> _Uses:
 
 def _added_in_every_layer(graph: Ancestry, total: Sum, adds: list[int]) -> bool:
     """Whether the same skip comes back many times along one path, as a mask or position bias does in every layer."""
-    return len(adds) > _MAX_LEVELS and total.add != adds[0] and bool(graph.reach(adds[0], total.add))
+    return len(adds) > _MAX_LEVELS and all(graph.reach(adds[0], add) for add in (total.add, adds[-1]))
 
 
 def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: set[int]) -> Rejected | None:
@@ -173,6 +173,14 @@ def _is_cut(node: fx.Node) -> bool:
     """Whether the node takes a proper part of an axis, as `x[:, :-1]` does."""
     if canonical_name(node) != "getitem":
         return canonical_name(node) in ("narrow", "slice")
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    others = (user for user in source.users if user is not node and canonical_name(user) == "getitem")
+    # `h[..., :C] * h[..., C:]` divides h, nothing is cut off.
+    return _takes_part(node) and not any(_takes_part(u) and str(u.args[1]) != str(node.args[1]) for u in others)
+
+
+def _takes_part(node: fx.Node) -> bool:
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     return any(isinstance(s, slice) and (s.start is not None or s.stop is not None) for s in index)
 

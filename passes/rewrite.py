@@ -44,6 +44,7 @@ class _Rewriter:
         self.nodes = {node.name: node for node in graph.nodes}
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self.lifts = [self.nodes[name] for segment in plan.segments for name in segment.lifts]
+        self.sides = {pair for segment in plan.segments for pair in segment.sides}
         self.stale = {*self.lifts, *(self.nodes[name] for site in plan.sites for name in site.adds)}
         self.streams: dict[fx.Node, fx.Node] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted for a value, where the next one goes
@@ -72,12 +73,15 @@ class _Rewriter:
     def _lift(self, node: fx.Node) -> None:
         before, after = _after(node).prev, _after(node)
         with self.graph.inserting_before(after):
-            twin = lift(node, self.streams)
+            twin = lift(node, {v: self.streams[v] for v in node.all_input_nodes if self._is_streamed(node, v)})
         emitted = twin
         while emitted is not before:
             self._describe(emitted, node, f"{node.name}_streams")
             emitted = emitted.prev
         self.streams[node] = self.last[node] = twin
+
+    def _is_streamed(self, lifted: fx.Node, operand: fx.Node) -> bool:
+        return operand in self.streams and (lifted.name, operand.name) not in self.sides
 
     def _open(self, opened: tuple[Site, str]) -> None:
         """Coefficients from the streams at the base, and the read for everything in the branch that starts at `value`.

@@ -19,11 +19,13 @@ class Chain:
     """One segment while it is put together: positions of nodes.
 
     `lifts` are the ops applied to every stream; `readouts` maps a stream value to the users that need one tensor.
+    `sides` are pairs of a lifted op and an operand off the stream path: one tensor even if it is a stream value itself.
     """
 
     entry: int
     sites: list[Candidate] = field(default_factory=list)
     lifts: set[int] = field(default_factory=set)
+    sides: set[tuple[int, int]] = field(default_factory=set)
     linear: bool = True
     readouts: dict[int, list[fx.Node]] = field(default_factory=dict)
 
@@ -38,7 +40,9 @@ def build_chains(graph: Ancestry, candidates: Sequence[Candidate]) -> list[Chain
         chain = chain_of[link.source] if link else chains.setdefault(candidate.skip.base, Chain(candidate.skip.base))
         _append(graph, chain, candidate, link)
         chain_of[candidate.add] = chain
+    values = {i for chain in chains.values() for i in (*chain.lifts, *(s.add for s in chain.sites))}
     for chain in chains.values():
+        chain.sides = {(lift, operand) for lift, operand in chain.sides if operand in values}
         chain.readouts = _find_readouts(graph, chain)
     return list(chains.values())
 
@@ -48,8 +52,10 @@ def _append(graph: Ancestry, chain: Chain, candidate: Candidate, link: Link | No
     if link is None:
         return  # streams are still equal at the entry: what is done to the skip is done to one tensor
     path = {*link.path, *candidate.skip.lifts}
-    chain.linear &= all(is_linear(graph, i, path | {link.source, candidate.skip.base}) for i in path)
+    on_stream = path | {link.source, candidate.skip.base}
+    chain.linear &= all(is_linear(graph, i, on_stream) for i in path)
     chain.lifts |= path
+    chain.sides |= {(i, j) for i in path for j in graph.inputs[i] if j not in on_stream}
 
 
 def _find_readouts(graph: Ancestry, chain: Chain) -> dict[int, list[fx.Node]]:
@@ -62,7 +68,8 @@ def _find_readouts(graph: Ancestry, chain: Chain) -> dict[int, list[fx.Node]]:
         others = [
             user
             for user in graph.nodes[i].users
-            if not (_is_internal(graph, user, stream_uses, feeds.get(i, ())) or (sized and asks_size(user)))
+            if (graph.index[user], i) in chain.sides
+            or not (_is_internal(graph, user, stream_uses, feeds.get(i, ())) or (sized and asks_size(user)))
         ]
         if others:
             readouts[i] = others

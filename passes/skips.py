@@ -45,7 +45,7 @@ def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
             reached_without_weight |= all(flows) and not weighted
     if reached_without_weight:
         return NoSkip(Reason.NO_WEIGHT, "")
-    return _changed_shortcut(graph, operands) or NoSkip(Reason.NOT_ANCESTOR, "")
+    return _mixed_streams(graph, operands) or _changed_shortcut(graph, operands) or NoSkip(Reason.NOT_ANCESTOR, "")
 
 
 def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -70,6 +70,27 @@ def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool
     path = {base, *lifts}
     sides = (j for lift in lifts for j in graph.inputs[lift] if j not in path)
     return not any(graph.reach(base, side) for side in sides)
+
+
+def _mixed_streams(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None:
+    """Recognise `comb @ X + post * f(X)` with `comb` computed from X: hyper-connections of the model's own."""
+    for operand in operands:
+        mixes = _unlifted(graph, operand)
+        terms = graph.inputs[mixes]
+        if graph.kinds[mixes] is not Kind.OPAQUE or graph.weights[mixes] or len(terms) != 2:
+            continue
+        others = [o for o in operands if o != operand]
+        for streams, matrix in (terms, terms[::-1]):
+            if all(through_weight(graph.reach(_unlifted(graph, streams), o)) for o in (matrix, *others)):
+                return NoSkip(Reason.MULTI_STREAM, f"mixed by {graph.nodes[mixes].name}")
+    return None
+
+
+def _unlifted(graph: Ancestry, i: int) -> int:
+    """The value before the casts, views and scales that lead to node `i`."""
+    while graph.kinds[i] in LINEAR and len(graph.inputs[i]) == 1:
+        i = graph.inputs[i][0]
+    return i
 
 
 def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None:

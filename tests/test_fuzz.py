@@ -16,7 +16,7 @@ from tests.fuzz.checks import FuzzError, check_traced, check_transformed
 from tests.fuzz.families import Family
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build
-from tests.fuzz.spec import Collect, Long, Network, Op, Res, UNet, expected_sites, settle
+from tests.fuzz.spec import Collect, Long, Network, Op, Recall, Res, UNet, expected_sites, settle
 
 CASES, DYNAMO_CASES = 500, 20
 SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
@@ -81,6 +81,9 @@ BY_HAND = {
     "more long skips than blocks in each": (tokens(*[Long((BLOCK,) * 2, head=True)] * 3), 3),
     "a layer used three times": (tokens(Res("post_norm", uses=3)), 3),
     "hidden states": (tokens(BLOCK, Collect(), BLOCK, Collect()), 2),
+    "a product of two stream values": (tokens(BLOCK, Collect(), BLOCK, Recall(), BLOCK), 3),
+    "a square of the stream": (tokens(BLOCK, BLOCK, Collect(), Recall(), BLOCK), 3),
+    "a sum of two segments": (tokens(Long((BLOCK,)), Long((BLOCK,) * 5, head=True, tail=False), Op("norm"), BLOCK), 7),
     "u-net": (images(BLOCK, UNet((BLOCK, BLOCK)), BLOCK), 4),
     "two towers": (tokens(BLOCK, towers=((BLOCK,), (BLOCK, BLOCK)), join="sum"), 4),
     "cross-attention": (tokens(Res("plain", "cross_attention"), encoder=(BLOCK, BLOCK)), 3),

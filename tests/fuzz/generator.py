@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from tests.fuzz import branches, residuals, steps
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Res, UNet, count, settle, uses_branch
+from tests.fuzz.spec import Collect, Element, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
 
 MAX_LENGTH = 5
 
@@ -52,7 +52,8 @@ def _tower(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
 
 def _flat(images: bool) -> st.SearchStrategy[Element]:
     op = st.builds(Op, st.sampled_from([*steps.PASS, *steps.MAYBE, *steps.END]), _branch(images)).map(_without_unused)
-    return st.integers(0, 9).flatmap(lambda i: op if i > 6 else st.just(Collect()) if i == 6 else _residual(images))
+    memory = st.sampled_from([Collect(), Collect(), Recall()])
+    return st.integers(0, 9).flatmap(lambda i: {6: memory, 7: op, 8: op, 9: op}.get(i, _residual(images)))
 
 
 def _residual(images: bool) -> st.SearchStrategy[Element]:

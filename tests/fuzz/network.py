@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests.fuzz.branches import Branch
 from tests.fuzz.families import Family
 from tests.fuzz.residuals import Residual
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Res, UNet
+from tests.fuzz.spec import Collect, Element, Long, Network, Op, Recall, Res, UNet
 from tests.fuzz.steps import Step
 
 States = list[Tensor]
@@ -32,6 +32,8 @@ class Chain(nn.Module):
         for element, layer in zip(self.elements, self.layers, strict=True):
             if isinstance(element, Collect):
                 states.append(x)
+            elif isinstance(element, Recall):
+                x = x * states[-1] if states else x
             elif isinstance(element, Op):
                 x = layer(x, memory, mask, position)
             elif isinstance(element, Res):

@@ -34,6 +34,11 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """The stream is multiplied by the last hidden state kept, if there is one."""
+
+
+@dataclass(frozen=True)
 class Long:
     """A residual add around a chain: `x + tail(inner(head(x)))`."""
 
@@ -49,7 +54,7 @@ class UNet:
     inner: tuple[Element, ...]
 
 
-Element = Res | Op | Collect | Long | UNet
+Element = Res | Op | Collect | Recall | Long | UNet
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,8 @@ def _settle_element(element: Element, owned: bool) -> Element:
 
 def _owned_after(element: Element, owned: bool) -> bool:
     """Whether the value after an element is held by nobody else."""
-    if isinstance(element, Collect):
-        return False
+    if isinstance(element, Collect | Recall):  # nothing may have been recalled
+        return owned and isinstance(element, Recall)
     keeps = isinstance(element, Op) and element.kind in ("dropout", "cast", "dead")  # may return their operand itself
     return owned if keeps else True
 
@@ -191,7 +196,12 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
     run = 0
     for element in chain:
         kind = element.kind if isinstance(element, Res | Op) else ""
-        ends = isinstance(element, UNet) or kind in END or kind in ENDS_CHAIN or (sure and kind in MAYBE)
+        ends = (
+            isinstance(element, UNet)
+            or kind in END
+            or kind in ENDS_CHAIN
+            or (sure and (kind in MAYBE or isinstance(element, Recall)))
+        )
         run += kind in STARTS_ANEW
         # Where a kind ends its chain, every further use is a run of one site: never the longest alone.
         several = isinstance(element, Res) and not ends

@@ -37,7 +37,6 @@ class Shape:
         reasons: names of the reasons of its rejected sums, in graph order.
         segments: number of segments.
         inputs: makes its inputs, fp64.
-        gap: what is decided otherwise so far, "" if nothing is.
     """
 
     build: Callable[[], nn.Module]
@@ -45,7 +44,6 @@ class Shape:
     reasons: tuple[str, ...] = ()
     segments: int = 1
     inputs: Callable[[], tuple[Tensor, ...]] = lambda: (tokens(),)
-    gap: str = ""
 
     def make(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The model, fp64 and always the same, and its inputs."""
@@ -250,11 +248,12 @@ def hyper_connected() -> nn.Module:
         streams = x.unsqueeze(2).expand(-1, -1, 2, -1)
         for f in (m.f0, m.f1):
             u = (streams * m.pre).sum(2)
-            streams = m.res @ streams + f(u).unsqueeze(2) * m.post
+            mixing = m.mixing(streams).softmax(-1)
+            streams = mixing @ streams + f(u).unsqueeze(2) * m.post
         return streams.mean(2)
 
     gates = {name: nn.Parameter(torch.rand(2, 1)) for name in ("pre", "post")}
-    return Net(body, res=nn.Parameter(torch.rand(2, 2)), **gates, **mlps(2))
+    return Net(body, mixing=nn.Linear(WIDTH, 2), **gates, **mlps(2))
 
 
 def reversible() -> nn.Module:
@@ -548,16 +547,14 @@ SHAPES: dict[str, Shape] = {
     "added in 2-D": Shape(added_in_2d, ("f0", "f1")),
     "sliced branch": Shape(sliced_branch, (), ("SLICED",), 0),
     "sliced skip": Shape(sliced_skip, (), ("RESHAPED_SKIP",), 0),
-    "multi-stream": Shape(hyper_connected, (), ("PROJECTED_SHORTCUT",) * 2, 0),
+    "multi-stream": Shape(hyper_connected, (), ("MULTI_STREAM",) * 2, 0),
     "long skip": Shape(long_skip, ("f0", "f1"), ("NESTED",)),
     "token shift": Shape(token_shift, ("f0", "f1"), ("NO_WEIGHT",) * 4),
     "cross-attention": Shape(cross_attention, ("self_attn", "cross_attn", "f0"), inputs=two_inputs),
     "mixture of experts": Shape(mixture, ("moe", "f0")),
     "checkpointed": Shape(checkpointed, ("0.f", "1.f")),
     "checkpointed whole": Shape(Checkpointed, ("layers.0.attn", "layers.0.mlp", "layers.1.attn", "layers.1.mlp")),
-    "reversible": Shape(
-        reversible, (), ("MULTI_STREAM",) * 4, 0, gap="the two streams are taken for one with sites around each other"
-    ),
+    "reversible": Shape(reversible, (), ("MULTI_STREAM",) * 4, 0),
     "shared layers": Shape(
         shared_layers, tuple(f"layer.{part}{use}" for use in ("", "#2", "#3") for part in ("attn", "mlp"))
     ),

@@ -58,7 +58,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 def without_dropout(model: nn.Module) -> nn.Module:
     """`model` with every dropout and drop path probability set to 0, in its modules and configurations."""
     for module in model.modules():
-        holders = [module, *(v for name, v in vars(module).items() if name == "config")]
+        holders = [module, *(v for name, v in vars(module).items() if name == "config" and hasattr(v, "__dict__"))]
         for holder in holders:
             for name, value in list(vars(holder).items()):
                 if type(value) is float and ("drop" in name or (name == "p" and "Drop" in type(module).__name__)):
