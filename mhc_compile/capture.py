@@ -139,6 +139,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
         try:
             logger.disabled = True
             vars(model).update({k: type(v)() for k, v in hooks.items()})

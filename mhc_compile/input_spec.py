@@ -143,4 +143,4 @@ def _conditions(env: Any, names: set[str], printer: Any) -> list[str]:
 def _compile(names: tuple[str, ...], conditions: list[str]) -> tuple[Guard, str]:
     source = " and ".join(conditions) or "True"
     code = compile(f"lambda {', '.join(names)}: {source}", "<mhc_compile guard>", "eval")
-    return eval(code, {"math": math}), source  # the text was printed by sympy just above
+    return eval(code, {"math": math, "torch": torch}), source  # the text was printed by sympy just above

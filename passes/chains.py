@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ def resolve_nesting(
     Args:
         graph: the graph the candidates live in.
         candidates: residual adds in graph order.
-        how: "longest" (the level with the longest chain; the outer one on a tie), "outer" or "inner".
+        how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or "inner".
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
@@ -96,7 +97,10 @@ def resolve_nesting(
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
-    order = sorted(candidates, key=lambda c: (sign * length[c.add], outward * size[c.add], c.add))
+    inside = Counter(outer for outers in around.values() for outer in outers)
+    # On a tie the outer level wins, unless more sites than it has itself would go with it.
+    crowded = {c.add: how == "longest" and inside[c.add] > length[c.add] for c in candidates}
+    order = sorted(candidates, key=lambda c: (sign * length[c.add], crowded[c.add], outward * size[c.add], c.add))
     kept: dict[int, Candidate] = {}
     dropped: dict[int, Candidate] = {}
     for candidate in order:

@@ -149,12 +149,12 @@ def _unliftable(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
 
 
 def _sliced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
-    """Reject a branch that was cut to length after its last weight; undoing a padding made before it is no cut."""
+    """Reject a branch that was cut to length after its last contraction; undoing a padding made before it is no cut."""
     todo = [o.node for o in total.operands if o.node != skip.operand]
     seen = set(todo)
     while todo:
         here = todo.pop()
-        if graph.weights[here]:
+        if graph.weights[here] or canonical_name(graph.nodes[here]) in _CONTRACTIONS:
             continue
         computed = through_weight(
             graph.reach(skip.base, here)
@@ -167,6 +167,10 @@ def _sliced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
         seen.update(onward)
         todo += onward
     return None
+
+
+_CONTRACTIONS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "tensordot", "scaled_dot_product_attention"})
+"""Ops that bring tokens back together: what was cut before them was cut for their sake."""
 
 
 def _is_cut(node: fx.Node) -> bool:

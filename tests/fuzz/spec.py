@@ -166,7 +166,8 @@ def _outer_wins(chain: Sequence[Element], i: int, after: int = 0) -> bool | None
     assert isinstance(element, Long)
     inner = [max(lengths, default=0) for lengths in (_run_lengths(element.inner, s) for s in (True, False))]
     shortest, longest = sorted((_run_around(chain, i, sure) for sure in (True, False)), key=lambda run: run[0] + run[1])
-    if max(inner) <= (sum(shortest) if element.head else shortest[1]):
+    run = sum(shortest) if element.head else shortest[1]
+    if max(inner) < run or (max(inner) == run and count(element.inner) <= run):
         return True
     return False if min(inner) > sum(longest) + after else None
 

@@ -32,7 +32,6 @@ _IMAGE_SIZES = {
     "timm:pvt_v2_b0": _SMALL_IMAGES,
     "timm:starnet_s1": _SMALL_IMAGES,
     "torchvision:efficientnet_b0": _SMALL_IMAGES,
-    "torchvision:inception_v3": 128,
     **{f"torchvision:{name}": _SMALL_IMAGES for name in ("densenet121", "mobilenet_v3_small", "regnet_y_400mf")},
     **{f"torchvision:{name}": _SMALL_IMAGES for name in ("resnet18", "wide_resnet50_2")},
 }
@@ -79,7 +78,15 @@ def build(target: str, *, train: bool = False, seed: int = 0) -> tuple[nn.Module
         model, kwargs = _build_huggingface(name)
         return model.train(train), (), kwargs
     found = resolve(target, meta=False, batch=BATCH)
+    _wake_head(found.model)
     return found.model.train(train), _images(target, found.example_inputs), found.example_kwargs
+
+
+def _wake_head(model: nn.Module) -> None:
+    """Random weights for a classifier that starts at zero: it would hide every difference, and every gradient."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.02)
 
 
 def _images(target: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
