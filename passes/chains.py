@@ -84,7 +84,8 @@ def resolve_nesting(
     Args:
         graph: the graph the candidates live in.
         candidates: residual adds in graph order.
-        how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or "inner".
+        how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or
+            "inner".
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
