@@ -59,10 +59,6 @@ class NotTransformedError(MhcError):
     """The model was not made by `mhc_compile.transform`, so there is nothing to revert."""
 
 
-class CheckpointError(MhcError):
-    """A state dict does not fit the hyper-connections of the model."""
-
-
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 
