@@ -137,7 +137,7 @@ def _functional_target(node: fx.Node) -> Callable[..., Any] | None:
     return next((getattr(home, name) for home in homes if hasattr(home, name)), None)
 
 
-def _argument_types(op: torch._ops.OpOverload) -> list[str]:
+def _argument_types(op: Any) -> list[str]:
     return [str(argument.type) for argument in op._schema.arguments]
 
 

@@ -175,9 +175,30 @@ def test_untraceable_model_without_inputs_is_told_the_call():
         mhc_compile.transform(Loops(), n=2)
 
 
+class Functional(nn.Module):
+    """A residual whose width no module tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
+
+    def forward(self, x):
+        return x + torch.tanh(x @ self.weight)
+
+
 def test_residual_model_without_inputs_is_told_that_sizes_are_missing():
     with pytest.raises(MissingInputsError, match=r"sizes .* are unknown.*example_inputs=\(torch.randn"):
-        mhc_compile.transform(nn.Sequential(Block(), Block()), n=2)
+        mhc_compile.transform(Functional(), n=2)
+
+
+def test_modules_tell_the_width_where_no_inputs_are_given():
+    model = nn.Sequential(Block(), Block()).eval()
+    transformed = mhc_compile.transform(model, n=2)
+    keys = [s.key for s in mhc_compile.plan(model, n=2, example_inputs=torch.randn(2, WIDTH)).sites]
+    assert [s.key for s in transformed.mhc_plan.sites] == keys
+    other = torch.randn(3, WIDTH)
+    with torch.no_grad():
+        torch.testing.assert_close(transformed(other), model(other))
 
 
 def test_no_inputs_are_needed_to_see_that_there_is_no_residual_connection():

@@ -33,7 +33,7 @@ class Streams(nn.Module):
         self.shift = shift
         self.used = used
         self.hyper_connections = nn.ParameterDict({"site": nn.Parameter(torch.zeros(()))})
-        self.mhc_plan = SimpleNamespace(sites=("site",) * sites)
+        self.mhc_plan = SimpleNamespace(sites=("site",) * sites, rejected=())
 
     def forward(self, x):
         (y,) = self.model(x)["out"]
@@ -46,7 +46,7 @@ def fake_build(target, train=False):
 
 
 def fake_transform(**faults):
-    return lambda model, n, example_inputs, example_kwargs: Streams(model, **faults)
+    return lambda model, n, example_inputs, example_kwargs, modes: Streams(model, **faults)
 
 
 def run_check(transform, expected=ONE_SITE):
