@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mhc_compile import _torch_compat as compat
+from mhc_compile.kernels import reference
 from mhc_compile.kernels.reference import SINKHORN_ITERATIONS
 
 
@@ -66,7 +68,22 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.ops.mhc.sinkhorn_backward(grad, logits, ctx.iterations), None
 
 
+def _keep_both(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    grad, logits, ctx.iterations = inputs
+    ctx.save_for_backward(grad, logits)
+
+
+def _differentiate_twice(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Gradient penalties and Hessian products are rare: they go through the plain formula."""
+    with torch.enable_grad():
+        first, logits = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+        M = reference.sinkhorn(logits, iterations=ctx.iterations)
+        (backward,) = torch.autograd.grad(M, logits, first, create_graph=True)
+        return (*torch.autograd.grad(backward, (first, logits), grad), None)  # type: ignore[return-value]
+
+
 _sinkhorn.register_autograd(_differentiate, setup_context=_keep_logits)
+_sinkhorn_backward.register_autograd(_differentiate_twice, setup_context=_keep_both)
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
@@ -77,6 +94,8 @@ def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor
         iterations: at least 1.
 
     Returns:
-        `[n, n, ...]`, contiguous, in the dtype of the logits. It can be differentiated once.
+        `[n, n, ...]`, contiguous, in the dtype of the logits. It can be differentiated twice.
     """
+    if not torch.compiler.is_compiling() and compat.functorch_active():
+        return reference.sinkhorn(logits, iterations=iterations)  # torch.func has no rule for custom operators
     return torch.ops.mhc.sinkhorn(logits, iterations)

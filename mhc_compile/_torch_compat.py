@@ -16,6 +16,7 @@ TESTED_VERSIONS = "2.13 and 2.14"
 NAMES: dict[str, str] = {
     # dialects
     "OpOverload": "torch._ops:OpOverload",
+    "functorch_active": "torch._C:_are_functorch_transforms_active",
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",

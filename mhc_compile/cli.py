@@ -44,7 +44,7 @@ examples
   mhc-compile inspect timm:vit_base_patch16_224
   mhc-compile inspect hf:llama --config num_hidden_layers=80,hidden_size=8192 --json
   mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
-  mhc-compile inspect torchvision:resnet50 --why add_3
+  mhc-compile inspect torchvision:resnet50 --why layer1.1
 
 exit codes
   0 done, at least one site   2 user error, or nothing to transform   70 internal error

@@ -82,7 +82,7 @@ def _check_int(name: str, value: object, low: int, high: int | None) -> None:
     domain = f"an int from {low} to {high}" if high is not None else f"an int of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidOptionError(
-            f"{name}={value!r} is a {type(value).__name__}: write {domain}, for example {name}={low}"
+            f"{name}={value!r} is a {type(value).__name__}: write {domain}, for example {name}={max(low, 4)}"
         )
     if value < low or (high is not None and value > high):
         raise InvalidOptionError(f"{name}={value} is out of range: write {domain}")

@@ -12,7 +12,13 @@ from torch import fx, nn
 
 from mhc_compile.capture import Captured, capture, reject_wrapped
 from mhc_compile.config import Config
-from mhc_compile.errors import CaptureError, InvalidOptionError, NothingToTransformError, NothingToTransformWarning
+from mhc_compile.errors import (
+    CaptureError,
+    InvalidOptionError,
+    NoFloatError,
+    NothingToTransformError,
+    NothingToTransformWarning,
+)
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
@@ -167,6 +173,11 @@ def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     """The plan by `symbolic_trace`, which needs no inputs; programs are then traced at the first calls."""
     from mhc_compile.passes.pipeline import make_plan
 
+    if not any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
+        raise NoFloatError(
+            f"{type(model).__name__} has no floating point parameters, so nothing says that it computes on floats: "
+            "pass floating point example_inputs"
+        )
     try:
         found = make_plan(fx.symbolic_trace(model), config)
     except CaptureError:

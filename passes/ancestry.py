@@ -163,9 +163,10 @@ class Ancestry:
 
     @cached_property
     def live(self) -> list[bool]:
-        """For each node, whether an output of the model is computed from it."""
+        """For each node, whether an output of the model is computed from its values (sizes and dtypes do not count)."""
         flags = [False] * len(self.nodes)
         for i in range(len(self.nodes) - 1, -1, -1):
             node = self.nodes[i]
-            flags[i] = node.op == "output" or any(flags[self.index[u]] for u in node.users)
+            used = self.kinds[i] is not Kind.METADATA and any(flags[self.index[u]] for u in node.users)
+            flags[i] = node.op == "output" or used
         return flags

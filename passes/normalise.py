@@ -16,7 +16,7 @@ from torch import fx
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.op_kinds import Kind, canonical_name, is_inplace, kind_of
-from mhc_compile.passes.values import dtype_of, flat_nodes, tensor_of
+from mhc_compile.passes.values import dtype_of, flat_nodes, same_shape, tensor_of
 
 
 def normalise(gm: fx.GraphModule) -> fx.GraphModule:
@@ -56,7 +56,7 @@ def _used_after(alias: fx.Node, here: int, order: dict[fx.Node, int], write: fx.
 def _aliases(node: fx.Node) -> set[fx.Node]:
     """Every node that may share memory with `node`: the bases it views and all views of those."""
     base = node
-    while (source := _viewed(base)) is not None:
+    while (source := _viewed(base) or _written(base)) is not None:
         base = source
     found, todo = {base}, [base]
     while todo:
@@ -67,6 +67,12 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
                 found.add(user)
                 todo.append(user)
     return found
+
+
+def _written(node: fx.Node) -> fx.Node | None:
+    """The operand that an in-place op writes into and returns, None for any other op."""
+    operand = node.args[0] if node.args and is_inplace(node) else None
+    return operand if isinstance(operand, fx.Node) else None
 
 
 def _viewed(node: fx.Node) -> fx.Node | None:
@@ -163,6 +169,8 @@ def _spell_out(node: fx.Node) -> None:
         _split(node, operator.add if name == "add" else operator.sub, node.args[1], node.kwargs["alpha"])
     elif name == "addcmul" and node.kwargs.get("value", 1) == 1 and len(node.args) == 3:
         _split(node, operator.add, node.args[1], node.args[2])
+    elif name in ("addmm", "baddbmm") and len(node.args) == 3 and not node.kwargs and _is_stream_sized(node):
+        _split(node, operator.add, node.args[1], node.args[2], operator.matmul)
     elif name in ("rsub", "rsub_scalar") and len(node.args) == 2 and not node.kwargs.get("alpha"):
         node.op, node.target, node.args = "call_function", operator.sub, (node.args[1], node.args[0])
 
@@ -179,10 +187,24 @@ def _drop_zeros(gm: fx.GraphModule) -> None:
             gm.graph.erase_node(node)
 
 
-def _split(node: fx.Node, combine: Callable[..., Any], left: Any, right: Any) -> None:
+def _is_stream_sized(node: fx.Node) -> bool:
+    """Whether the first operand, which `addmm` adds, is no bias but as large as the result."""
+    first = node.args[0]
+    return (
+        isinstance(first, fx.Node)
+        and first.op != "get_attr"
+        and tensor_of(first) is not None
+        and same_shape(first, node)
+    )
+
+
+def _split(
+    node: fx.Node, combine: Callable[..., Any], left: Any, right: Any, product_of: Callable[..., Any] = operator.mul
+) -> None:
     with node.graph.inserting_before(node):
-        product = node.graph.call_function(operator.mul, (left, right))
-    product.meta = {**_scaled_meta(node, flat_nodes((left, right))), "stack_trace": node.meta.get("stack_trace", "")}
+        product = node.graph.call_function(product_of, (left, right))
+    meta = dict(node.meta) if product_of is operator.matmul else _scaled_meta(node, flat_nodes((left, right)))
+    product.meta = {**meta, "stack_trace": node.meta.get("stack_trace", "")}
     node.op, node.target, node.args, node.kwargs = "call_function", combine, (node.args[0], product), {}
 
 

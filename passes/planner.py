@@ -196,7 +196,7 @@ def _readout(graph: Ancestry, config: Config, key: str, i: int, users: Sequence[
 
 def _is_consumed(graph: Ancestry, users: Sequence[fx.Node]) -> bool:
     """Whether the numbers matter to anybody: dead code and questions for the dtype would teach a readout nothing."""
-    return any(graph.live[graph.index[u]] and graph.kinds[graph.index[u]] is not Kind.METADATA for u in users)
+    return any(graph.live[graph.index[u]] for u in users)
 
 
 def _rejection(graph: Ancestry, rejected: Rejected) -> Rejection:

@@ -203,3 +203,56 @@ def test_modules_tell_the_width_where_no_inputs_are_given():
 
 def test_no_inputs_are_needed_to_see_that_there_is_no_residual_connection():
     assert mhc_compile.plan(nn.Sequential(nn.Linear(4, 4), nn.ReLU())).sites == ()
+
+
+class WritesUnderAView(nn.Module):
+    """A chain of writes into one tensor that an older view looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(WIDTH, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        view = x[:, :1]
+        for layer in self.layers:
+            x += layer(x)
+        return x.sum(0), view * 1.0
+
+
+def test_a_chain_of_writes_seen_through_an_older_view_is_left_alone():
+    model, x = WritesUnderAView().eval(), torch.randn(3, WIDTH)
+    with pytest.warns(mhc_compile.errors.NothingToTransformWarning):
+        transformed = mhc_compile.transform(model, n=4, example_inputs=x)
+    with torch.no_grad():
+        torch.testing.assert_close(transformed(x), model(x))
+
+
+class FusedAdd(nn.Module):
+    """`addmm` adds the stream itself, not a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList(torch.randn(WIDTH, WIDTH) / 4 for _ in range(3))
+
+    def forward(self, x):
+        for weight in self.weights:
+            x = torch.addmm(x, torch.tanh(x), weight)
+        return x
+
+
+def test_a_residual_fused_into_addmm_is_a_site():
+    model, x = FusedAdd().double(), torch.randn(3, WIDTH, dtype=torch.float64)
+    transformed = mhc_compile.transform(model, n=4, example_inputs=x)
+    assert len(transformed.mhc_plan.sites) == 3
+    torch.testing.assert_close(transformed(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_of_gradients_exist():
+    model = nn.Sequential(Block(), Block())
+    transformed = mhc_compile.transform(model, n=4, example_inputs=torch.randn(2, WIDTH))
+    x = torch.randn(2, WIDTH, requires_grad=True)
+    (first,) = torch.autograd.grad(transformed(x).square().sum(), x, create_graph=True)
+    first.square().sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()

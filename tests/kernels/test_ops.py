@@ -90,3 +90,13 @@ def test_sinkhorn_is_one_node_for_a_compiler() -> None:
 
     torch.compile(lambda logits: ops.sinkhorn(logits), backend=backend, fullgraph=True)(logits_of(4, 4, 7))
     assert sum(node.op == "call_function" for node in graphs[0].graph.nodes) == 1
+
+
+def test_sinkhorn_passes_gradgradcheck() -> None:
+    assert torch.autograd.gradgradcheck(ops.sinkhorn, (logits_of(3, 3, 2, dtype=torch.float64),))
+
+
+def test_sinkhorn_works_under_torch_func() -> None:
+    logits = logits_of(3, 3, 2, dtype=torch.float64).detach()
+    plain = torch.func.grad(lambda t: reference.sinkhorn(t).square().sum())(logits)
+    torch.testing.assert_close(torch.func.grad(lambda t: ops.sinkhorn(t).square().sum())(logits), plain)
