@@ -76,7 +76,7 @@ def _settled(net: Network) -> Network:
     return replace(
         net,
         n=min(net.n, 4) if net.connection == "mhc-lite" else net.n,
-        body=settle(net.body, start_owned, after=sum(map(count, net.towers))),
+        body=settle(net.body, start_owned, after=sum(map(count, (net.encoder, *net.towers)))),
         encoder=settle(net.encoder, True),
         towers=tuple(settle(t, False) for t in net.towers),
     )

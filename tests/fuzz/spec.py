@@ -121,7 +121,7 @@ def settle(chain: Sequence[Element], owned: bool, after: int = 0) -> tuple[Eleme
     Args:
         chain: the elements.
         owned: whether nobody else holds the value at the start.
-        after: the most sites that may follow at the end, in towers.
+        after: the most sites that may join the chain from elsewhere: towers behind it, an encoder it recalls.
     """
     found: list[Element] = []
     for element in chain:
