@@ -9,6 +9,7 @@ The report is what `mhc-compile inspect` prints; this example shows how to get a
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         example_inputs=target.example_inputs,
         example_kwargs=target.example_kwargs,
     )
-    render(plan, Console(), target=options.target)
+    width = None if sys.stdout.isatty() else 200  # in a file or a pipe there is no reason to fold the columns
+    render(plan, Console(width=width), target=options.target)
 
     print("\nThe same in code:")
     print(f"  plan.sites       {len(plan.sites)} residual adds; the first keys are {[s.key for s in plan.sites[:2]]}")
