@@ -98,7 +98,7 @@ def resolve_nesting(
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
-    inside = Counter(outer for outers in around.values() for outer in outers)
+    inside = Counter(o for outers in around.values() for o in outers if outers == around[o] | {o})
     # On a tie the outer level wins, unless more sites than it has itself would go with it.
     crowded = {c.add: how == "longest" and inside[c.add] > length[c.add] for c in candidates}
     order = sorted(candidates, key=lambda c: (sign * length[c.add], crowded[c.add], outward * size[c.add], c.add))
