@@ -28,7 +28,6 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
     for node in list(gm.graph.nodes):
         _spell_out(node)
     _drop_zeros(gm)
-    gm.graph.lint()
     return gm
 
 

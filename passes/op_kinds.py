@@ -8,6 +8,7 @@ never lifted onto streams, and if it takes a learnable matrix it counts as a wei
 from __future__ import annotations
 
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -90,8 +91,9 @@ NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "bat
 
 def canonical_name(node: fx.Node) -> str:
     """The operator's name without dialect: `add` for `operator.iadd`, `x.add_(y)` and `aten.add_.Tensor` alike."""
-    name = _raw_name(node)
-    return name[:-1] if _writes(node, name) else _INPLACE_OPERATORS.get(name, name)
+    if node.op == "call_function":
+        return _function_names(node.target)[1]
+    return _canonical(_raw_name(node), node.target)
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -101,13 +103,18 @@ def is_inplace(node: fx.Node) -> bool:
     if node.kwargs.get("inplace") is True or _inplace_argument(node):
         return True
     name = _raw_name(node)
-    return name in _INPLACE_OPERATORS or name == "setitem" or _writes(node, name)
+    return name in _INPLACE_OPERATORS or name == "setitem" or _writes(name, node.target)
 
 
-def _writes(node: fx.Node, name: str) -> bool:
+def _writes(name: str, target: Any) -> bool:
     """Whether a trailing underscore means a write: `x.add_(y)` does, `operator.and_` and `__radd__` do not."""
-    plain = name.endswith("__") or name == "requires_grad_" or getattr(node.target, "__module__", "") == "_operator"
-    return name.endswith("_") and not plain
+    if not name.endswith("_"):
+        return False
+    return not (name.endswith("__") or name == "requires_grad_" or getattr(target, "__module__", "") == "_operator")
+
+
+def _canonical(name: str, target: Any) -> str:
+    return name[:-1] if _writes(name, target) else _INPLACE_OPERATORS.get(name, name)
 
 
 def kind_of(node: fx.Node) -> Kind:
@@ -140,7 +147,14 @@ def _raw_name(node: fx.Node) -> str:
         module = leaf_module(node)
         known = type(module).__module__.startswith("torch.nn")
         return MODULES.get(type(module).__name__, type(module).__name__) if known else type(module).__qualname__
-    return _function_name(node.target)
+    return _function_names(node.target)[0]
+
+
+@lru_cache(maxsize=4096)
+def _function_names(target: Any) -> tuple[str, str]:
+    """Raw and canonical name; a graph calls few functions many times, and names are asked for by every pass."""
+    name = _function_name(target)
+    return name, _canonical(name, target)
 
 
 def _function_name(target: Any) -> str:
@@ -157,6 +171,8 @@ def _function_name(target: Any) -> str:
 
 def _inplace_argument(node: fx.Node) -> bool:
     """Whether `inplace=True` was passed by position, as in `F.dropout(x, p, training, True)`."""
+    if node.op != "call_function" or not any(argument is True for argument in node.args):
+        return False
     position = {"dropout": 3, "relu": 1, "relu6": 1, "silu": 1, "mish": 1, "hardswish": 1, "hardsigmoid": 1,
                 "leaky_relu": 2, "elu": 2, "celu": 2, "selu": 1, "hardtanh": 3}.get(_raw_name(node))  # fmt: skip
-    return node.op == "call_function" and position is not None and node.args[position : position + 1] == (True,)
+    return position is not None and node.args[position : position + 1] == (True,)

@@ -49,6 +49,7 @@ class _Rewriter:
         self.streams: dict[fx.Node, fx.Node] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted for a value, where the next one goes
         self.coefficients: dict[str, dict[fx.Node, list[fx.Node]]] = {}
+        self.read_by: dict[fx.Node, dict[fx.Node, fx.Node]] = {}  # user -> what it reads -> the readout instead
 
     def run(self) -> None:
         """Streams first, then readouts: only then is it known that whoever still uses a value needs one tensor."""
@@ -57,6 +58,9 @@ class _Rewriter:
         for segment in self.plan.segments:
             for readout in segment.readouts:
                 self._read_out(readout)
+        # Once per user: one output may collect a state of every layer, and each call goes through all its arguments.
+        for user, singles in self.read_by.items():
+            _replace_inputs(user, singles)
         for node in sorted(self.stale, key=self.order.__getitem__, reverse=True):
             self.graph.erase_node(node)
 
@@ -177,7 +181,7 @@ class _Rewriter:
         self._describe(single, value, identifier(readout.key))
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
         for user in users:
-            user.replace_input_with(value, single)
+            self.read_by.setdefault(user, {})[value] = single
 
     def _stream(self, value: fx.Node) -> fx.Node:
         return self.streams.get(value, value)
@@ -188,6 +192,10 @@ class _Rewriter:
         node._rename(name)
         if site is not None:
             node.meta["mhc"] = {"site": site.key, "role": role}
+
+
+def _replace_inputs(user: fx.Node, replacements: dict[fx.Node, fx.Node]) -> None:
+    user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda node: replacements.get(node, node))
 
 
 def _after(node: fx.Node) -> fx.Node:
