@@ -1,101 +1,255 @@
-"""Custom operators of the mixing, namespace `mhc`: one node each for autograd and for a compiler.
+"""Custom operators of the fused steps, namespace `mhc`: one node each for autograd and for a compiler.
 
-Written out, twenty Sinkhorn iterations are 79 autograd nodes that each keep a matrix per token, and as many nodes for a
-compiler to lower. As one operator they keep the logits only: the backward runs the iterations again.
+`gate`, `write`, `boundary` and `leave` compute what the functions of these names in `packed.py` say, and keep for the
+backward the streams, the branch and `stat`: coefficients and the streams behind a write are computed again.
+Which code runs is decided by `implementations.py`. Each backward is an operator too, and can be differentiated once more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.kernels import reference
-from mhc_compile.kernels.reference import SINKHORN_ITERATIONS
+from mhc_compile.kernels import packed
+from mhc_compile.kernels.implementations import implementation
+from mhc_compile.kernels.reference import coefficient_dtype
+
+Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
 
 
-@torch.library.custom_op("mhc::sinkhorn", mutates_args=())
-def _sinkhorn(logits: Tensor, iterations: int) -> Tensor:
-    M = torch.softmax(torch.log_softmax(logits.contiguous(), dim=0), dim=1)
-    for _ in range(iterations - 1):
-        M /= _sums(M, 0)
-        M /= _sums(M, 1)
-    return M
+@torch.library.custom_op("mhc::gate", mutates_args=())
+def _gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    return implementation(X, n).gate(X, phi, alpha, bias, n, axis)
 
 
-@torch.library.custom_op("mhc::sinkhorn_backward", mutates_args=())
-def _sinkhorn_backward(grad: Tensor, logits: Tensor, iterations: int) -> Tensor:
-    columns = torch.log_softmax(logits.contiguous(), dim=0)
-    M = start = torch.softmax(columns, dim=1)
-    steps = []
-    for axis in (0, 1) * (iterations - 1):
-        total = _sums(M, axis)
-        M = M / total
-        steps.append((axis, M, total))
-    grad = grad.contiguous()
-    tiny = torch.finfo(grad.dtype).tiny
-    for axis, M, total in reversed(steps):  # M = M_before / total; a column that underflowed has no gradient
-        grad = ((grad - (grad * M).sum(axis, keepdim=True)) / total).where(total > tiny, 0)
-    grad = start * (grad - (grad * start).sum(1, keepdim=True))
-    return grad - columns.exp() * grad.sum(0, keepdim=True)
+@torch.library.custom_op("mhc::write", mutates_args=())
+def _write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+    return implementation(X, n).write(X, y, mix, n, axis)
 
 
-def _sums(M: Tensor, axis: int) -> Tensor:
-    """Sums of the columns (0) or rows (1); those of columns may underflow."""
-    total = M.sum(axis, keepdim=True)
-    return total if axis else total.clamp_min(torch.finfo(M.dtype).tiny)
+@torch.library.custom_op("mhc::boundary", mutates_args=())
+def _boundary(
+    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return implementation(X, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
 
 
-@_sinkhorn.register_fake
-def _sinkhorn_shape(logits: Tensor, iterations: int) -> Tensor:
-    return logits.new_empty(logits.shape)
+@torch.library.custom_op("mhc::leave", mutates_args=())
+def _leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+    return implementation(X, n).leave(X, y, mix, n, axis, scale)
 
 
-@_sinkhorn_backward.register_fake
-def _sinkhorn_backward_shape(grad: Tensor, logits: Tensor, iterations: int) -> Tensor:
-    return logits.new_empty(logits.shape)
+@torch.library.custom_op("mhc::gate_backward", mutates_args=())
+def _gate_backward(
+    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return implementation(X, n).gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
 
 
-def _keep_logits(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-    logits, ctx.iterations = inputs
-    ctx.save_for_backward(logits)
+@torch.library.custom_op("mhc::write_backward", mutates_args=())
+def _write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    return implementation(X, n).write_backward(g, X, y, mix, n, axis)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    (logits,) = ctx.saved_tensors
-    return torch.ops.mhc.sinkhorn_backward(grad, logits, ctx.iterations), None
+@torch.library.custom_op("mhc::boundary_backward", mutates_args=())
+def _boundary_backward(
+    g: Tensor,
+    gu: Tensor,
+    gmix: Tensor,
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    phi: Tensor,
+    alpha: Tensor,
+    bias: Tensor,
+    stat: Tensor,
+    n: int,
+    axis: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return implementation(X, n).boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
 
 
-def _keep_both(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    grad, logits, ctx.iterations = inputs
-    ctx.save_for_backward(grad, logits)
+@torch.library.custom_op("mhc::leave_backward", mutates_args=())
+def _leave_backward(
+    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return implementation(X, n).leave_backward(g, X, y, mix, n, axis, scale)
 
 
-def _differentiate_twice(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    """Gradient penalties and Hessian products are rare: they go through the plain formula."""
-    with torch.enable_grad():
-        first, logits = (t.detach().requires_grad_() for t in ctx.saved_tensors)
-        M = reference.sinkhorn(logits, iterations=ctx.iterations)
-        (backward,) = torch.autograd.grad(M, logits, first, create_graph=True)
-        return (*torch.autograd.grad(backward, (first, logits), grad), None)  # type: ignore[return-value]
+def _tokens(X: Tensor, axis: int) -> Any:
+    return X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
 
 
-_sinkhorn.register_autograd(_differentiate, setup_context=_keep_logits)
-_sinkhorn_backward.register_autograd(_differentiate_twice, setup_context=_keep_both)
+def _coefficients_like(X: Tensor, axis: int, columns: int) -> Tensor:
+    return X.new_empty((_tokens(X, axis), columns), dtype=coefficient_dtype(X.dtype))
 
 
-def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
-    """`reference.sinkhorn` as one operator, bit-equal to it, recomputing in the backward.
+def _contiguous_like(X: Tensor) -> Tensor:
+    return X.new_empty(X.shape)
 
-    Args:
-        logits: `[n, n, ...]`, rows first, fp32 or fp64.
-        iterations: at least 1.
 
-    Returns:
-        `[n, n, ...]`, contiguous, in the dtype of the logits. It can be differentiated twice.
-    """
+@_gate.register_fake
+def _gate_shapes(
+    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    columns = n * n + n
+    return X.new_empty(X.shape[1:]), _coefficients_like(X, axis, columns), _coefficients_like(X, axis, columns + n + 1)
+
+
+@_write.register_fake
+def _write_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+    return X.new_empty((n, *y.shape), dtype=torch.promote_types(X.dtype, y.dtype))
+
+
+@_boundary.register_fake
+def _boundary_shapes(
+    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    following = _write_shapes(X, y, mix, n, axis)
+    return following, *_gate_shapes(following, phi, alpha, bias, n, axis)
+
+
+@_leave.register_fake
+def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+    return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
+
+
+@_gate_backward.register_fake
+def _gate_backward_shapes(
+    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
+) -> tuple[Tensor, ...]:
+    return tuple(_contiguous_like(t) for t in (X, phi, alpha, bias))
+
+
+@_write_backward.register_fake
+def _write_backward_shapes(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, ...]:
+    return tuple(_contiguous_like(t) for t in (X, y, mix))
+
+
+@_boundary_backward.register_fake
+def _boundary_backward_shapes(
+    g: Tensor,
+    gu: Tensor,
+    gmix: Tensor,
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    phi: Tensor,
+    alpha: Tensor,
+    bias: Tensor,
+    stat: Tensor,
+    n: int,
+    axis: int,
+) -> tuple[Tensor, ...]:
+    return tuple(_contiguous_like(t) for t in (X, y, mix, phi, alpha, bias))
+
+
+@_leave_backward.register_fake
+def _leave_backward_shapes(
+    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
+) -> tuple[Tensor, ...]:
+    return tuple(_contiguous_like(t) for t in (X, y, mix))
+
+
+def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.n, ctx.axis = inputs
+    ctx.mark_non_differentiable(output[-1])
+    ctx.save_for_backward(*tensors, output[-1])
+
+
+def _differentiate_gate(ctx: Any, gu: Tensor, gmix: Tensor, _: Any) -> tuple[Any, ...]:
+    grads = torch.ops.mhc.gate_backward(gu, gmix, *ctx.saved_tensors, ctx.n, ctx.axis)
+    return *grads, None, None
+
+
+def _differentiate_boundary(ctx: Any, g: Tensor, gu: Tensor, gmix: Tensor, _: Any) -> tuple[Any, ...]:
+    grads = torch.ops.mhc.boundary_backward(g, gu, gmix, *ctx.saved_tensors, ctx.n, ctx.axis)
+    return *grads, None, None
+
+
+def _keep_write(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.constants = inputs[3:]
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _differentiate_write(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return *torch.ops.mhc.write_backward(g, *ctx.saved_tensors, *ctx.constants), None, None
+
+
+def _differentiate_leave(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return *torch.ops.mhc.leave_backward(g, *ctx.saved_tensors, *ctx.constants), None, None, None
+
+
+_gate.register_autograd(_differentiate_gate, setup_context=_keep_gate)
+_boundary.register_autograd(_differentiate_boundary, setup_context=_keep_gate)
+_write.register_autograd(_differentiate_write, setup_context=_keep_write)
+_leave.register_autograd(_differentiate_leave, setup_context=_keep_write)
+
+
+def _register_second(op: Op, formula: Callable[..., Any]) -> None:
+    """Differentiate a backward operator through the plain formula: gradient penalties and Hessian products are rare."""
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
+        ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+
+    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            outputs = formula(*tensors, *ctx.constants)
+            found = torch.autograd.grad(outputs, tensors, grads, allow_unused=True)
+        return *found, *(None for _ in ctx.constants)
+
+    op.register_autograd(differentiate, setup_context=keep)
+
+
+def _gate_gradients(gu: Tensor, gmix: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """`packed.gate_backward` with the statistics computed again: they depend on the streams, which first order hides."""
+    *forward, _, n, axis = rest
+    return packed.gate_backward(gu, gmix, *forward, packed.gate(*forward, n, axis)[-1], n, axis)
+
+
+def _boundary_gradients(g: Tensor, gu: Tensor, gmix: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """`packed.boundary_backward` with the statistics computed again."""
+    *forward, _, n, axis = rest
+    return packed.boundary_backward(g, gu, gmix, *forward, packed.boundary(*forward, n, axis)[-1], n, axis)
+
+
+_register_second(_gate_backward, _gate_gradients)
+_register_second(_write_backward, packed.write_backward)
+_register_second(_boundary_backward, _boundary_gradients)
+_register_second(_leave_backward, packed.leave_backward)
+
+
+def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator `mhc::gate`; see `packed.gate`."""
+    return _call(torch.ops.mhc.gate, packed.gate, X, *params, n, axis)  # type: ignore[no-any-return]
+
+
+def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
+    """The operator `mhc::write`; see `packed.write`."""
+    return _call(torch.ops.mhc.write, packed.write, X, y, mix, n, axis)  # type: ignore[no-any-return]
+
+
+def boundary(
+    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator `mhc::boundary`; see `packed.boundary`."""
+    return _call(torch.ops.mhc.boundary, packed.boundary, X, y, mix, *params, n, axis)  # type: ignore[no-any-return]
+
+
+def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
+    """The operator `mhc::leave`; see `packed.leave`."""
+    return _call(torch.ops.mhc.leave, packed.leave, X, y, mix, n, axis, scale)  # type: ignore[no-any-return]
+
+
+def _call(op: Callable[..., Any], formula: Callable[..., Any], *args: Any) -> Any:
+    """The operator, or under torch.func, which has no rule for custom operators, the plain formula."""
     if not torch.compiler.is_compiling() and compat.functorch_active():
-        return reference.sinkhorn(logits, iterations=iterations)  # torch.func has no rule for custom operators
-    return torch.ops.mhc.sinkhorn(logits, iterations)
+        return formula(*args)
+    return op(*args)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mhc_compile.config import MAX_STREAMS, MAX_STREAMS_LITE
-from mhc_compile.kernels import ops, reference
+from mhc_compile.kernels import reference
+from mhc_compile.kernels.sinkhorn import sinkhorn as sinkhorn_of
 
 # Logit of the diagonal at the start. Much larger ones saturate: from 8 on the gradient through Sinkhorn is dead.
 TAU = 2.0
@@ -37,7 +38,7 @@ class Projection:
 
 def sinkhorn(logits: Tensor, n: int) -> Tensor:
     """Twenty Sinkhorn iterations on row-major logits `[n * n, ...]`: doubly stochastic, columns approximately."""
-    return ops.sinkhorn(unconstrained(logits, n))
+    return sinkhorn_of(unconstrained(logits, n))
 
 
 def permutation_mixture(logits: Tensor, n: int) -> Tensor:

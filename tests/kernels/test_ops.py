@@ -1,102 +1,87 @@
-"""The custom operators against the plain formulas."""
+"""The fused steps as operators: schema, shapes, autograd, compilers."""
 
 import pytest
 import torch
 
-from mhc_compile.kernels import ops, reference
+from mhc_compile.kernels import ops, packed
+from tests.kernels.step_inputs import LAYOUTS, step_inputs
 
 
-def logits_of(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def arguments(name: str, n: int, layout: str, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
+    """Positional arguments of `torch.ops.mhc.<name>`."""
+    data = step_inputs(n, layout, equal=equal, dtype=dtype)
+    X, y, mix = (t.requires_grad_() for t in (data.X, data.y, data.mix))
+    params = tuple(p.requires_grad_() for p in data.params)
+    constants = (n, data.axis)
+    return {
+        "gate": (X, *params, *constants),
+        "write": (X, y, mix, *constants),
+        "boundary": (X, y, mix, *params, *constants),
+        "leave": (X, y, mix, *constants, 1 / n),
+    }[name]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sinkhorn_is_bit_equal_to_the_reference(n: int, dtype: torch.dtype) -> None:
-    logits = logits_of(n, n, 63, 1, dtype=dtype)
-    assert torch.equal(ops.sinkhorn(logits), reference.sinkhorn(logits))
+STEPS = ("gate", "write", "boundary", "leave")
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
-def test_sinkhorn_has_the_gradient_of_the_reference(n: int) -> None:
-    logits = logits_of(n, n, 63, dtype=torch.float64)
-    weight = torch.randn(n, n, 63, dtype=torch.float64)
-    (ours,) = torch.autograd.grad((ops.sinkhorn(logits) * weight).sum(), logits)
-    (theirs,) = torch.autograd.grad((reference.sinkhorn(logits) * weight).sum(), logits)
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+@pytest.mark.parametrize("name", STEPS)
+def test_the_operators_pass_opcheck(name: str, equal: bool, layout: str) -> None:
+    args = arguments(name, 3, layout, equal)
+    torch.library.opcheck(getattr(torch.ops.mhc, name).default, args)
 
 
-def test_sinkhorn_passes_gradcheck() -> None:
-    assert torch.autograd.gradcheck(ops.sinkhorn, (logits_of(3, 3, 2, dtype=torch.float64),))
+@pytest.mark.parametrize("name", STEPS)
+def test_the_backward_operators_pass_opcheck(name: str) -> None:
+    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(name, 3, "last", False)]
+    outputs = getattr(torch.ops.mhc, name)(*args)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    rest = [a for a in args if not isinstance(a, torch.Tensor)]
+    if name in ("gate", "boundary"):
+        *outputs, stat = outputs
+        tensors.append(stat)
+    grads = [torch.randn_like(o) for o in outputs]
+    torch.library.opcheck(getattr(torch.ops.mhc, f"{name}_backward").default, (*grads, *tensors, *rest))
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 20])
-def test_sinkhorn_runs_as_many_iterations_as_asked(iterations: int) -> None:
-    logits = logits_of(4, 4, 5)
-    expected = reference.sinkhorn(logits, iterations=iterations)
-    assert torch.equal(ops.sinkhorn(logits, iterations=iterations), expected)
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
+    args = arguments(name, 2, "tiny", equal, torch.float64)
+    op = getattr(torch.ops.mhc, name)
+
+    def differentiable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = op(*tensors, *(a for a in args if not isinstance(a, torch.Tensor)))
+        return out if isinstance(out, torch.Tensor) else out[:-1]
+
+    tensors = tuple(a for a in args if isinstance(a, torch.Tensor))
+    assert torch.autograd.gradcheck(differentiable, tensors)
+    assert torch.autograd.gradgradcheck(differentiable, tensors, atol=1e-4)
 
 
-def test_sinkhorn_passes_opcheck() -> None:
-    for logits in (logits_of(4, 4, 7), logits_of(4, 4, 0), logits_of(4, 4, 3, 5).detach().transpose(2, 3)):
-        torch.library.opcheck(torch.ops.mhc.sinkhorn.default, (logits, 3))
-    grad, logits = torch.randn(4, 4, 7), logits_of(4, 4, 7).detach()
-    torch.library.opcheck(torch.ops.mhc.sinkhorn_backward.default, (grad, logits, 3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
+def test_the_streams_have_the_dtype_of_the_sum(dtype: torch.dtype, branch: torch.dtype) -> None:
+    data = step_inputs(4, "last", dtype=dtype)
+    following, u, mix, stat = ops.boundary(data.X, data.y.to(branch), data.mix, data.params, n=4, axis=data.axis)
+    assert following.dtype == u.dtype == torch.promote_types(dtype, branch)
+    assert mix.dtype == stat.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-def test_sinkhorn_takes_transposed_and_expanded_logits() -> None:
-    logits = logits_of(4, 4, 1, 3).detach()
-    for view in (logits.transpose(0, 1), logits.expand(4, 4, 5, 3)):
-        assert torch.equal(ops.sinkhorn(view), reference.sinkhorn(view.contiguous()))
+def test_the_plain_formula_serves_torch_func() -> None:
+    data = step_inputs(3, "last", dtype=torch.float64)
+    grad = torch.func.grad(lambda X: ops.leave(X, data.y, data.mix, n=3, axis=2, scale=1.0).square().sum())(data.X)
+    X = data.X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(packed.leave(X, data.y, data.mix, 3, 2, 1.0).square().sum(), X)
+    torch.testing.assert_close(grad, expected)
 
 
-def test_sinkhorn_keeps_the_logits_and_nothing_else_for_the_backward() -> None:
+def test_nothing_but_streams_branch_and_statistics_is_kept_for_the_backward() -> None:
+    data = step_inputs(4, "last")
     kept: list[torch.Tensor] = []
-    logits = logits_of(4, 4, 63)
+    leaves = [t.requires_grad_() for t in (data.X, data.y, data.mix, *data.params)]
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        ops.sinkhorn(logits)
-    assert [t.shape for t in kept] == [logits.shape]
-
-
-def test_sinkhorn_is_deterministic_forward_and_backward() -> None:
-    logits = logits_of(4, 4, 1000)
-    first, second = (torch.autograd.grad(ops.sinkhorn(logits)[0].square().sum(), logits)[0] for _ in range(2))
-    assert torch.equal(first, second)
-
-
-def test_sinkhorn_does_not_hide_nan() -> None:
-    logits = logits_of(4, 4, 2).detach()
-    logits[0, 0, 0] = float("nan")
-    R = ops.sinkhorn(logits)
-    assert R[..., 0].isnan().all()
-    assert R[..., 1].isfinite().all()
-
-
-def test_sinkhorn_stays_finite_for_huge_logits() -> None:
-    logits = logits_of(4, 4, 63)
-    R = ops.sinkhorn(1e4 * logits)
-    torch.testing.assert_close(R.sum(1), torch.ones(4, 63))
-    (grad,) = torch.autograd.grad(R.square().sum(), logits)
-    assert R.isfinite().all()
-    assert grad.isfinite().all()
-
-
-def test_sinkhorn_is_one_node_for_a_compiler() -> None:
-    graphs: list[torch.fx.GraphModule] = []
-
-    def backend(gm: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
-        graphs.append(gm)
-        return gm
-
-    torch.compile(lambda logits: ops.sinkhorn(logits), backend=backend, fullgraph=True)(logits_of(4, 4, 7))
-    assert sum(node.op == "call_function" for node in graphs[0].graph.nodes) == 1
-
-
-def test_sinkhorn_passes_gradgradcheck() -> None:
-    assert torch.autograd.gradgradcheck(ops.sinkhorn, (logits_of(3, 3, 2, dtype=torch.float64),))
-
-
-def test_sinkhorn_works_under_torch_func() -> None:
-    logits = logits_of(3, 3, 2, dtype=torch.float64).detach()
-    plain = torch.func.grad(lambda t: reference.sinkhorn(t).square().sum())(logits)
-    torch.testing.assert_close(torch.func.grad(lambda t: ops.sinkhorn(t).square().sum())(logits), plain)
+        *_, stat = ops.boundary(*leaves[:3], leaves[3:], n=4, axis=2)
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (*leaves, stat)}
