@@ -2,7 +2,7 @@
 
 `gate`, `write`, `boundary` and `leave` compute what the functions of these names in `packed.py` say, and keep for the
 backward the streams, the branch and `stat`: coefficients and the streams behind a write are computed again.
-Which code runs is decided by `implementations.py`. Each backward is an operator too, and can be differentiated once more.
+`implementations.py` decides which code runs. Each backward is an operator too, and can be differentiated once more.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _register_second(op: Op, formula: Callable[..., Any]) -> None:
 
 
 def _gate_gradients(gu: Tensor, gmix: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """`packed.gate_backward` with the statistics computed again: they depend on the streams, which first order hides."""
+    """`packed.gate_backward` with the statistics computed again: they depend on the streams too."""
     *forward, _, n, axis = rest
     return packed.gate_backward(gu, gmix, *forward, packed.gate(*forward, n, axis)[-1], n, axis)
 

@@ -80,7 +80,7 @@ def boundary_backward(
     n: int,
     axis: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `boundary` for X, y, mix, phi, alpha and bias from those of X', u' and mix'; X' is computed again."""
+    """Gradients of `boundary` for X, y, mix, phi, alpha and bias from those of X', u' and mix'; X' is recomputed."""
     V = _rows(write(X, y, mix, n, axis), axis)
     gV, gphi, galpha, gbias = _gate_backward(_rows(gu[None], axis)[0], gmix, V, phi, alpha, bias, stat, n)
     return *_write_backward(gV + _rows(g, axis), X, y, mix, n, axis), gphi, galpha, gbias
