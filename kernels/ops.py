@@ -208,47 +208,45 @@ def _register_second(op: Op, formula: Callable[..., Any]) -> None:
     op.register_autograd(differentiate, setup_context=keep)
 
 
-def _gate_gradients(gu: Tensor, gmix: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """`packed.gate_backward` with the statistics computed again: they depend on the streams too."""
-    *forward, _, n, axis = rest
-    return packed.gate_backward(gu, gmix, *forward, packed.gate(*forward, n, axis)[-1], n, axis)
+def _with_statistics(backward: Callable[..., Any], forward: Callable[..., Any], grads: int) -> Callable[..., Any]:
+    """`backward` with the statistics computed again by `forward`: at second order they depend on the streams too."""
+
+    def formula(*args: Any) -> Any:
+        inputs, constants = args[grads:-3], args[-2:]
+        return backward(*args[:-3], forward(*inputs, *constants)[-1], *constants)
+
+    return formula
 
 
-def _boundary_gradients(g: Tensor, gu: Tensor, gmix: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """`packed.boundary_backward` with the statistics computed again."""
-    *forward, _, n, axis = rest
-    return packed.boundary_backward(g, gu, gmix, *forward, packed.boundary(*forward, n, axis)[-1], n, axis)
-
-
-_register_second(_gate_backward, _gate_gradients)
+_register_second(_gate_backward, _with_statistics(packed.gate_backward, packed.gate, 2))
 _register_second(_write_backward, packed.write_backward)
-_register_second(_boundary_backward, _boundary_gradients)
+_register_second(_boundary_backward, _with_statistics(packed.boundary_backward, packed.boundary, 3))
 _register_second(_leave_backward, packed.leave_backward)
 
 
 def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `mhc::gate`; see `packed.gate`."""
-    return _call(torch.ops.mhc.gate, packed.gate, X, *params, n, axis)  # type: ignore[no-any-return]
+    return _call(torch.ops.mhc.gate, packed.gate, X, *params, n, axis)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
     """The operator `mhc::write`; see `packed.write`."""
-    return _call(torch.ops.mhc.write, packed.write, X, y, mix, n, axis)  # type: ignore[no-any-return]
+    return _call(torch.ops.mhc.write, packed.write, X, y, mix, n, axis)
 
 
 def boundary(
     X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
-    return _call(torch.ops.mhc.boundary, packed.boundary, X, y, mix, *params, n, axis)  # type: ignore[no-any-return]
+    return _call(torch.ops.mhc.boundary, packed.boundary, X, y, mix, *params, n, axis)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
     """The operator `mhc::leave`; see `packed.leave`."""
-    return _call(torch.ops.mhc.leave, packed.leave, X, y, mix, n, axis, scale)  # type: ignore[no-any-return]
+    return _call(torch.ops.mhc.leave, packed.leave, X, y, mix, n, axis, scale)
 
 
-def _call(op: Callable[..., Any], formula: Callable[..., Any], *args: Any) -> Any:
+def _call(op: Op, formula: Callable[..., Any], *args: Any) -> Any:
     """The operator, or under torch.func, which has no rule for custom operators, the plain formula."""
     if not torch.compiler.is_compiling() and compat.functorch_active():
         return formula(*args)
