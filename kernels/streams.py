@@ -5,6 +5,9 @@ Coefficients are fp32 (fp64 for fp64 streams) also under autocast: pre and post 
 R `[n, n, *token dims]`, where the token dims are those of `x` with size 1 at `axis`, or all of size 1 for constants.
 The `entry_` forms stand for n streams that are all equal to `x` and read only `x`.
 The formulas are in `reference.py`.
+
+The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for `connection="mhc"`: they hold several of these
+steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.kernels import reference
+from mhc_compile.kernels import ops, reference
 from mhc_compile.kernels.connections import find
 from mhc_compile.kernels.reference import Coefficients
 
@@ -92,6 +95,55 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
     with _full_precision(X):
         weights = reference.learned_weights(X, params, axis=axis)
     return read(X, weights)
+
+
+def gate(X: Tensor, params: Sequence[Tensor], *, axis: int) -> tuple[Tensor, Tensor]:
+    """Coefficients and read in one step: `(u, mix)`. `axis` is the index of the channels in `x`, as everywhere here."""
+    return ops.gate(X, params, n=X.shape[0], axis=axis % (X.ndim - 1))[:2]
+
+
+def entry_gate(x: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor]:
+    """`gate(expand(x, n=n), ...)` to rounding, from `x` alone."""
+    return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim)[:2]
+
+
+def write_packed(X: Tensor, y: Tensor, mix: Tensor, *, axis: int) -> Tensor:
+    """`write` with packed coefficients."""
+    return ops.write(X, y, mix, n=X.shape[0], axis=axis % y.ndim)
+
+
+def entry_write_packed(x: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
+    """`write_packed(expand(x, n=n), ...)` to rounding, from `x` alone."""
+    return ops.write(x.unsqueeze(0), y, mix, n=n, axis=axis % y.ndim)
+
+
+def boundary(
+    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`write_packed`, and the `gate` of the next site (its `params`) on the result: `(X', u', mix')`."""
+    return ops.boundary(X, y, mix, params, n=X.shape[0], axis=axis % y.ndim)[:3]
+
+
+def entry_boundary(
+    x: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`boundary(expand(x, n=n), ...)` to rounding, from `x` alone."""
+    return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim)[:3]
+
+
+def leave(X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int) -> Tensor:
+    """`reduce(write_packed(...), how=how)` to rounding, for `mean` and `sum`; the new streams are never stored."""
+    n = X.shape[0]
+    return ops.leave(X, y, mix, n=n, axis=axis % y.ndim, scale=_weight(how, n))
+
+
+def entry_leave(x: Tensor, y: Tensor, mix: Tensor, *, how: str, n: int, axis: int) -> Tensor:
+    """`leave(expand(x, n=n), ...)` to rounding, from `x` alone."""
+    return ops.leave(x.unsqueeze(0), y, mix, n=n, axis=axis % y.ndim, scale=_weight(how, n))
+
+
+def _weight(how: str, n: int) -> float:
+    return 1 / n if how == "mean" else 1.0
 
 
 def _full_precision(tensor: Tensor) -> AbstractContextManager[object]:

@@ -15,6 +15,7 @@ from rich.text import Text
 from mhc_compile.collapse import Group, collapse, singles
 from mhc_compile.explain import Role
 from mhc_compile.passes.plan import Plan, Rejection, Segment, Site
+from mhc_compile.passes.steps import StepKind, Unfused
 from mhc_compile.recommendations import recommend
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 
@@ -56,6 +57,7 @@ def render(plan: Plan, console: Console, *, target: str, show_all: bool = False)
     if plan.sites:
         _section(console, "Sites", _site_table(plan, console.is_terminal, show_all))
         _section(console, "Segments", _segment_table(plan, console.is_terminal))
+        _section(console, "Kernels of one forward pass", _kernel_table(plan, console.is_terminal))
     if plan.rejected:
         rejected = _rejection_list if show_all else _rejection_table
         _section(console, "Adds left alone", rejected(plan, console.is_terminal))
@@ -169,6 +171,22 @@ def _segment_table(plan: Plan, boxed: bool) -> Table:
         places = [names_text([r.node for r in segment.readouts]), names_text(segment.lifts)]
         streams = "may differ" if segment.linear else "equal"
         table.add_row(str(segment.index), str(len(segment.sites)), segment.entry, *places, streams)
+    return table
+
+
+def _kernel_table(plan: Plan, boxed: bool) -> Table:
+    """One row for each kind of step and each reason why steps stay apart, in order of first appearance."""
+    table = _table(boxed, "Count", "Step", "Why not fused further", right=("Count",))
+    groups: dict[tuple[StepKind, Unfused | None, str], int] = Counter()
+    for step in plan.steps:
+        detail = step.detail if step.reason in (Unfused.LIFTED, Unfused.CONNECTION) else ""
+        groups[step.kind, step.reason, detail] += 1
+    for (kind, reason, detail), count in groups.items():
+        why = Text(reason.value if reason else "")
+        if detail:
+            why.append(f" ({detail})", style="dim")
+        name = kind.name.lower()
+        table.add_row(str(count), Text(name).append("\n" if boxed else ": ").append(kind.value, style="dim"), why)
     return table
 
 

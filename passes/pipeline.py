@@ -1,4 +1,4 @@
-"""The passes in order: normalise, detect, plan; then rewrite. A dry run stops after the plan."""
+"""The passes in order: normalise, detect, plan; then rewrite, fuse. A dry run stops after the plan."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.checkpoints import inline_checkpoints, outline_checkpoints
+from mhc_compile.passes.fuse import fuse
 from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.plan import Plan
 from mhc_compile.passes.planner import plan_graph
@@ -34,7 +35,7 @@ def make_plan(gm: fx.GraphModule, config: Config) -> Plan:
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
     """Apply the plan to the normalised graph it was made from, in place. Recompiled, but not linted: see rewrite.py."""
     with _no_collection():
-        rewrite_planned(gm, plan, config)
+        fuse(rewrite_planned(gm, plan, config), plan)
         outline_checkpoints(gm)
         gm.recompile()
     return gm

@@ -12,6 +12,8 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from mhc_compile.passes.steps import Step
+
 SCHEMA_VERSION = 1
 Dim = int | str  # a symbolic size is written as its expression, for example "s0"
 
@@ -153,6 +155,7 @@ class Plan:
     segments: tuple[Segment, ...]
     float_adds: int
     nodes: int
+    steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -181,6 +184,10 @@ class Plan:
         for rejection in out["rejected"]:
             rejection["sentence"] = rejection["reason"].value
             rejection["reason"] = rejection["reason"].name
+        for step in out["steps"]:
+            step["kind"] = step["kind"].name
+            step["sentence"] = step["reason"].value if step["reason"] else ""
+            step["reason"] = step["reason"].name if step["reason"] else ""
         totals = {
             "sites": len(self.sites),
             "rejected": len(self.rejected),

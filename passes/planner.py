@@ -16,6 +16,7 @@ from mhc_compile.passes.chains import resolve_nesting
 from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.exchanges import find_exchanges
+from mhc_compile.passes.fusions import plan_steps
 from mhc_compile.passes.keys import common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
@@ -123,6 +124,7 @@ def _assemble(
     sites = {s.add: _site(graph, config, s, keys[s.add], channels[s.add]) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     rejected = tuple(_rejection(graph, r) for r in rejections)
+    by_name = {node.name: node for node in graph.nodes}
     return Plan(
         n=config.streams,
         connection=config.effective_connection,
@@ -133,6 +135,7 @@ def _assemble(
         segments=segments,
         float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))),
         nodes=len(graph.nodes),
+        steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )
 
 

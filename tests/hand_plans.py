@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.steps import Step, StepKind
 
 _BLANK = {"str": "", "int": 0, "bool": False, "frozenset[str]": frozenset()}
 
@@ -38,6 +40,12 @@ def segment(index: int, sites: list[Site], **changes: object) -> Segment:
     return Segment(**{**blank(Segment), **known, "linear": True, **changes})
 
 
+def steps(chain: list[Site]) -> list[Step]:
+    """A chain with nothing between its sites: one boundary between each two."""
+    boundaries = [Step(StepKind.BOUNDARY, before.key, after.key) for before, after in pairwise(chain)]
+    return [Step(StepKind.ENTRY, "", chain[0].key), *boundaries, Step(StepKind.LEAVE, chain[-1].key, "")]
+
+
 def rejection(add: str, reason: Reason = Reason.BROADCAST, **changes: object) -> Rejection:
     known = dict(add=add, adds=(add,), reason=reason, detail="pos_embed is broadcast", shape=("s0", 197, 192))
     return Rejection(
@@ -51,6 +59,7 @@ def plan(chains: list[list[Site]], rejected: tuple[Rejection, ...] = (), **chang
     known = dict(
         n=4, connection="mhc", init="preserve", reduce="mean", sites=sites, rejected=rejected,
         segments=tuple(segment(i, chain) for i, chain in enumerate(chains)), float_adds=adds, nodes=412,
+        steps=tuple(step for chain in chains for step in steps(chain)),
     )  # fmt: skip
     return Plan(**{**blank(Plan), **known, **changes})
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mhc_compile.passes.plan import SCHEMA_VERSION, Reason
+from mhc_compile.passes.steps import StepKind, Unfused
 from tests import hand_plans as hand
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "plan_schema.md").read_text(encoding="utf-8")
@@ -22,7 +23,7 @@ def written() -> dict[str, Any]:
     return json.loads(hand.plan([hand.transformer(2)], (hand.rejection("mask"),)).to_json())
 
 
-@pytest.mark.parametrize("section", ["Plan", "Site", "Rejection", "Segment", "Readout", "Totals"])
+@pytest.mark.parametrize("section", ["Plan", "Site", "Rejection", "Segment", "Readout", "Step", "Totals"])
 def test_every_field_is_documented_and_every_documented_field_is_written(section: str) -> None:
     plan = written()
     objects = {
@@ -31,6 +32,7 @@ def test_every_field_is_documented_and_every_documented_field_is_written(section
         "Rejection": plan["rejected"][0],
         "Segment": plan["segments"][0],
         "Readout": plan["segments"][0]["readouts"][0],
+        "Step": plan["steps"][0],
         "Totals": plan["totals"],
     }
     assert documented(section) == set(objects[section])
@@ -38,7 +40,7 @@ def test_every_field_is_documented_and_every_documented_field_is_written(section
 
 def test_every_reason_is_documented_with_its_sentence() -> None:
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|$", DOCUMENT, re.M))
-    assert rows == {reason.name: reason.value for reason in Reason}
+    assert rows == {entry.name: entry.value for enum in (Reason, StepKind, Unfused) for entry in enum}
 
 
 def test_the_version_is_documented() -> None:

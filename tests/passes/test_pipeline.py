@@ -44,7 +44,7 @@ def test_an_empty_plan_rewrites_nothing():
 def test_the_rewritten_graph_is_recompiled():
     model, inputs = SHAPES["pre-norm"].make()
     gm, _ = rewritten(model, *inputs)
-    assert "entry_write" in gm.code
+    assert "entry_gate" in gm.code
 
 
 def calls_of(run) -> int:
