@@ -1,0 +1,83 @@
+"""One small GPT with four kinds of residual connection: plain, ours, and the two that can be written in by hand."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mhc_compile
+from benchmarks.contestants import SITES
+from examples.train_char_gpt import VOCABULARY, CharGPT
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT and its batch; the benchmark GPT has C = 384, 8 sites and 1,024 tokens."""
+
+    width: int = 384
+    layers: int = 4
+    heads: int = 6
+    batch: int = 4
+    context: int = 256
+
+
+class HyperBlock(nn.Module):
+    """A block of the plain GPT, its two additions replaced by hand."""
+
+    def __init__(self, block: nn.Module, site: type[nn.Module], n: int, channels: int) -> None:
+        super().__init__()
+        self.block = block
+        self.sites = nn.ModuleList(site(n, channels) for _ in range(2))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Streams to streams."""
+        b = self.block
+        branches = (lambda u: b.attention(b.attention_norm(u)), lambda u: b.mlp(b.mlp_norm(u)))
+        for site, branch in zip(self.sites, branches, strict=True):
+            u, state = site.read(X)  # type: ignore[operator]
+            X = site.write(state, branch(u))  # type: ignore[operator]
+        return X
+
+
+class HyperGPT(nn.Module):
+    """The plain GPT, rewritten by hand around somebody else's mHC layer."""
+
+    def __init__(self, plain: CharGPT, site: type[nn.Module], n: int) -> None:
+        super().__init__()
+        self.plain, self.n = plain, n
+        width = plain.token.embedding_dim
+        self.blocks = nn.ModuleList(HyperBlock(block, site, n, width) for block in plain.blocks)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Logits of each next character."""
+        plain = self.plain
+        x = plain.token(characters) + plain.position.weight[: characters.shape[1]]
+        site = self.blocks[0].sites[0]
+        X = site.enter(x.expand(self.n, *x.shape))
+        for block in self.blocks:
+            X = block(X)
+        return plain.head(plain.norm(site.leave(X)))
+
+
+def gpts(size: Size, n: int, example: Tensor) -> dict[str, nn.Module]:
+    """Name -> model, all from the same weights."""
+    torch.manual_seed(0)
+    plain = CharGPT(size.context, size.width, size.layers, size.heads)
+    ours = mhc_compile.transform(copy.deepcopy(plain), n=n, example_inputs=(example,), modes=("train",))
+    others = {name: HyperGPT(copy.deepcopy(plain), site, n) for name, site in SITES.items()}
+    return {"vanilla": plain, "ours": ours, **others}
+
+
+def batch(size: Size) -> tuple[Tensor, Tensor]:
+    """Characters and the ones that follow."""
+    characters = torch.randint(VOCABULARY, (size.batch, size.context + 1), generator=torch.Generator().manual_seed(0))
+    return characters[:, :-1].contiguous(), characters[:, 1:].contiguous()
+
+
+def loss_of(model: nn.Module, characters: Tensor, following: Tensor) -> Tensor:
+    """Mean cross-entropy."""
+    return F.cross_entropy(model(characters).flatten(0, 1), following.flatten())

@@ -1,0 +1,58 @@
+"""Timing of several candidates in one run, one call of each in turn, so that they meet the same machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of one candidate: the median, and the fastest and slowest of the rounds."""
+
+    median: float
+    fastest: float
+    slowest: float
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timed]:
+    """Call every candidate once per round, after one untimed round."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+
+
+def copy_bandwidth(megabytes: int = 256, rounds: int = 7) -> float:
+    """Bytes per second that `Tensor.copy_` reads and writes together, between buffers no cache holds."""
+    source = torch.ones(megabytes << 18)
+    target = torch.empty_like(source)
+    timed = interleaved({"copy": lambda: target.copy_(source)}, rounds)["copy"]
+    return 2 * source.nbytes / timed.median
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that `forward` keeps for the backward, each storage once, without parameters and buffers of the model."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    total = sum(kept.values())
+    del result
+    return total
