@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.kernels import packed
+from mhc_compile.kernels.checks import check_branch, check_parameters, check_streams
 from mhc_compile.kernels.implementations import implementation
 from mhc_compile.kernels.reference import coefficient_dtype
 
@@ -225,12 +226,20 @@ _register_second(_leave_backward, packed.leave_backward)
 
 
 def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator `mhc::gate`; see `packed.gate`."""
+    """The operator `mhc::gate`; see `packed.gate`.
+
+    Raises:
+        KernelInputError: shapes, dtypes or devices do not fit, here and in the functions below.
+    """
+    check_streams(X, n, axis)
+    check_parameters(X, params, n, axis)
     return _call(torch.ops.mhc.gate, packed.gate, X, *params, n, axis)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
     """The operator `mhc::write`; see `packed.write`."""
+    check_streams(X, n, axis)
+    check_branch(X, y, mix, n, axis)
     return _call(torch.ops.mhc.write, packed.write, X, y, mix, n, axis)
 
 
@@ -238,11 +247,16 @@ def boundary(
     X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
+    check_streams(X, n, axis)
+    check_branch(X, y, mix, n, axis)
+    check_parameters(X, params, n, axis)
     return _call(torch.ops.mhc.boundary, packed.boundary, X, y, mix, *params, n, axis)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
     """The operator `mhc::leave`; see `packed.leave`."""
+    check_streams(X, n, axis)
+    check_branch(X, y, mix, n, axis)
     return _call(torch.ops.mhc.leave, packed.leave, X, y, mix, n, axis, scale)
 
 

@@ -63,6 +63,10 @@ class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 
 
+class KernelInputError(MhcError, ValueError):
+    """A tensor given to a fused step has a shape, dtype or device that does not fit the others."""
+
+
 class UnknownTargetError(MhcError):
     """A command line target cannot be understood or does not exist."""
 
