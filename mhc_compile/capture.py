@@ -187,7 +187,9 @@ def reject_wrapped(model: nn.Module) -> None:
         CaptureError: with the order of calls to write instead.
     """
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        kind = "a ScriptModule" if isinstance(model, torch.jit.ScriptModule) else "the result of torch.compile"
-        raise CaptureError(
-            f"the model is {kind}: transform first, torch.compile(mhc_compile.transform(model, ...)) after"
+        scripted = isinstance(model, torch.jit.ScriptModule)
+        kind = "a ScriptModule" if scripted else "the result of torch.compile"
+        later = (
+            "torch.jit.script cannot follow" if scripted else "torch.compile(mhc_compile.transform(model, ...)) after"
         )
+        raise CaptureError(f"the model is {kind}: give the plain module to mhc_compile.transform, {later}")

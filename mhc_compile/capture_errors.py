@@ -64,7 +64,7 @@ def _innermost(text: str) -> str | None:
 def _mismatch(call: str, where: str, message: str) -> InputMismatchError:
     return InputMismatchError(
         f"{call} raises{where}: {message}\n"
-        "Pass inputs the model accepts, for example example_inputs=(torch.randn(2, 3, 224, 224),)"
+        "Pass inputs the model accepts: model(*example_inputs, **example_kwargs) must run"
     )
 
 

@@ -37,7 +37,7 @@ def resolve_inputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
     if args is None and kwargs is None:
         inputs = next((i for i in _declared(model, device) if _misfit(model, i) is None), None)
         return Inputs() if inputs is None and _takes_nothing(model) else inputs
-    inputs = Inputs(_positional(args), dict(kwargs or {}))
+    inputs = Inputs(_positional(args), _named(kwargs))
     misfit = _misfit(model, inputs)
     if misfit:
         raise InputMismatchError(
@@ -66,6 +66,12 @@ def _positional(args: Any) -> tuple[Any, ...]:
     if args is not None and not isinstance(args, (tuple, list)):
         raise InputMismatchError(f"example_inputs is a {type(args).__name__}: write example_inputs=(x,)")
     return tuple(args or ())
+
+
+def _named(kwargs: Any) -> dict[str, Any]:
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InputMismatchError(f"example_kwargs is a {type(kwargs).__name__}: write example_kwargs={{'name': value}}")
+    return dict(kwargs or {})
 
 
 def _misfit(model: nn.Module, inputs: Inputs) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mhc_compile.errors import InvalidOptionError
+from mhc_compile.errors import InvalidOptionError, NotAModuleError
 from mhc_compile.owner import HyperConnections
 
 NO_DECAY_PREFIXES = ("alpha", "bias", "static_", "scale")
@@ -27,7 +27,10 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
 
     Raises:
         InvalidOptionError: `weight_decay` is negative or no number.
+        NotAModuleError: `model` is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise NotAModuleError(f"got a {type(model).__name__}: write mhc_compile.parameter_groups(model)")
     if isinstance(weight_decay, bool) or not isinstance(weight_decay, (int, float)) or weight_decay < 0:
         raise InvalidOptionError(f"weight_decay={weight_decay!r}: write a number of at least 0, for example 0.1")
     spared = _static_parameters(model)

@@ -65,11 +65,12 @@ CASES = {
     "unknown name": (Tower, {**GIVEN, "example_kwargs": {"y": 1}}, errors.InputMismatchError, "forward takes"),
     "wrong shape": (Tower, {"example_inputs": (torch.randn(2, 5),)}, errors.InputMismatchError, "Pass inputs"),
     "dict of inputs": (Tower, {"example_inputs": {"x": X}}, errors.InputMismatchError, "write example_kwargs"),
+    "list of names": (Tower, {"example_kwargs": [X]}, errors.InputMismatchError, "write example_kwargs"),
     "number as input": (Tower, {"example_inputs": 3}, errors.InputMismatchError, r"write example_inputs=\(x,\)"),
     "no input": (Branching, {}, errors.MissingInputsError, r"mhc_compile\.transform\(model, n=4, example_inputs"),
     "exclude": (Tower, {**GIVEN, "exclude": "nowhere.*"}, errors.PatternError, r"nowhere\.\*"),
     "include": (Tower, {**GIVEN, "include": ["nowhere.*"]}, errors.PatternError, r"nowhere\.\*"),
-    "compiled": (lambda: torch.compile(Tower()), GIVEN, errors.CaptureError, "transform first"),
+    "compiled": (lambda: torch.compile(Tower()), GIVEN, errors.CaptureError, "give the plain module to"),
 }
 
 

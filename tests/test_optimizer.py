@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mhc_compile
-from mhc_compile.errors import InvalidOptionError
+from mhc_compile.errors import InvalidOptionError, NotAModuleError
 from tests.toy_models import WIDTH, Tower
 
 
@@ -58,3 +58,8 @@ def test_an_optimizer_takes_the_groups(twin):
 def test_weight_decay_out_of_its_domain(value):
     with pytest.raises(InvalidOptionError, match="write a number"):
         mhc_compile.parameter_groups(Tower(), weight_decay=value)
+
+
+def test_groups_of_something_else_than_a_module():
+    with pytest.raises(NotAModuleError, match="got a int"):
+        mhc_compile.parameter_groups(3)
