@@ -1,7 +1,7 @@
 """What a user could use instead: the mHC layers of transformers (DeepSeek-V4) and of lucidrains (hyper-connections).
 
-Each is wrapped so that one site has the same interface: `read(state) -> (u, state)`, `write(state, y) -> state`. Streams
-enter and leave as `[n, batch, length, C]`.
+Each is wrapped so that one site has the same interface: `read(state) -> (u, state)`, `write(state, y) -> state`.
+Streams enter and leave as `[n, batch, length, C]`.
 """
 
 from __future__ import annotations
