@@ -57,8 +57,10 @@ class _Fuser:
 
     def _boundary(self, step: Step) -> None:
         write, old = self.calls[step.writes, "write"], self.calls[step.gates, "coefficients"]
-        call = self._writing(write, step, "boundary", at=old, params=old.args[1])
-        following = self._item(call, old, 0, f"{write.name}_next")
+        for parameter in old.args[1]:  # the boundary stands where the write was, in front of all other readers
+            write.prepend(parameter)
+        call = self._writing(write, step, "boundary", params=old.args[1])
+        following = self._item(call, write, 0, f"{write.name}_next")
         self._take_over_reads(step, call, 1)
         self._replace(write, following)
         self._drop_coefficients(step.writes)
@@ -86,8 +88,8 @@ class _Fuser:
     def _take_over_reads(self, step: Step, call: fx.Node, first: int) -> None:
         """The read and the packed coefficients are results `first` and `first + 1` of the call."""
         old, read = self.calls[step.gates, "coefficients"], self.calls[step.gates, "read"]
-        u = self._item(call, old, first, read.name)
-        self.mix[step.gates] = self._item(call, old, first + 1, f"{old.name}_mix")
+        u = self._item(call, call.next, first, read.name)
+        self.mix[step.gates] = self._item(call, u.next, first + 1, f"{old.name}_mix")
         self._replace(read, u)
 
     def _drop_coefficients(self, key: str) -> None:

@@ -138,3 +138,14 @@ def test_one_stream_is_never_packed():
 
 def test_a_plan_without_sites_has_no_steps():
     assert plan_of(nn.Sequential(nn.Linear(8, 8)).double(), X).steps == ()
+
+
+def test_a_boundary_stands_in_front_of_other_readers_of_its_streams():
+    def body(m, x):
+        h = x + m.f0(x)
+        viewed = h.flatten(0, 1) + m.f1(h).flatten(0, 1)  # read and write see different axes: plain
+        return viewed.unflatten(0, h.shape[:2]), h + m.f2(h)
+
+    found = steps(net(body), X)
+    assert ("BOUNDARY", "f0", "f2", "") in found and ("PLAIN", "f1", "f1", "MOVED_AXES") in found
+    assert preserved(net(body), X)[0] <= 1e-10
