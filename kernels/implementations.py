@@ -1,14 +1,43 @@
-"""Which code computes the fused steps on which device."""
+"""Which code computes the fused steps: Triton on CUDA, C++ on the CPU, plain PyTorch for what these do not cover."""
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mhc_compile.kernels import packed
 
+_LOG = logging.getLogger("mhc_compile")
+_FAMILIES = {"cuda": "triton", "cpu": "cpu"}  # device type -> prefix of the modules `<family>_schedules`, `_launch`
+
 
 def implementation(X: Tensor, n: int) -> Any:
-    """A module with the eight functions of `packed.py`, the fastest that covers these streams."""
+    """A module with the eight functions of `packed.py`: the fastest that covers these streams."""
+    return _chosen(X.device.type, X.dtype, n)
+
+
+def why_not_covered(device: str, dtype: torch.dtype, n: int) -> str | None:
+    """Why there are no kernels for streams of this device type, dtype and number; None if there are."""
+    if device not in _FAMILIES:
+        return f"no kernels for the device type {device!r}"
+    reason: str | None = schedules(device).covers(dtype, n)
+    return reason
+
+
+def schedules(device: str) -> Any:
+    """The module of `schedule.Schedule`s for a device type that has one."""
+    return import_module(f"mhc_compile.kernels.{_FAMILIES[device]}_schedules")
+
+
+@cache
+def _chosen(device: str, dtype: torch.dtype, n: int) -> Any:
+    reason = why_not_covered(device, dtype, n)
+    if reason is None:
+        return import_module(f"mhc_compile.kernels.{_FAMILIES[device]}_launch")
+    _LOG.info("the mixing runs in plain PyTorch: %s", reason)  # once: the choice is cached
     return packed

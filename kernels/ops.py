@@ -7,6 +7,7 @@ backward the streams, the branch and `stat`: coefficients and the streams behind
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,15 +82,28 @@ def _leave_backward(
     return implementation(X, n).leave_backward(g, X, y, mix, n, axis, scale)
 
 
+def _tell_inductor() -> None:
+    """Register the lowerings as soon as Inductor is in use: its tracing asks the functions below for shapes.
+
+    Whoever compiles has imported `compile_fx` by then, and nobody else pays for importing Inductor.
+    """
+    if "torch._inductor.compile_fx" in sys.modules:
+        from mhc_compile.kernels.inductor import install
+
+        install()
+
+
 def _tokens(X: Tensor, axis: int) -> Any:
     return X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
 
 
 def _coefficients_like(X: Tensor, axis: int, columns: int) -> Tensor:
+    _tell_inductor()
     return X.new_empty((_tokens(X, axis), columns), dtype=coefficient_dtype(X.dtype))
 
 
 def _contiguous_like(X: Tensor) -> Tensor:
+    _tell_inductor()
     return X.new_empty(X.shape)
 
 
@@ -103,6 +117,7 @@ def _gate_shapes(
 
 @_write.register_fake
 def _write_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+    _tell_inductor()
     return X.new_empty((n, *y.shape), dtype=torch.promote_types(X.dtype, y.dtype))
 
 
@@ -116,6 +131,7 @@ def _boundary_shapes(
 
 @_leave.register_fake
 def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+    _tell_inductor()
     return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
 
 

@@ -30,6 +30,13 @@ NAMES: dict[str, str] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
+    # lowering
+    "fallback_handler": "torch._inductor.lowering:fallback_handler",
+    "ir": "torch._inductor:ir",
+    "kernel_side_table": "torch._higher_order_ops.triton_kernel_wrap:kernel_side_table",
+    "lowerings": "torch._inductor.lowering:lowerings",
+    "register_lowering": "torch._inductor.lowering:register_lowering",
+    "virtualized": "torch._inductor:virtualized",
     # input specifications
     "TreeSpec": "torch.utils._pytree:TreeSpec",
     "tree_flatten": "torch.utils._pytree:tree_flatten",

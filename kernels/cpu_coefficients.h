@@ -1,0 +1,118 @@
+// Coefficients of a site and their backward, one token per lane: gates and Sinkhorn, in the order of sinkhorn.py.
+// MHC_SINKHORN_ITERATIONS and MHC_RMS_EPS are defined by whoever builds the source.
+#include <limits>
+
+namespace mhc {
+
+template <class V> MHC_INLINE V largest(V a, V b) { return a > b ? a : b; }
+template <class V> MHC_INLINE V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
+
+template <class V, int N> struct Sinkhorn {
+  static constexpr int HALF_STEPS = 2 * (MHC_SINKHORN_ITERATIONS - 1);
+  V columns[N][N], start[N][N], M[N][N], totals[HALF_STEPS + 1][N];
+
+  explicit Sinkhorn(const V (&logits)[N][N]) {
+    V log_columns[N][N];
+    for (int j = 0; j < N; ++j) {  // log_softmax over the rows i of column j
+      V top = logits[0][j], total = {};
+      for (int i = 1; i < N; ++i) top = largest(logits[i][j], top);
+      for (int i = 0; i < N; ++i) columns[i][j] = exponential(logits[i][j] - top);
+      for (int i = 0; i < N; ++i) total += columns[i][j];
+      V log_total = logarithm(total);
+      for (int i = 0; i < N; ++i) log_columns[i][j] = (logits[i][j] - top) - log_total, columns[i][j] /= total;
+    }
+    for (int i = 0; i < N; ++i) {  // softmax over the columns j of row i
+      V top = log_columns[i][0], total = {};
+      for (int j = 1; j < N; ++j) top = largest(log_columns[i][j], top);
+      for (int j = 0; j < N; ++j) M[i][j] = exponential(log_columns[i][j] - top);
+      for (int j = 0; j < N; ++j) total += M[i][j];
+      for (int j = 0; j < N; ++j) start[i][j] = M[i][j] /= total;
+    }
+    for (int s = 0; s < HALF_STEPS; s += 2) divide<0>(totals[s]), divide<1>(totals[s + 1]);
+  }
+
+  static V tiny() { return V{} + std::numeric_limits<decltype(V{}[0] + V{}[0])>::min(); }
+
+  template <int axis> MHC_INLINE V& entry(V (&m)[N][N], int line, int k) { return axis ? m[line][k] : m[k][line]; }
+
+  // Columns (axis 0) or rows (1) over their sums; those of columns may underflow.
+  template <int axis> inline __attribute__((always_inline)) void divide(V (&total)[N]) {
+    for (int line = 0; line < N; ++line) {
+      V t = {};
+      for (int k = 0; k < N; ++k) t += entry<axis>(M, line, k);
+      if (axis == 0) t = t < tiny() ? tiny() : t;
+      total[line] = t;
+      V inverse = 1 / t;
+      for (int k = 0; k < N; ++k) entry<axis>(M, line, k) *= inverse;
+    }
+  }
+
+  // g becomes the gradient before the step; M goes back to what it was. A column that underflowed has no gradient.
+  template <int axis> inline __attribute__((always_inline)) void undo(V (&g)[N][N], const V (&total)[N]) {
+    for (int line = 0; line < N; ++line) {
+      V dot = {}, inverse = 1 / total[line];
+      for (int k = 0; k < N; ++k) dot += entry<axis>(g, line, k) * entry<axis>(M, line, k);
+      for (int k = 0; k < N; ++k) {
+        V moved = (entry<axis>(g, line, k) - dot) * inverse;
+        entry<axis>(g, line, k) = total[line] > tiny() ? moved : V{};
+        entry<axis>(M, line, k) *= total[line];
+      }
+    }
+  }
+
+  // The gradient of M, in place, as that of the logits; uses M up.
+  void backward(V (&g)[N][N]) {
+    for (int s = HALF_STEPS - 2; s >= 0; s -= 2) undo<1>(g, totals[s + 1]), undo<0>(g, totals[s]);
+    for (int i = 0; i < N; ++i) {
+      V dot = {};
+      for (int j = 0; j < N; ++j) dot += g[i][j] * start[i][j];
+      for (int j = 0; j < N; ++j) g[i][j] = start[i][j] * (g[i][j] - dot);
+    }
+    for (int j = 0; j < N; ++j) {
+      V total = {};
+      for (int i = 0; i < N; ++i) total += g[i][j];
+      for (int i = 0; i < N; ++i) g[i][j] -= columns[i][j] * total;
+    }
+  }
+};
+
+// Per token t of a tile, [coefficient][t]: K = pre, post, R row-major.
+template <class F, int N> struct Logits {
+  static constexpr int K = N * N + 2 * N;
+  alignas(64) F z[K][TILE] = {};
+  F alpha[K], bias[K];
+
+  template <class A, class B> Logits(const A* a, const B* b) {
+    for (int k = 0; k < K; ++k) alpha[k] = F(value(a[k < N ? 0 : k < 2 * N ? 1 : 2])), bias[k] = F(value(b[k]));
+  }
+  MHC_INLINE int part(int k) { return k < N ? 0 : k < 2 * N ? 1 : 2; }
+  vec<F> at(int k, int t) const { return load(&z[k][t]) * alpha[k] + bias[k]; }
+
+  // coefficients[k][t] from z.
+  void forward(F (&out)[K][TILE]) const {
+    for (int t = 0; t < TILE; t += W<F>) {
+      for (int k = 0; k < 2 * N; ++k) store(&out[k][t], sigmoid(at(k, t)) * F(k < N ? 1 : 2));
+      vec<F> L[N][N];
+      for (int k = 0; k < N * N; ++k) L[k / N][k % N] = at(2 * N + k, t);
+      Sinkhorn<vec<F>, N> result(L);
+      for (int k = 0; k < N * N; ++k) store(&out[2 * N + k][t], result.M[k / N][k % N]);
+    }
+  }
+
+  // g[k][t], the gradients of the coefficients, as those of the logits; pre[i][t] is computed on the way.
+  void backward(F (&g)[K][TILE], F (&pre)[N][TILE]) const {
+    for (int t = 0; t < TILE; t += W<F>) {
+      for (int k = 0; k < 2 * N; ++k) {
+        vec<F> s = sigmoid(at(k, t)), slope = s * (1 - s) * F(k < N ? 1 : 2);
+        if (k < N) store(&pre[k][t], s);
+        store(&g[k][t], load(&g[k][t]) * slope);
+      }
+      vec<F> L[N][N], G[N][N];
+      for (int k = 0; k < N * N; ++k) L[k / N][k % N] = at(2 * N + k, t), G[k / N][k % N] = load(&g[2 * N + k][t]);
+      Sinkhorn<vec<F>, N>(L).backward(G);
+      for (int k = 0; k < N * N; ++k) store(&g[2 * N + k][t], G[k / N][k % N]);
+    }
+  }
+};
+
+}  // namespace mhc

@@ -1,0 +1,103 @@
+"""One C++ function as data, and the function compiled: one shared library per source, kept on disk."""
+
+from __future__ import annotations
+
+import ctypes
+import getpass
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+         "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")  # fmt: skip
+"""Not -ffast-math: NaN and inf must come out where they go in."""
+
+
+@dataclass(frozen=True)
+class CppKernel:
+    """A function of C++.
+
+    Attributes:
+        name: what it computes, for reports and generated programs.
+        source: everything that must be compiled; it exports `extern "C" void kernel(...)`.
+        parameters: name and C type of each parameter, in order: pointers, then `int64_t` sizes.
+    """
+
+    name: str
+    source: str
+    parameters: tuple[tuple[str, str], ...]
+
+
+@cache
+def compiler() -> str | None:
+    """The C++ compiler: `$CXX`, or the first of g++, clang++ and c++ on the path; None where there is none."""
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (path := shutil.which(name)):
+            return path
+    return None
+
+
+@cache
+def compiled(kernel: CppKernel) -> Callable[..., None]:
+    """The function, to be called with addresses and sizes. Compiled at most once per machine.
+
+    Raises:
+        OSError: no compiler, a folder that cannot be written, a library that cannot be loaded.
+        subprocess.CalledProcessError: the compiler rejects the source; its messages are in `stderr`.
+    """
+    function: Callable[..., None] = ctypes.CDLL(str(_library(kernel.source)))["kernel"]
+    function.restype = None  # type: ignore[attr-defined]
+    function.argtypes = [  # type: ignore[attr-defined]
+        ctypes.c_void_p if ctype.endswith("*") else ctypes.c_int64 for _, ctype in kernel.parameters
+    ]
+    return function
+
+
+def _library(source: str) -> Path:
+    path = compiler()
+    if path is None:
+        raise FileNotFoundError("no C++ compiler: install g++ or clang++, or set CXX")
+    folder = _cache_folder()
+    key = hashlib.sha256("\0".join((path, _version(path), _processor(), *FLAGS, source)).encode()).hexdigest()
+    library = folder / f"{key}.so"
+    if not library.exists():
+        _compile(path, source, library)
+    return library
+
+
+def _compile(path: str, source: str, library: Path) -> None:
+    """Under another name first: processes that race each rename a whole file into place."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        text, built = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
+        text.write_text(source)
+        subprocess.run([path, *FLAGS, str(text), "-o", str(built)], check=True, capture_output=True, text=True)
+        built.replace(library)
+
+
+def _cache_folder() -> Path:
+    """Beside Inductor's files: `$TORCHINDUCTOR_CACHE_DIR`, or the folder that Inductor itself would take."""
+    root = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(
+        tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}"
+    )
+    folder = Path(root, "mhc_cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@cache
+def _version(path: str) -> str:
+    return subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+
+
+@cache
+def _processor() -> str:
+    """What -march=native depends on: a cache may lie on a disk that several machines share."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

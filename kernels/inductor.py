@@ -1,0 +1,103 @@
+"""Lower the fused steps in Inductor: their kernels, source included, become part of the generated program.
+
+A step is written down once, as a `Schedule`. Here its buffers go into Inductor's memory plan and its launches into the
+program, Triton on CUDA and C++ on the CPU. What no kernel covers falls back to the eager operator.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.kernels import packed
+from mhc_compile.kernels.implementations import schedules, why_not_covered
+from mhc_compile.kernels.inductor_cpp import cpp_call
+from mhc_compile.kernels.schedule import Launch, Spec
+
+STEPS = ("gate", "write", "boundary", "leave", "gate_backward", "write_backward", "boundary_backward", "leave_backward")
+"""Names of the operators, and of the functions in `packed.py` and in the modules of schedules."""
+
+_LOG = logging.getLogger("mhc_compile")
+
+
+@cache
+def install() -> None:
+    """Register the lowerings with Inductor, once per process."""
+    for step in STEPS:
+        op = getattr(torch.ops.mhc, step).default
+        compat.register_lowering(op, type_promotion_kind=None)(_lowering(step, op))
+
+
+def _lowering(step: str, op: Any) -> Callable[..., Any]:
+    names = list(inspect.signature(getattr(packed, step)).parameters)
+
+    def lower(*args: Any) -> Any:
+        given = dict(zip(names, args, strict=True))
+        tensors = {name: value for name, value in given.items() if isinstance(value, compat.ir.TensorBox)}
+        constants = {name: value for name, value in given.items() if name not in tensors}
+        reason = _why_not(tensors, constants)
+        if reason is not None:
+            _log_once(step, reason)
+            return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
+        return _emit(step, tensors, constants)
+
+    return lower
+
+
+def _why_not(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> str | None:
+    X = tensors["X"]
+    sizes = (X.get_size()[0], X.get_size()[constants["axis"] + 1])
+    if not all(isinstance(size, int) or size.is_Integer for size in sizes):
+        return "the number of channels is not fixed"
+    if any(size == 0 for size in X.get_size()):
+        return "there are no tokens"
+    if compat.virtualized.V.graph.cpp_wrapper:
+        return "the C++ wrapper of AOTInductor calls the operator"
+    return why_not_covered(X.get_device().type, X.get_dtype(), constants["n"])
+
+
+@cache
+def _log_once(step: str, reason: str) -> None:
+    _LOG.info("mhc::%s is not lowered and runs as an operator: %s", step, reason)
+
+
+def _emit(step: str, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+    inputs = {name: compat.ir.ExternKernel.require_contiguous(value) for name, value in tensors.items()}
+    device = inputs["X"].get_device()
+    specs = {name: Spec(_sizes(value.get_size()), value.get_dtype()) for name, value in inputs.items()}
+    schedule = getattr(schedules(device.type), step)(specs, **constants)
+    buffers = {name: _empty(spec, device) for name, spec in schedule.buffers.items()}
+    for launch in schedule.launches:
+        named = {parameter: {**inputs, **buffers}[name] for parameter, name in launch.tensors.items()}
+        if device.type == "cpu":
+            cpp_call(launch, named, [name for name, tensor in launch.tensors.items() if tensor in buffers])
+        else:
+            _triton_call(launch, named)
+    results = [buffers[name] for name in schedule.results]
+    return results[0] if len(results) == 1 and not step.endswith("_backward") else results
+
+
+def _sizes(sizes: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(int(size) if not isinstance(size, int) and size.is_Integer else size for size in sizes)
+
+
+def _empty(spec: Spec, device: torch.device) -> Any:
+    empty = compat.lowerings[torch.ops.aten.empty.memory_format](list(spec.shape), dtype=spec.dtype, device=device)
+    empty.realize()
+    return empty
+
+
+def _triton_call(launch: Launch, named: Mapping[str, Any]) -> None:
+    compat.ir.UserDefinedTritonKernel(
+        kernel_idx=compat.kernel_side_table.add_kernel(launch.kernel),
+        grid=[tuple(launch.grid) + (1,) * (3 - len(launch.grid))],
+        tma_descriptor_metadata={},
+        kernel_args={**named, **launch.sizes, **launch.constants, **launch.options},
+        launch_kwargs=tuple(launch.options),
+    )

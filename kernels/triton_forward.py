@@ -1,0 +1,249 @@
+"""The forward steps of `packed.py` as Triton kernels, one launch each.
+
+A gate reads its streams twice, because the coefficients of a token need all its channels: the second time they are
+still in the cache, see `tests/gpu/traffic.py`. No program owns a single output stream, which would read all input
+streams once per output.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mhc_compile.kernels.triton_parts import (
+    column,
+    gate_value,
+    load_streams,
+    load_tile,
+    matrix_tile,
+    mixing_logits,
+    read_gates,
+    sinkhorn_tile,
+    stream_phi,
+    tile,
+    token_block,
+    write_weights,
+    written,
+)
+
+
+@triton.jit
+def store_coefficients(
+    q,
+    square,
+    alpha,
+    bias,
+    mix,
+    stat,
+    t,
+    live,
+    COUNT: tl.constexpr,
+    EPS: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+    n: tl.constexpr,
+    NP: tl.constexpr,
+    KP: tl.constexpr,
+):
+    """`mix` and `stat` from the projection `q [BT, KP]` and the sum of squares `[BT]` of COUNT numbers.
+
+    z goes through memory, because a register tile cannot be cut into columns; a barrier lies between.
+    """
+    K: tl.constexpr = n * n + 2 * n
+    k = tl.arange(0, KP)
+    inverse = tl.rsqrt(square / COUNT + EPS)
+    at = (t * (K + 1))[:, None] + k[None, :]
+    tl.store(stat + at, q * inverse[:, None], mask=live[:, None] & (k < K)[None, :])
+    tl.store(stat + t * (K + 1) + K, inverse, mask=live)
+    tl.debug_barrier()
+    for i in tl.static_range(n):
+        post = 2 * gate_value(stat, alpha, bias, t, live, n, 1, i)
+        tl.store(mix + (t * (n + n * n) + i)[:, None], post, mask=live[:, None])
+    logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
+    at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
+    tl.store(mix + at, sinkhorn_tile(logits, inside, ITERATIONS), mask=mask)
+
+
+@triton.jit
+def read_streams(
+    V,
+    u,
+    pre,
+    start,
+    live,
+    stride,
+    inner,
+    s: tl.constexpr,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """`u = sum_i pre_i V_i` over s streams."""
+    for c0 in range(0, C, BC):
+        at, mask = tile(start, live, c0, inner, C, BC, LAST)
+        total = pre[0] * load_tile(V, at, mask)
+        for i in tl.static_range(1, s):
+            total += pre[i] * load_tile(V, i * stride + at, mask)
+        tl.store(u + at, total.to(u.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gate_kernel(
+    X,
+    phi,
+    alpha,
+    bias,
+    u,
+    mix_out,
+    stat,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    NP: tl.constexpr,
+    KP: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+    EPS: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`packed.gate`."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    q = tl.zeros([BT, KP], tl.float32)
+    square = tl.zeros([BT, BC], tl.float32)
+    for c0 in range(0, C, BC):
+        at, mask = tile(start, live, c0, inner, C, BC, LAST)
+        for i in tl.static_range(m):
+            v = load_tile(X, i * stride + at, mask)
+            square += v * v
+            q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, BC, KP), q, input_precision=PRECISION)
+    store_coefficients(
+        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, NP, KP
+    )
+    pre = read_gates(stat, alpha, bias, t, live, n, m)
+    read_streams(X, u, pre, start, live, stride, inner, m, C, BC, LAST)
+
+
+@triton.jit
+def boundary_kernel(
+    X,
+    y,
+    mix,
+    phi,
+    alpha,
+    bias,
+    following,
+    u,
+    mix_out,
+    stat,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    NP: tl.constexpr,
+    KP: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+    EPS: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`packed.boundary`: all n streams behind the write in one program, then the gate on what was stored."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    post, R = write_weights(mix, t, live, n, m)
+    q = tl.zeros([BT, KP], tl.float32)
+    square = tl.zeros([BT, BC], tl.float32)
+    for c0 in range(0, C, BC):
+        at, mask = tile(start, live, c0, inner, C, BC, LAST)
+        xs = load_streams(X, at, mask, stride, m)
+        branch = load_tile(y, at, mask)
+        for i in tl.static_range(n):
+            stored = written(xs, branch, post, R, i, m).to(following.dtype.element_ty)
+            tl.store(following + i * stride + at, stored, mask=mask)
+            v = stored.to(tl.float32)
+            square += v * v
+            q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, BC, KP), q, input_precision=PRECISION)
+    store_coefficients(
+        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, NP, KP
+    )
+    pre = read_gates(stat, alpha, bias, t, live, n, n)
+    read_streams(following, u, pre, start, live, stride, inner, n, C, BC, LAST)
+
+
+@triton.jit
+def write_kernel(
+    X,
+    y,
+    mix,
+    following,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """`packed.write`, one tile of all n streams per program."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
+    post, R = write_weights(mix, t, live, n, m)
+    xs = load_streams(X, at, mask, stride, m)
+    branch = load_tile(y, at, mask)
+    for i in tl.static_range(n):
+        stored = written(xs, branch, post, R, i, m).to(following.dtype.element_ty)
+        tl.store(following + i * stride + at, stored, mask=mask)
+
+
+@triton.jit
+def leave_weights(mix, t, live, n: tl.constexpr, m: tl.constexpr):
+    """Sum of post, and the column sums of R (m = n) or their total (m = 1): m columns."""
+    post = column(mix, t, live, n + n * n, 0)
+    for i in tl.static_range(1, n):
+        post += column(mix, t, live, n + n * n, i)
+    totals = ()
+    every = tl.zeros_like(post)
+    for j in tl.static_range(n):
+        total = column(mix, t, live, n + n * n, n + j)
+        for i in tl.static_range(1, n):
+            total += column(mix, t, live, n + n * n, n + i * n + j)
+        totals = totals + (total,)
+        every += total
+    if m != n:
+        totals = (every,)
+    return post, totals
+
+
+@triton.jit
+def leave_kernel(
+    X,
+    y,
+    mix,
+    out,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+):
+    """`packed.leave`."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
+    post, totals = leave_weights(mix, t, live, n, m)
+    total = post * load_tile(y, at, mask)
+    for j in tl.static_range(m):
+        total += totals[j] * load_tile(X, j * stride + at, mask)
+    tl.store(out + at, (SCALE * total).to(out.dtype.element_ty), mask=mask)

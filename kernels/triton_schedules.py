@@ -1,0 +1,246 @@
+"""The fused steps on a GPU as data: buffers and Triton launches for each function of `packed.py`.
+
+Every function takes the `Spec` of each input by the parameter names of `packed.py`, then n, axis (and scale). The
+number of tokens may be a symbol of a compiler, so it is only added, multiplied and divided; n and the channels are
+integers. `tiles` chooses block sizes and is measured by `triton_launch.py` on a real device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mhc_compile.kernels import reference
+from mhc_compile.kernels import triton_backward as backward
+from mhc_compile.kernels import triton_forward as forward
+from mhc_compile.kernels import triton_parameters as parameters
+from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
+
+Inputs = Mapping[str, Spec]
+
+STREAMS = range(2, 9)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SHARES = 16  # of the tokens, in the gradient of phi: enough programs for a GPU, few enough partial sums
+SUM_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Block sizes: tokens and channels of a program, and its warps."""
+
+    tokens: int = 16
+    channels: int = 64
+    warps: int = 4
+
+
+CONFIGURATIONS = (Tiles(), Tiles(16, 128, 8), Tiles(32, 64, 8), Tiles(16, 128, 4))
+"""What is measured on a real device, the default first."""
+
+
+def covers(dtype: torch.dtype, n: int) -> str | None:
+    """None if there are kernels for n streams of this dtype, else the reason why not."""
+    if n not in STREAMS:
+        return f"the Triton kernels are for 2 to 8 streams, not {n}"
+    if dtype not in DTYPES:
+        return f"the Triton kernels are for fp32, bf16 and fp16, not {dtype}"
+    return None
+
+
+def gate(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.gate`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    X = inputs["X"]
+    buffers = {"u": Spec(X.shape[1:], X.dtype), "mix_out": step.table(n + n * n), "stat": step.table(step.K + 1)}
+    launch = step.scan(forward.gate_kernel, ("X", "phi", "alpha", "bias", *buffers), step.gated, EPS=reference.RMS_EPS)
+    return Schedule(buffers, (launch,), tuple(buffers))
+
+
+def write(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.write`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    buffers = {"following": Spec((n, *inputs["y"].shape), step.dtype)}
+    return Schedule(buffers, (step.pointwise(forward.write_kernel, (*inputs, *buffers)),), tuple(buffers))
+
+
+def boundary(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.boundary`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    shape = inputs["y"].shape
+    buffers = {
+        "following": Spec((n, *shape), step.dtype),
+        "u": Spec(shape, step.dtype),
+        "mix_out": step.table(n + n * n),
+        "stat": step.table(step.K + 1),
+    }
+    launch = step.scan(forward.boundary_kernel, (*inputs, *buffers), step.gated, EPS=reference.RMS_EPS)
+    return Schedule(buffers, (launch,), tuple(buffers))
+
+
+def leave(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
+    """`packed.leave`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    buffers = {"out": Spec(inputs["y"].shape, step.dtype)}
+    launch = step.pointwise(forward.leave_kernel, (*inputs, *buffers), SCALE=scale)
+    return Schedule(buffers, (launch,), tuple(buffers))
+
+
+def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.gate_backward`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    results = {"grad_X": inputs["X"], **_parameter_gradients(inputs)}
+    scratch = step.scratch(step.m)
+    names = (*inputs, "grad_X", "glogits")
+    first = step.scan(backward.gate_backward_kernel, names, {**step.gated, "VEC": step.vector})
+    rest = step.parameters(parameters.gate_products_kernel, ("X", "alpha", "stat"), step.m)
+    return Schedule({**results, **scratch}, (first, *rest), tuple(results))
+
+
+def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.write_backward`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    results = _write_gradients(inputs)
+    launch = step.scan(backward.write_backward_kernel, (*inputs, *results), {"VEC": step.vector})
+    return Schedule(results, (launch,), tuple(results))
+
+
+def boundary_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.boundary_backward`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    streams = _write_gradients(inputs)
+    results = {**streams, **_parameter_gradients(inputs)}
+    names = (*inputs, *streams, "glogits")
+    first = step.scan(backward.boundary_backward_kernel, names, {**step.gated, "VEC": step.vector})
+    rest = step.parameters(parameters.boundary_products_kernel, ("X", "y", "mix", "alpha", "stat"), n)
+    return Schedule({**results, **step.scratch(n)}, (first, *rest), tuple(results))
+
+
+def leave_backward(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
+    """`packed.leave_backward`."""
+    step = _Step.of(inputs, n, axis, tiles)
+    results = _write_gradients(inputs)
+    launch = step.scan(backward.leave_backward_kernel, (*inputs, *results), {"VEC": step.vector}, SCALE=scale)
+    return Schedule(results, (launch,), tuple(results))
+
+
+def _write_gradients(inputs: Inputs) -> dict[str, Spec]:
+    return {f"grad_{name}": inputs[name] for name in ("X", "y", "mix")}
+
+
+def _parameter_gradients(inputs: Inputs) -> dict[str, Spec]:
+    return {f"grad_{name}": inputs[name] for name in ("phi", "alpha", "bias")}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Sizes of one step; `m` is 1 where one stream stands for all, `dtype` that of X + y."""
+
+    n: int
+    m: int
+    C: int
+    outer: Size
+    inner: Size
+    last: bool
+    dtype: torch.dtype
+    widest: int
+    tiles: Tiles
+
+    @classmethod
+    def of(cls, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> _Step:
+        X = inputs["X"]
+        m, *shape = X.shape
+        dtypes = [inputs[name].dtype for name in ("X", "y", "g", "gu") if name in inputs]
+        dtype = torch.promote_types(X.dtype, inputs["y"].dtype) if "y" in inputs else X.dtype
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        last = axis == len(shape) - 1
+        widest = max(d.itemsize for d in dtypes)
+        return cls(n, m, shape[axis], outer, inner, last, dtype, widest, tiles or _default(n))
+
+    @property
+    def tokens(self) -> Size:
+        return self.outer * self.inner
+
+    @property
+    def K(self) -> int:
+        return self.n * self.n + 2 * self.n
+
+    @property
+    def channels(self) -> int:
+        """Channels of a tile: no more than there are, at least what a matrix product takes."""
+        return max(16, min(self.tiles.channels, _power_of_two(self.C)))
+
+    @property
+    def vector(self) -> int:
+        """Channels that one thread loads at once, and so may sum without asking others."""
+        return 16 // self.widest if self.last else self.channels
+
+    @property
+    def gated(self) -> dict[str, Any]:
+        """Constants of the kernels that know the coefficients."""
+        return {
+            "NP": _power_of_two(self.n),
+            "KP": max(16, _power_of_two(self.K)),
+            "ITERATIONS": reference.SINKHORN_ITERATIONS,
+            "PRECISION": "tf32",
+        }
+
+    def table(self, columns: int) -> Spec:
+        """An fp32 buffer with one row per token."""
+        return Spec((self.tokens, columns), torch.float32)
+
+    def scratch(self, streams: int) -> dict[str, Spec]:
+        """What the kernels of a backward hand to one another."""
+        partial = Spec((SHARES, streams * self.C, self.K), torch.float32)
+        return {
+            "glogits": self.table(self.K),
+            "partial": partial,
+            "logit_sums": Spec((SHARES, 2, self.K), torch.float32),
+        }
+
+    def scan(self, kernel: Any, names: tuple[str, ...], constants: Mapping[str, Any], **more: Any) -> Launch:
+        """A program per block of tokens, which walks over the channels."""
+        return self._launch(kernel, names, {**constants, **more}, (self._blocks,))
+
+    def pointwise(self, kernel: Any, names: tuple[str, ...], **constants: Any) -> Launch:
+        """A program per block of tokens and channels."""
+        return self._launch(kernel, names, constants, (self._blocks, _ceil_div(self.C, self.channels)))
+
+    def parameters(self, products: Any, names: tuple[str, ...], streams: int) -> tuple[Launch, Launch]:
+        """Partial sums of the gradients of phi, alpha and bias, and their sum."""
+        KP = self.gated["KP"]
+        constants = {"KP": KP, "SHARES": SHARES, "PRECISION": self.gated["PRECISION"]}
+        grid = (_ceil_div(self.C, self.channels), SHARES)
+        partial = self._launch(products, (*names, "glogits", "partial", "logit_sums"), constants, grid)
+        gradients = ("partial", "logit_sums", "grad_phi", "grad_alpha", "grad_bias")
+        sizes = {"n": self.n, "s": streams, "C": self.C, "KP": KP, "SHARES": SHARES, "BLOCK": SUM_BLOCK}
+        blocks = _ceil_div(self.n * self.C * self.K, SUM_BLOCK)
+        total = Launch(parameters.add_shares_kernel, {p: p for p in gradients}, {}, sizes, (blocks,), {"num_warps": 4})
+        return partial, total
+
+    @property
+    def _blocks(self) -> Size:
+        BT = self.tiles.tokens
+        return _ceil_div(self.tokens, BT) if self.last else self.outer * _ceil_div(self.inner, BT)
+
+    def _launch(
+        self, kernel: Any, names: tuple[str, ...], constants: Mapping[str, Any], grid: tuple[Size, ...]
+    ) -> Launch:
+        tile = {"BT": self.tiles.tokens, "BC": self.channels, "LAST": self.last}
+        constants = {"n": self.n, "m": self.m, "C": self.C, **tile, **constants}
+        sizes = {"T": self.tokens, "inner": self.inner}
+        return Launch(kernel, {p: p for p in names}, sizes, constants, grid, {"num_warps": self.tiles.warps})
+
+
+def _default(n: int) -> Tiles:
+    return CONFIGURATIONS[0] if n <= 4 else Tiles(channels=32)
+
+
+def _ceil_div(size: Size, block: int) -> Size:
+    return (size + block - 1) // block
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
