@@ -6,11 +6,14 @@ Streams enter and leave as `[n, batch, length, C]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mhc_compile.kernels import streams
 
 SINKHORN_ITERATIONS = 20
 
@@ -88,48 +91,61 @@ SITES = {"DeepSeek-V4 (transformers)": DeepSeekSite, "lucidrains": LucidrainsSit
 
 
 class Mixing(nn.Module):
-    """A chain of sites whose branch outputs are given: nothing but the mixing is computed."""
+    """Interior sites whose branch outputs are given: write, coefficients and read in turn, and nothing else."""
 
     def __init__(self, site: type[nn.Module], n: int, channels: int, sites: int) -> None:
         super().__init__()
+        self.first = site(n, channels)
         self.sites = nn.ModuleList(site(n, channels) for _ in range(sites))
 
-    def forward(self, X: Tensor, *branches: Tensor) -> tuple[Tensor, ...]:
-        """Streams `[n, B, S, C]` and one branch output per site to the inputs of all branches and the last streams."""
-        X = self.sites[0].enter(X)  # type: ignore[operator]
+    def start(self, X: Tensor) -> Any:
+        """What the first write needs, from streams `[n, B, S, C]`."""
+        return self.first.read(self.first.enter(X))[1]  # type: ignore[operator]
+
+    def forward(self, state: Any, branches: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+        """One branch output per site to the last state and the inputs of all branches."""
         reads = []
         for site, y in zip(self.sites, branches, strict=True):
-            u, state = site.read(X)  # type: ignore[operator]
+            u, state = site.read(self.first.write(state, y))  # type: ignore[operator]
             reads.append(u)
-            X = site.write(state, y)  # type: ignore[operator]
-        return *reads, X
+        return state, reads
 
 
-class OurMixing(nn.Module):
-    """The same chain with this project's fused steps, as `mhc_compile.transform` puts them into a model."""
+class OurSite(nn.Module):
+    """Parameters of one site of this project."""
 
-    def __init__(self, n: int, channels: int, sites: int) -> None:
+    def __init__(self, n: int, channels: int) -> None:
         from mhc_compile.kernels.connections import initial_values
 
         super().__init__()
-        self.sites = nn.ModuleList(nn.Module() for _ in range(sites))
-        for i, site in enumerate(self.sites):
-            generator = torch.Generator().manual_seed(i)
-            values = initial_values(
-                "mhc", n, channels, position=i, linear=True, init="random", dtype=torch.float32, device="cpu",
-                generator=generator,
-            )  # fmt: skip
-            for name, value in values.items():
-                site.register_parameter(name, nn.Parameter(value))
+        generator = torch.Generator().manual_seed(0)
+        values = initial_values("mhc", n, channels, position=0, linear=True, init="random", dtype=torch.float32,
+                                device="cpu", generator=generator)  # fmt: skip
+        for name, value in values.items():
+            self.register_parameter(name, nn.Parameter(value))
 
-    def forward(self, X: Tensor, *branches: Tensor) -> tuple[Tensor, ...]:
+    def all(self) -> tuple[Tensor, ...]:
+        """In the order of the kernels."""
+        return tuple(self.parameters())
+
+
+class OurMixing(nn.Module):
+    """`Mixing` with the fused steps of this project, as `mhc_compile.transform` puts them into a model."""
+
+    def __init__(self, n: int, channels: int, sites: int) -> None:
+        super().__init__()
+        self.first = OurSite(n, channels)
+        self.sites = nn.ModuleList(OurSite(n, channels) for _ in range(sites))
+
+    def start(self, X: Tensor) -> Any:
+        """As `Mixing.start`."""
+        return X, streams.gate(X, self.first.all(), axis=-1)[1]
+
+    def forward(self, state: Any, branches: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         """As `Mixing.forward`."""
-        from mhc_compile.kernels import streams
-
-        parameters = [(site.phi, site.alpha, site.bias) for site in self.sites]
-        u, mix = streams.gate(X, parameters[0], axis=-1)  # type: ignore[arg-type]
-        reads = [u]
-        for following, y in zip(parameters[1:], branches, strict=False):
-            X, u, mix = streams.boundary(X, y, mix, following, axis=-1)  # type: ignore[arg-type]
+        X, mix = state
+        reads = []
+        for site, y in zip(self.sites, branches, strict=True):
+            X, u, mix = streams.boundary(X, y, mix, site.all(), axis=-1)  # type: ignore[operator]
             reads.append(u)
-        return *reads, streams.write_packed(X, branches[-1], mix, axis=-1)
+        return (X, mix), reads

@@ -1,7 +1,7 @@
 """`python -m benchmarks.mixing`: seconds of the mixing alone, forward and backward, ours against what exists.
 
-A chain of sites whose branch outputs are given. All candidates run in one process, one call of each in turn. The limit
-is the time that the bytes of the budget (see `BUDGET`) take at the copy bandwidth measured in the same run.
+Interior sites whose branch outputs are given. All candidates run in one process, one call of each in turn. The limit
+is the time that the bytes of the budget (see `budget`) take at the copy bandwidth measured in the same run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
 
 from benchmarks.contestants import SITES, Mixing, OurMixing
 from benchmarks.timing import Timed, copy_bandwidth, interleaved
@@ -30,25 +31,31 @@ def budget(n: int) -> int:
     return (2 * n + 2) + (3 * n + 3)
 
 
-def candidates(n: int, channels: int, sites: int, compiled: bool) -> dict[str, nn.Module]:
-    """Name -> module, eager and compiled."""
+def candidates(n: int, channels: int, sites: int, compiled: bool) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Name -> what is called, and the module behind it; eager and compiled."""
     made: dict[str, nn.Module] = {"ours": OurMixing(n, channels, sites)}
     made |= {name: Mixing(site, n, channels, sites) for name, site in SITES.items()}
+    eager = {name: (module, module) for name, module in made.items()}
     if not compiled:
-        return made
-    return made | {f"{name}, compiled": torch.compile(module, dynamic=False) for name, module in made.items()}
+        return eager
+    return eager | {f"{name}, compiled": (torch.compile(m, dynamic=False), m) for name, m in made.items()}
 
 
-def step(module: nn.Module, X: Tensor, branches: Sequence[Tensor]) -> Callable[[], None]:
-    """One forward and backward with gradients for streams, branches and parameters."""
+def step(module: nn.Module, plain: nn.Module, X: Tensor, branches: Sequence[Tensor]) -> Callable[[], None]:
+    """One forward and backward with gradients for streams, coefficients, branches and parameters."""
     with torch.no_grad():
-        grads = [torch.randn_like(t) for t in module(X, *branches)]
-    leaves = [X, *branches, *module.parameters()]
+        state = tree_map(lambda t: t.clone().requires_grad_(), plain.start(X))  # type: ignore[operator]
+        grads = [torch.randn_like(t) for t in _tensors(plain(state, branches))]
+    leaves = [*_tensors(state), *branches, *plain.parameters()]
 
     def run() -> None:
-        torch.autograd.grad(module(X, *branches), leaves, grads, allow_unused=True)
+        torch.autograd.grad(_tensors(module(state, branches)), leaves, grads, allow_unused=True)
 
     return run
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     o = _parse(arguments)
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
-    X = torch.randn(o.n, 1, o.tokens, o.channels).requires_grad_()
+    X = torch.randn(o.n, 1, o.tokens, o.channels)
     branches = [torch.randn(1, o.tokens, o.channels).requires_grad_() for _ in range(o.sites)]
-    runs = {k: step(m, X, branches) for k, m in candidates(o.n, o.channels, o.sites, not o.eager).items()}
+    runs = {
+        name: step(module, plain, X, branches)
+        for name, (module, plain) in candidates(o.n, o.channels, o.sites, not o.eager).items()
+    }
     bandwidth = copy_bandwidth()
     timed = interleaved(runs, o.rounds)
     limit = o.sites * budget(o.n) * o.tokens * o.channels * 4 / bandwidth

@@ -31,9 +31,7 @@ def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Any:
     return _run("write", {"X": X, "y": y, "mix": mix}, n, axis)
 
 
-def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> Any:
+def boundary(X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> Any:
     """`packed.boundary`."""
     return _run("boundary", {"X": X, "y": y, "mix": mix, "phi": phi, "alpha": alpha, "bias": bias}, n, axis)
 

@@ -120,7 +120,12 @@ def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Spec
     dtypes = {key: spec.dtype for key, spec in {**inputs, **results, **scratch}.items()}
     pointers = tuple((key, f"{'const ' * (key in inputs)}{C_TYPES[dtype]}*") for key, dtype in dtypes.items())
     layout = layout_of(inputs["X"].shape[1:], axis)
-    sizes = {"outer": layout.outer, "channels": layout.channels, "inner": layout.inner, "parts": torch.get_num_threads()}
+    sizes = {
+        "outer": layout.outer,
+        "channels": layout.channels,
+        "inner": layout.inner,
+        "parts": torch.get_num_threads(),
+    }
     parameters = (*pointers, *((size, "int64_t") for size in sizes))
     types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
     kernel = CppKernel(f"mhc_{name}", _source(body, parameters, types, _result_dtype(inputs), inputs, n), parameters)
@@ -129,7 +134,12 @@ def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Spec
 
 
 def _source(
-    body: str, parameters: tuple[tuple[str, str], ...], types: Mapping[str, str], out: torch.dtype, inputs: Specs, n: int
+    body: str,
+    parameters: tuple[tuple[str, str], ...],
+    types: Mapping[str, str],
+    out: torch.dtype,
+    inputs: Specs,
+    n: int,
 ) -> str:
     coefficient = C_TYPES[reference.coefficient_dtype(out)]
     aliases = {"F": coefficient, "X": types["X"], "Y": types.get("y", types["X"]), "O": C_TYPES[out]}
@@ -137,7 +147,7 @@ def _source(
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
     arguments = ", ".join(f"{ctype} {key}" for key, ctype in parameters)
     streams = f"static constexpr int n = {n}, m = {inputs['X'].shape[0]};"
-    return f"{_library()}\nstruct S {{ {streams} {uses} }};\n\nextern \"C\" void kernel({arguments}) {{\n  {body}\n}}\n"
+    return f'{_library()}\nstruct S {{ {streams} {uses} }};\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
 
 
 @cache

@@ -152,25 +152,37 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   }
 
   void step(const Tile& tile) {
-    WriteCoefficients<S> w;
+    if (WRITES) tile.in_memory_order(s, [&](const Tile& part, int) { write(part); });
+    if (!GATES) return;
     Projection<S> sums;
-    if (WRITES) w.read(mix, tile);
+    for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
+      const int width = load_streams(tile, c);
+      for (int i = 0; i < STREAMS; ++i)
+        sums.add(v[i], phi + (c / Z::CHUNK * STREAMS + i) * Z::CHUNK * Z::KP, width, tile.count);
+    }
+    gate(tile, sums);
+  }
+
+  void write(const Tile& tile) {
+    WriteCoefficients<S> w;
+    w.read(mix, tile);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
       const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
-      MHC_UNROLL
       for (int j = 0; j < M; ++j) load_tile<Z::CHUNK>(&x[j][0][0], X + j * s.size(), tile, c, width);
-      if (WRITES) {
-        load_tile<Z::CHUNK>(&x[M][0][0], y, tile, c, width);
-        write_rows<S>(v, x, w, tile.count);
-        MHC_UNROLL
-        for (int i = 0; i < N; ++i) store_tile<Z::CHUNK>(following + i * s.size(), &v[i][0][0], tile, c, width);
-      }
-      if (GATES)
-        MHC_UNROLL
-        for (int i = 0; i < STREAMS; ++i)
-          sums.add(WRITES ? v[i] : x[i], phi + (c / Z::CHUNK * STREAMS + i) * Z::CHUNK * Z::KP, width, tile.count);
+      load_tile<Z::CHUNK>(&x[M][0][0], y, tile, c, width);
+      write_rows<S>(v, x, w, tile.count);
+      for (int i = 0; i < N; ++i) store_tile<Z::CHUNK>(following + i * s.size(), &v[i][0][0], tile, c, width);
     }
-    if (GATES) gate(tile, sums);
+  }
+
+  // The streams that are projected and read, into v; those that were just written lie in the L2 cache.
+  int load_streams(const Tile& tile, int64_t c) {
+    const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
+    for (int i = 0; i < STREAMS; ++i) {
+      if (WRITES) load_tile<Z::CHUNK>(&v[i][0][0], following + i * s.size(), tile, c, width);
+      else load_tile<Z::CHUNK>(&v[i][0][0], X + i * s.size(), tile, c, width);
+    }
+    return width;
   }
 
   void gate(const Tile& tile, const Projection<S>& sums) {
@@ -191,12 +203,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   }
 
   void read(const Tile& tile, const F (&pre)[K][TILE], int64_t c) {
-    const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
-    MHC_UNROLL
-    for (int i = 0; i < STREAMS; ++i) {
-      if (WRITES) load_tile<Z::CHUNK>(&v[i][0][0], following + i * s.size(), tile, c, width);
-      else load_tile<Z::CHUNK>(&v[i][0][0], X + i * s.size(), tile, c, width);
-    }
+    const int width = load_streams(tile, c);
     for (int t = 0; t < tile.count; ++t)
       for (int k = 0; k < width; k += W<F>) {
         vec<F> total = load(&v[0][t][k]) * pre[0][t];
@@ -262,15 +269,17 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   // Gradients of the logits of the tile, from gu . X', which is a mixture of gu . X and gu . y.
   void gate(const Tile& tile) {
     vec<F> products[TILE][M + 1] = {};
-    for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
-      const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
-      load_inputs(tile, c, width);
-      for (int t = 0; t < tile.count; ++t)
-        for (int k = 0; k < width; k += W<F>)
-          MHC_UNROLL
-          for (int j = 0; j < M + WRITES; ++j)
-            products[t][j] = fma(load(&read[t][k]), load(&x[j][t][k]), products[t][j]);
-    }
+    tile.in_memory_order(s, [&](const Tile& part, int from) {
+      for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
+        const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
+        load_inputs(part, c, width);
+        for (int t = 0; t < part.count; ++t)
+          for (int k = 0; k < width; k += W<F>)
+            MHC_UNROLL
+            for (int j = 0; j < M + WRITES; ++j)
+              products[from + t][j] = fma(load(&read[t][k]), load(&x[j][t][k]), products[from + t][j]);
+      }
+    });
     Logits<F, N> logits(alpha, bias);
     F glogits[K][TILE] = {};
     for (int t = 0; t < tile.count; ++t) {
@@ -304,7 +313,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
 
   // gv = g + pre gu - shrink v + gq phi^T, and gphi += v^T gq, for stream i of a chunk.
   void through_gate(const Tile& tile, int i, const typename Z::Rows& rows, int64_t block, int64_t c) {
-    constexpr int T = 4, V = 4;
+    constexpr int T = 4, V = 2;
     const F* columns = phi + (c / Z::CHUNK * Z::KP * STREAMS + i) * Z::CHUNK;
     for (int t = 0; t < tile.count; t += T)
       for (int k = 0; k < Z::CHUNK; k += V * W<F>) {

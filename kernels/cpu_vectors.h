@@ -136,6 +136,7 @@ struct Shape {  // of one stream: a token is a pair (outer, inner)
   int64_t size() const { return outer * channels * inner; }
 };
 
+constexpr int AHEAD = 2;
 constexpr int TILE = 16;  // tokens that are computed together
 
 struct Tile {
@@ -149,6 +150,12 @@ struct Tile {
       int64_t token = first + t;
       at[t] = s.inner == 1 ? token * s.channels : token / s.inner * s.channels * s.inner + token % s.inner;
     }
+  }
+  // Calls body(tile, index of its first token in this one) in the order of memory: token by token where that is the
+  // order, so that the hardware can read ahead.
+  template <class Body> void in_memory_order(const Shape& s, const Body& body) const {
+    const int step = stride == 1 ? 1 : TILE;
+    for (int t = 0; t < count; t += step) body(Tile(s, first + t, first + std::min(count, t + step)), t);
   }
   bool neighbours(int t, int width) const { return t + width <= count && at[t + width - 1] - at[t] == width - 1; }
 };
@@ -186,7 +193,12 @@ MHC_INLINE void load_tile(F* rows, const T* from, const Tile& tile, int64_t c0, 
     F* row = rows + t * CHUNK;
     int c = 0, tokens = 1;
     if (tile.stride == 1)
-      for (; c < whole; c += w) { vec<F> v; get(v, p + c); store(row + c, v); }
+      for (; c < whole; c += w) {
+        if (c % (64 / int(sizeof(T))) == 0) __builtin_prefetch(p + c + AHEAD * CHUNK, 0, 2);  // a tile jumps from row to row, the hardware loses track
+        vec<F> v;
+        get(v, p + c);
+        store(row + c, v);
+      }
     else if (tile.neighbours(t, w)) {
       tokens = w;
       for (; c < whole; c += w) {

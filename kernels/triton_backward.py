@@ -100,9 +100,7 @@ def table(pointer, t, live, width: tl.constexpr, K: tl.constexpr, KP: tl.constex
 
 
 @triton.jit
-def projection_gradient(
-    glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: tl.constexpr, KP: tl.constexpr
-):
+def projection_gradient(glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: tl.constexpr, KP: tl.constexpr):
     """The gradient of `v @ phi`, `[BT, KP]`, and the factor of v that comes from the rms, `[BT, 1]`."""
     K: tl.constexpr = n * n + 2 * n
     inverse = column(stat, t, live, K + 1, K)

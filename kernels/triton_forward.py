@@ -120,9 +120,7 @@ def gate_kernel(
             v = load_tile(X, i * stride + at, mask)
             square += v * v
             q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, BC, KP), q, input_precision=PRECISION)
-    store_coefficients(
-        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, NP, KP
-    )
+    store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, NP, KP)
     pre = read_gates(stat, alpha, bias, t, live, n, m)
     read_streams(X, u, pre, start, live, stride, inner, m, C, BC, LAST)
 
@@ -169,9 +167,7 @@ def boundary_kernel(
             v = stored.to(tl.float32)
             square += v * v
             q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, BC, KP), q, input_precision=PRECISION)
-    store_coefficients(
-        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, NP, KP
-    )
+    store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, NP, KP)
     pre = read_gates(stat, alpha, bias, t, live, n, n)
     read_streams(following, u, pre, start, live, stride, inner, n, C, BC, LAST)
 

@@ -1,14 +1,13 @@
 """The fused steps on a GPU, eagerly: the functions of `packed.py`, run by their schedules.
 
-Tensors may have any strides. On a real device each step measures `triton_schedules.CONFIGURATIONS` once per number of
-streams, channels, dtypes and layout and keeps the fastest; while a CUDA graph is captured, and under the interpreter,
-it takes the default. A batch without tokens launches no kernel over tokens: the gradients of parameters are zeros.
+Tensors may have any strides. On a real device each step takes the tiles that `triton_tuning.py` measured to be the
+fastest; while a CUDA graph is captured, and under the interpreter, it takes the default. A batch without tokens
+launches no kernel over tokens: the gradients of parameters are zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mhc_compile.kernels import triton_schedules as schedules
 from mhc_compile.kernels.schedule import Launch, Schedule, Spec
+from mhc_compile.kernels.triton_tuning import fastest
 
 
 def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,11 +94,12 @@ def run_schedule(schedule: Schedule, inputs: dict[str, Tensor], empty: Callable[
 
 def _run(step: Callable[..., Schedule], tensors: dict[str, Tensor], *constants: Any) -> Any:
     inputs = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    specs = tuple((name, Spec(tuple(t.shape), t.dtype)) for name, t in inputs.items())
+    specs = {name: Spec(tuple(t.shape), t.dtype) for name, t in inputs.items()}
     if not inputs["X"].is_cuda or torch.cuda.is_current_stream_capturing():
-        return run_schedule(step(dict(specs), *constants), inputs)
+        return run_schedule(step(specs, *constants), inputs)
     with torch.cuda.device(inputs["X"].device):
-        return run_schedule(step(dict(specs), *constants, _tuned(step, inputs, constants)), inputs)
+        tiles = fastest(step, specs, constants, lambda schedule: run_schedule(schedule, inputs))
+        return run_schedule(step(specs, *constants, tiles), inputs)
 
 
 def _start(launch: Launch, tensors: dict[str, Tensor]) -> None:

@@ -14,7 +14,9 @@ from tests.gpu.compiled.cubin import TARGETS, kernels, machine_code, resources
 STEPS = ("gate", "write", "boundary", "leave")
 
 
-def step_specs(name: str, n: int, C: int, dtype: torch.dtype, *, tokens: int = 4096, m: int | None = None, axis: int = 1) -> dict[str, Spec]:
+def step_specs(
+    name: str, n: int, C: int, dtype: torch.dtype, *, tokens: int = 4096, m: int | None = None, axis: int = 1
+) -> dict[str, Spec]:
     """The inputs of a step, with the channels last (`axis=1`) or first (`axis=0`)."""
     m, K = m or n, n * n + 2 * n
     shape = (tokens, C) if axis == 1 else (C, tokens)
@@ -43,7 +45,9 @@ def schedule(name: str, inputs: dict[str, Spec], n: int, axis: int = 1, **option
     return getattr(schedules, name)(inputs, n, axis, *scale, **options)
 
 
-def rows(targets: list[str], n: int, channels: list[int], dtype: torch.dtype, steps: list[str], axis: int = 1) -> Iterator[tuple[object, ...]]:
+def rows(
+    targets: list[str], n: int, channels: list[int], dtype: torch.dtype, steps: list[str], axis: int = 1
+) -> Iterator[tuple[object, ...]]:
     """(step, kernel, C, target, registers, spills, shared, tensor-core instructions, 16-byte loads)."""
     for C in channels:
         for step in steps:
@@ -67,9 +71,9 @@ def main() -> None:
     args = parser.parse_args()
     titles = ("step", "kernel", "C", "target", "regs", "spill", "shared", "mma", "16-byte")
     widths = (18, 26, 6, 8, 6, 6, 8, 5, 8)
-    print("".join(f"{t:<{w}}" for t, w in zip(titles, widths)))
+    print("".join(f"{t:<{w}}" for t, w in zip(titles, widths, strict=True)))
     for row in rows(args.targets, args.streams, args.channels, getattr(torch, args.dtype), args.steps, args.axis):
-        print("".join(f"{v!s:<{w}}" for v, w in zip(row, widths)), flush=True)
+        print("".join(f"{v!s:<{w}}" for v, w in zip(row, widths, strict=True)), flush=True)
 
 
 if __name__ == "__main__":
