@@ -89,8 +89,10 @@ def _tell_inductor() -> None:
     """
     if "torch._inductor.compile_fx" in sys.modules:
         from mhc_compile.kernels.inductor import install
+        from mhc_compile.kernels.inductor_cache import add_sources_to_cache_keys
 
         install()
+        add_sources_to_cache_keys()
 
 
 def _tokens(X: Tensor, axis: int) -> Any:

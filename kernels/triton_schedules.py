@@ -46,9 +46,9 @@ def configurations(n: int) -> tuple[Tiles, ...]:
 def covers(dtype: torch.dtype, n: int) -> str | None:
     """None if there are kernels for n streams of this dtype, else the reason why not."""
     if n not in STREAMS:
-        return f"the Triton kernels are for 2 to 8 streams, not {n}"
+        return f"the Triton kernels cover 2 to 8 streams, not {n}"
     if dtype not in DTYPES:
-        return f"the Triton kernels are for fp32, bf16 and fp16, not {dtype}"
+        return f"the Triton kernels cover fp32, bf16 and fp16, not {dtype}"
     return None
 
 

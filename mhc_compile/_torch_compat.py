@@ -31,7 +31,9 @@ NAMES: dict[str, str] = {
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # lowering
+    "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
     "fallback_handler": "torch._inductor.lowering:fallback_handler",
+    "inductor_config": "torch._inductor:config",
     "ir": "torch._inductor:ir",
     "kernel_side_table": "torch._higher_order_ops.triton_kernel_wrap:kernel_side_table",
     "lowerings": "torch._inductor.lowering:lowerings",
