@@ -42,8 +42,7 @@ template <class V, int N> struct Sinkhorn {
       for (int k = 0; k < N; ++k) t += entry<axis>(M, line, k);
       if (axis == 0) t = t < tiny() ? tiny() : t;
       total[line] = t;
-      V inverse = 1 / t;
-      for (int k = 0; k < N; ++k) entry<axis>(M, line, k) *= inverse;
+      for (int k = 0; k < N; ++k) entry<axis>(M, line, k) /= t;
     }
   }
 

@@ -27,7 +27,15 @@ C_TYPES = {
     torch.bfloat16: "mhc::bf16",
     torch.float16: "mhc::f16",
 }
-HEADERS = ("cpu_vectors.h", "cpu_coefficients.h", "cpu_steps.h")
+HEADERS = (
+    "cpu_vectors.h",
+    "cpu_tiles.h",
+    "cpu_coefficients.h",
+    "cpu_products.h",
+    "cpu_forward.h",
+    "cpu_backward.h",
+    "cpu_leave.h",
+)
 
 
 def covers(dtype: torch.dtype, n: int) -> str | None:
@@ -127,27 +135,24 @@ def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Spec
         "parts": torch.get_num_threads(),
     }
     parameters = (*pointers, *((size, "int64_t") for size in sizes))
-    types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
-    kernel = CppKernel(f"mhc_{name}", _source(body, parameters, types, _result_dtype(inputs), inputs, n), parameters)
+    kernel = CppKernel(f"mhc_{name}", _source(body, parameters, inputs, n, axis), parameters)
     launch = Launch(kernel, tensors={key: key for key in dtypes}, sizes=sizes)
     return Schedule(buffers={**results, **scratch}, launches=(launch,), results=tuple(results))
 
 
-def _source(
-    body: str,
-    parameters: tuple[tuple[str, str], ...],
-    types: Mapping[str, str],
-    out: torch.dtype,
-    inputs: Specs,
-    n: int,
-) -> str:
+def _source(body: str, parameters: tuple[tuple[str, str], ...], inputs: Specs, n: int, axis: int) -> str:
+    """The headers, a struct S that says what they are compiled for, and the function."""
+    types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
+    out = _result_dtype(inputs)
     coefficient = C_TYPES[reference.coefficient_dtype(out)]
     aliases = {"F": coefficient, "X": types["X"], "Y": types.get("y", types["X"]), "O": C_TYPES[out]}
     aliases |= {key.capitalize(): types.get(key, coefficient) for key in ("mix", "gmix", "phi", "alpha", "bias")}
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
+    m, *stream = inputs["X"].shape
+    last = str(axis == len(stream) - 1).lower()
+    constants = f"static constexpr int n = {n}, m = {m}; static constexpr bool last = {last};"
     arguments = ", ".join(f"{ctype} {key}" for key, ctype in parameters)
-    streams = f"static constexpr int n = {n}, m = {inputs['X'].shape[0]};"
-    return f'{_library()}\nstruct S {{ {streams} {uses} }};\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
+    return f'{_library()}\nstruct S {{ {constants} {uses} }};\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
 
 
 @cache
@@ -175,7 +180,7 @@ def _gate_results(X: Spec, n: int, axis: int) -> dict[str, Spec]:
 
 
 def _packed_phi(inputs: Specs, streams: Size, n: int, axis: int) -> Spec:
-    """Scratch for phi in the order in which the kernel reads it; `Sizes` in cpu_steps.h has the same numbers."""
-    chunk, columns = (64 if n <= 4 else 32), -(-(n * n + 2 * n) // 8) * 8
+    """Scratch for phi in the order in which the kernel reads it; `Sizes` in cpu_products.h has no larger numbers."""
+    chunk, columns = (256 if n <= 4 else 128), -(-(n * n + 2 * n) // 16) * 16
     channels = -(-inputs["X"].shape[axis + 1] // chunk) * chunk
     return Spec((channels * streams * columns,), reference.coefficient_dtype(_result_dtype(inputs)))

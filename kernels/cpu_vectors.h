@@ -1,17 +1,15 @@
-// Vectors of 32 bytes, storage types, and tiles of tokens: what the fused steps on the CPU are written in.
+// Vectors of 32 or 64 bytes, storage types, and tiles of tokens: what the fused steps on the CPU are written in.
 // Plain C++17 with the vector extensions of GCC and Clang, no other header of this project or of PyTorch.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__FMA__) || defined(__F16C__)
+#if defined(__AVX__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
-#define MHC_INLINE static inline __attribute__((always_inline))
+#define MHC_ALWAYS __attribute__((always_inline))  // for lambdas and members
+#define MHC_INLINE static inline MHC_ALWAYS
 #define MHC_UNROLL _Pragma("GCC unroll 16")  // constant bounds: what the loop indexes shall live in registers
 
 namespace mhc {
@@ -19,30 +17,47 @@ namespace mhc {
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
-typedef float floats __attribute__((vector_size(32)));
-typedef double doubles __attribute__((vector_size(32)));
-typedef int32_t ints __attribute__((vector_size(32)));
-typedef uint32_t words __attribute__((vector_size(32)));
-typedef uint16_t halves __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, REGISTERS = 32;
+#else
+constexpr int BYTES = 32, REGISTERS = 16;
+#endif
+typedef float floats __attribute__((vector_size(BYTES)));
+typedef double doubles __attribute__((vector_size(BYTES)));
+typedef int32_t ints __attribute__((vector_size(BYTES)));
+typedef uint32_t words __attribute__((vector_size(BYTES)));
+typedef uint16_t halves __attribute__((vector_size(BYTES / 2)));
 
 template <class F> struct lanes;
 template <> struct lanes<float> { using type = floats; };
 template <> struct lanes<double> { using type = doubles; };
 template <class F> using vec = typename lanes<F>::type;
-template <class F> constexpr int W = 32 / sizeof(F);  // lanes of a vector
+template <class F> constexpr int W = BYTES / sizeof(F);  // lanes of a vector
 
-template <class F> MHC_INLINE vec<F> load(const F* p) { vec<F> v; std::memcpy(&v, p, 32); return v; }
-template <class F> MHC_INLINE void store(F* p, vec<F> v) { std::memcpy(p, &v, 32); }
+template <class F> MHC_INLINE vec<F> load(const F* p) { vec<F> v; std::memcpy(&v, p, BYTES); return v; }
+template <class F> MHC_INLINE void store(F* p, vec<F> v) { std::memcpy(p, &v, BYTES); }
 template <class F> MHC_INLINE vec<F> all(F a) { return a - vec<F>{}; }  // a + 0 is not a for a = -0
 
 template <class F> MHC_INLINE F sum(vec<F> v) {
-  F total = 0;
-  for (int l = 0; l < W<F>; ++l) total += v[l];
-  return total;
+  F lane[W<F>];
+  std::memcpy(lane, &v, BYTES);
+  for (int step = W<F> / 2; step; step >>= 1)
+    for (int l = 0; l < step; ++l) lane[l] += lane[l + step];
+  return lane[0];
+}
+
+template <class V, int COUNT> MHC_INLINE V total(const V (&vs)[COUNT]) {
+  V all = vs[0];
+  MHC_UNROLL
+  for (int i = 1; i < COUNT; ++i) all += vs[i];
+  return all;
 }
 
 // Inductor compiles with -ffp-contract=off: a multiply-add must be asked for.
-#if defined(__FMA__)
+#if defined(__AVX512F__)
+MHC_INLINE floats fma(floats a, floats b, floats c) { return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+MHC_INLINE doubles fma(doubles a, doubles b, doubles c) { return (doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif defined(__FMA__)
 MHC_INLINE floats fma(floats a, floats b, floats c) { return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 MHC_INLINE doubles fma(doubles a, doubles b, doubles c) { return (doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
 #else
@@ -110,7 +125,7 @@ template <class V, class T> MHC_INLINE void get(V& v, const T* p) {
 MHC_INLINE void get(floats& v, const float* p) { v = load(p); }
 MHC_INLINE void get(doubles& v, const double* p) { v = load(p); }
 MHC_INLINE void get(floats& v, const bf16* p) {
-  halves h; std::memcpy(&h, p, 16);
+  halves h; std::memcpy(&h, p, sizeof h);
   v = (floats)(__builtin_convertvector(h, words) << 16);
 }
 template <class V, class T> MHC_INLINE void put(T* p, V v) {
@@ -123,133 +138,62 @@ MHC_INLINE void put(bf16* p, floats v) {
   w = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
   w = v != v ? words{} + 0x7fc0 : w;
   halves h = __builtin_convertvector(w, halves);
-  std::memcpy(p, &h, 16);
+  std::memcpy(p, &h, sizeof h);
 }
-#if defined(__F16C__)
+#if defined(__AVX512F__)
+MHC_INLINE void get(floats& v, const f16* p) { v = (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+MHC_INLINE void put(f16* p, floats v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0)); }
+#elif defined(__F16C__)
 MHC_INLINE void get(floats& v, const f16* p) { v = (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 MHC_INLINE void put(f16* p, floats v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, 0)); }
 #endif
 
-struct Shape {  // of one stream: a token is a pair (outer, inner)
-  int64_t outer, channels, inner;
-  int64_t tokens() const { return outer * inner; }
-  int64_t size() const { return outer * channels * inner; }
-};
+template <class F> struct lane_numbers { using type = ints; };
+template <> struct lane_numbers<double> { typedef int64_t type __attribute__((vector_size(BYTES))); };
 
-constexpr int AHEAD = 2;
-constexpr int TILE = 16;  // tokens that are computed together
-
-struct Tile {
-  int64_t first, stride;  // stride between the channels of a token
-  int count;
-  int64_t at[TILE];  // where the first channel of each token lies
-
-  Tile(const Shape& s, int64_t first, int64_t end) : first(first), stride(s.inner) {
-    count = int(std::min<int64_t>(TILE, end - first));
-    for (int t = 0; t < count; ++t) {
-      int64_t token = first + t;
-      at[t] = s.inner == 1 ? token * s.channels : token / s.inner * s.channels * s.inner + token % s.inner;
-    }
-  }
-  // Calls body(tile, index of its first token in this one) in the order of memory: token by token where that is the
-  // order, so that the hardware can read ahead.
-  template <class Body> void in_memory_order(const Shape& s, const Body& body) const {
-    const int step = stride == 1 ? 1 : TILE;
-    for (int t = 0; t < count; t += step) body(Tile(s, first + t, first + std::min(count, t + step)), t);
-  }
-  bool neighbours(int t, int width) const { return t + width <= count && at[t + width - 1] - at[t] == width - 1; }
-};
-
-// The W x W block with rows r[0..W), transposed in place.
-template <class V> MHC_INLINE void transpose(V (&r)[W<float>]) {
-  static_assert(sizeof(r[0][0]) == 4, "");
-  for (int step = 4; step; step >>= 1)
-    for (int i = 0; i < 8; ++i)
+// The W x W block with rows r[0..W), transposed in place: blocks of step x step change places, ever smaller ones.
+template <class F> MHC_INLINE void transpose(vec<F> (&r)[W<F>]) {
+  for (int step = W<F> / 2; step; step >>= 1) {
+    typename lane_numbers<F>::type low, high;
+    for (int l = 0; l < W<F>; ++l) low[l] = l & step ? l - step + W<F> : l, high[l] = l & step ? l + W<F> : l + step;
+    for (int i = 0; i < W<F>; ++i)
       if (!(i & step)) {
-        V a = r[i], b = r[i + step];
-        ints low, high;
-        for (int l = 0; l < 8; ++l) {
-          low[l] = l & step ? l - step + 8 : l;
-          high[l] = l & step ? l + 8 : l + step;
-        }
+        const vec<F> a = r[i], b = r[i + step];
         r[i] = __builtin_shuffle(a, b, low);
         r[i + step] = __builtin_shuffle(a, b, high);
       }
-}
-template <class V> MHC_INLINE void transpose(V (&r)[W<double>]) {
-  V c[4];
-  for (int i = 0; i < 4; ++i)
-    for (int l = 0; l < 4; ++l) c[i][l] = r[l][i];
-  for (int i = 0; i < 4; ++i) r[i] = c[i];
-}
-
-// Channels c0 .. c0 + width of the tile's tokens as rows[token][CHUNK] of F; zeros up to a whole vector.
-template <int CHUNK, class F, class T>
-MHC_INLINE void load_tile(F* rows, const T* from, const Tile& tile, int64_t c0, int width) {
-  constexpr int w = W<F>;
-  const int whole = width / w * w;
-  for (int t = 0; t < tile.count;) {
-    const T* p = from + tile.at[t] + c0 * tile.stride;
-    F* row = rows + t * CHUNK;
-    int c = 0, tokens = 1;
-    if (tile.stride == 1)
-      for (; c < whole; c += w) {
-        if (c % (64 / int(sizeof(T))) == 0) __builtin_prefetch(p + c + AHEAD * CHUNK, 0, 2);  // a tile jumps from row to row, the hardware loses track
-        vec<F> v;
-        get(v, p + c);
-        store(row + c, v);
-      }
-    else if (tile.neighbours(t, w)) {
-      tokens = w;
-      for (; c < whole; c += w) {
-        vec<F> block[w];
-        for (int l = 0; l < w; ++l) get(block[l], p + (c + l) * tile.stride);
-        transpose(block);
-        for (int l = 0; l < w; ++l) store(row + l * CHUNK + c, block[l]);
-      }
-    }
-    for (int l = 0; l < tokens; ++l) {
-      int rest = c;
-      for (; rest < width; ++rest) row[l * CHUNK + rest] = F(value(from[tile.at[t + l] + (c0 + rest) * tile.stride]));
-      for (; rest % w; ++rest) row[l * CHUNK + rest] = 0;
-    }
-    t += tokens;
   }
 }
 
-template <int CHUNK, class F, class T>
-MHC_INLINE void store_tile(T* to, const F* rows, const Tile& tile, int64_t c0, int width) {
-  constexpr int w = W<F>;
-  const int whole = width / w * w;
-  for (int t = 0; t < tile.count;) {
-    T* p = to + tile.at[t] + c0 * tile.stride;
-    const F* row = rows + t * CHUNK;
-    int c = 0, tokens = 1;
-    if (tile.stride == 1)
-      for (; c < whole; c += w) put(p + c, load(row + c));
-    else if (tile.neighbours(t, w)) {
-      tokens = w;
-      for (; c < whole; c += w) {
-        vec<F> block[w];
-        for (int l = 0; l < w; ++l) block[l] = load(row + l * CHUNK + c);
-        transpose(block);
-        for (int l = 0; l < w; ++l) put(p + (c + l) * tile.stride, block[l]);
-      }
-    }
-    for (int l = 0; l < tokens; ++l)
-      for (int rest = c; rest < width; ++rest) put(to[tile.at[t + l] + (c0 + rest) * tile.stride], row[l * CHUNK + rest]);
-    t += tokens;
-  }
+// The first `count` elements at p, then zeros; and back. `Whole` is a vector that is full.
+struct Whole {};
+struct Part { int count; };
+template <class V, class T> MHC_INLINE void get(V& v, const T* p, Whole) { get(v, p); }
+template <class V, class T> MHC_INLINE void get(V& v, const T* p, Part part) {
+  T lane[sizeof(V) / sizeof(v[0])] = {};
+  std::memcpy(lane, p, part.count * sizeof(T));
+  get(v, lane);
+}
+template <class V, class T> MHC_INLINE void put(T* p, V v, Whole) { put(p, v); }
+template <class V, class T> MHC_INLINE void put(T* p, V v, Part part) {
+  T lane[sizeof(V) / sizeof(v[0])];
+  put(lane, v);
+  std::memcpy(p, lane, part.count * sizeof(T));
 }
 
-// Large results come from fresh pages: fault them in 2 MiB at a time where the system allows.
-template <class T> MHC_INLINE void expect_to_fill(T* p, int64_t elements) {
-#if defined(MADV_HUGEPAGE)
-  const uintptr_t huge = uintptr_t(1) << 21, from = (uintptr_t(p) + huge - 1) & ~(huge - 1);
-  const uintptr_t to = uintptr_t(p + elements) & ~(huge - 1);
-  if (from < to) madvise((void*)from, to - from, MADV_HUGEPAGE);
-#else
-  (void)p, (void)elements;
+// A full vector past the caches, to an address that `streamable` accepts: it will not be read again soon.
+template <class T> MHC_INLINE bool streamable(const T* p) { return uintptr_t(p) % (W<float> * sizeof(T)) == 0; }
+template <class V, class T> MHC_INLINE void stream(T* p, V v) { put(p, v); }
+#if defined(__AVX512F__)
+MHC_INLINE void stream(float* p, floats v) { _mm512_stream_ps(p, (__m512)v); }
+MHC_INLINE void stream(bf16* p, floats v) { halves h; put((bf16*)&h, v); _mm256_stream_si256((__m256i*)p, (__m256i)h); }
+MHC_INLINE void stream(f16* p, floats v) { _mm256_stream_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0)); }
+#elif defined(__AVX__)
+MHC_INLINE void stream(float* p, floats v) { _mm256_stream_ps(p, (__m256)v); }
+#endif
+MHC_INLINE void finish_streaming() {
+#if defined(__AVX__)
+  _mm_sfence();
 #endif
 }
 

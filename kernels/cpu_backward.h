@@ -1,0 +1,236 @@
+// The backwards of gate, write and boundary of packed.py. A token's logits need gu . X' over all channels before any
+// gradient of a stream is known, so each tile is scanned twice; X' and the Sinkhorn iterates are computed again.
+// Sums over tokens are kept per part and added up in order.
+
+namespace mhc {
+
+// What is not computed has a null pointer.
+template <class S, bool WRITES, bool GATES> struct Backward {
+  using F = typename S::F;
+  using Z = Sizes<S>;
+  static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M, INPUTS = M + WRITES;
+  Input<S, typename S::O, N> g;
+  Input<S, typename S::O, 1> gu;
+  const typename S::Gmix* gmix_next;
+  Input<S, typename S::X, M> X;
+  Input<S, typename S::Y, 1> y;
+  const typename S::Mix* mix;
+  const F* phi; const typename S::Alpha* alpha; const typename S::Bias* bias; const F* stat;
+  Output<S, typename S::X, M> gX;
+  Output<S, typename S::Y, 1> gy;
+  typename S::Mix* gmix;
+  F* gphi; double* gsums;  // of this part: gphi in packed chunks, then alpha's 3 and bias's K sums
+  Shape s;
+  // of a tile: the coefficients of the write and their gradients, and of the gate what the streams' gradient takes
+  WriteCoefficients<S> w;
+  vec<F> dots[TILE][N][M + 1];
+  F gq[TILE][Z::KQ], pre[N][TILE], shrink[TILE];
+  // of a chunk: the streams behind the write, and their gradients
+  alignas(64) typename Z::Chunk v[N], gv[N];
+
+  void run(int64_t first, int64_t end) {
+    for (; first < end; first += TILE) {
+      const Tile tile(s, first, end);
+      if (tile.count < TILE) std::memset((void*)v, 0, sizeof v);
+      if (WRITES) w.read(mix, tile);
+      const auto x = X.rows(tile);
+      const auto branch = WRITES ? y.rows(tile) : decltype(y.rows(tile)){};
+      const auto incoming = WRITES ? g.rows(tile) : decltype(g.rows(tile)){};
+      const auto read = GATES ? gu.rows(tile) : decltype(gu.rows(tile)){};
+      std::memset((void*)dots, 0, sizeof dots);
+      if (GATES) {
+        gate(tile, x, branch, incoming, read);
+        for (int64_t c = 0; c < s.channels; c += Z::CHUNK) chunk(tile, c, x, branch, incoming, read);
+      } else through_write(tile, 0, s.channels, incoming, x, branch);
+      gX.finish(tile);
+      if (!WRITES) continue;
+      gy.finish(tile);
+      store_gmix(tile);
+    }
+  }
+
+  // Gradients of the logits of the tile, from gu . X', which is a mixture of gu . X and gu . y.
+  template <class RX, class RY, class RG, class RU>
+  void gate(const Tile& tile, const RX& x, const RY& branch, const RG& incoming, const RU& read) {
+    F glogits[K][TILE] = {};
+    for (int t = 0; t < tile.count; ++t) {
+      vec<F> products[M + 1] = {};
+      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> u, a;
+        get(u, read.at(0, t) + c, count);
+        MHC_UNROLL
+        for (int j = 0; j < INPUTS; ++j) {
+          if (j < M) get(a, x.at(j, t) + c, count);
+          else get(a, branch.at(0, t) + c, count);
+          products[j] = fma(u, a, products[j]);
+        }
+        if (WRITES && S::last)  // `chunk` jumps from row to row, which the hardware does not foresee
+          MHC_UNROLL
+          for (int i = 0; i < N; ++i) __builtin_prefetch(incoming.at(i, t) + c, 0, 2);
+      });
+      read_gradient(glogits, t, products);
+    }
+    Logits<F, N> logits(alpha, bias);
+    for (int t = 0; t < tile.count; ++t) {
+      for (int k = 0; k < K; ++k) logits.z[k][t] = stat[(tile.first + t) * (K + 1) + k];
+      for (int k = N; k < K; ++k) glogits[k][t] = F(value(gmix_next[(tile.first + t) * (K - N) + k - N]));
+    }
+    logits.backward(glogits, pre);
+    MHC_UNROLL
+    for (int i = STREAMS; i < N; ++i)
+      for (int t = 0; t < TILE; ++t) pre[0][t] += pre[i][t];
+    through_logits(tile, logits, glogits);
+  }
+
+  void read_gradient(F (&glogits)[K][TILE], int t, const vec<F> (&products)[M + 1]) {
+    F along[M + 1];
+    for (int j = 0; j < INPUTS; ++j) along[j] = sum<F>(products[j]);
+    MHC_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (WRITES)
+        MHC_UNROLL
+        for (int j = 0; j <= M; ++j) glogits[i][t] += w.at[i][j][t] * along[j];
+      else glogits[i][t] = along[M == 1 ? 0 : i];
+    }
+  }
+
+  void through_logits(const Tile& tile, const Logits<F, N>& logits, const F (&glogits)[K][TILE]) {
+    std::memset(gq, 0, sizeof gq);
+    for (int t = 0; t < tile.count; ++t) {
+      const F inverse = stat[(tile.first + t) * (K + 1) + K];
+      F along = 0;
+      for (int k = 0; k < K; ++k) {
+        const F gz = glogits[k][t] * logits.alpha[k];
+        gq[t][k] = gz * inverse;
+        along += gz * logits.z[k][t];
+        gsums[Logits<F, N>::part(k)] += double(glogits[k][t]) * logits.z[k][t];
+        gsums[3 + k] += glogits[k][t];
+      }
+      shrink[t] = inverse * inverse * along / F(STREAMS * s.channels);
+    }
+  }
+
+  template <class RX, class RY, class RG, class RU>
+  void chunk(const Tile& tile, int64_t c0, const RX& x, const RY& branch, const RG& incoming, const RU& read) {
+    const int64_t width = std::min<int64_t>(Z::CHUNK, s.channels - c0);
+    for (int t = 0; t < tile.count; ++t)
+      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> in[M + 1], u = {};
+        MHC_UNROLL
+        for (int j = 0; j < M; ++j) get(in[j], x.at(j, t) + c0 + c, count);
+        if (WRITES) get(in[M], branch.at(0, t) + c0 + c, count);
+        get(u, read.at(0, t) + c0 + c, count);
+        MHC_UNROLL
+        for (int i = 0; i < STREAMS; ++i) {
+          vec<F> h = {};
+          if (WRITES) get(h, incoming.at(i, t) + c0 + c, count);
+          const vec<F> stream = WRITES ? w.apply(i, t, in) : in[i];
+          store(&v[i][t][c], stream);
+          store(&gv[i][t][c], fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
+        }
+      });
+    for (int i = 0; i < STREAMS; ++i) {
+      add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width);
+      add_outer<S>(gphi + packed_at<S, true>(STREAMS, i, c0, 0), gq, v[i], width);
+    }
+    if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0] - c0, Z::CHUNK, TILE * Z::CHUNK}, x, branch);
+    else store_gradient(tile, c0, width);
+  }
+
+  // gX = R^T gv, gy = post . gv and the products of gv with X and y, for `width` channels from c0.
+  template <class RV, class RX, class RY>
+  void through_write(const Tile& tile, int64_t c0, int64_t width, const RV& gv, const RX& x, const RY& branch) {
+    const auto to = gX.rows(tile);
+    const auto to_branch = gy.rows(tile);
+    for (int t = 0; t < tile.count; ++t) {
+      vec<F> sums[N][M + 1];
+      std::memcpy((void*)sums, dots[t], sizeof sums);
+      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> h[N];
+        MHC_UNROLL
+        for (int i = 0; i < N; ++i) get(h[i], gv.at(i, t) + c0 + c, count);
+        MHC_UNROLL
+        for (int j = 0; j <= M; ++j) {
+          vec<F> in, back = h[0] * w.at[0][j][t];
+          if (j < M) get(in, x.at(j, t) + c0 + c, count);
+          else get(in, branch.at(0, t) + c0 + c, count);
+          MHC_UNROLL
+          for (int i = 0; i < N; ++i) sums[i][j] = fma(h[i], in, sums[i][j]);
+          MHC_UNROLL
+          for (int i = 1; i < N; ++i) back = fma(h[i], all<F>(w.at[i][j][t]), back);
+          if (j < M) gX.write(to.at(j, t) + c0 + c, back, count);
+          else gy.write(to_branch.at(0, t) + c0 + c, back, count);
+        }
+      });
+      std::memcpy((void*)dots[t], sums, sizeof sums);
+    }
+  }
+
+  void store_gradient(const Tile& tile, int64_t c0, int64_t width) {
+    const auto to = gX.rows(tile);
+    for (int t = 0; t < tile.count; ++t)
+      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
+        for (int i = 0; i < M; ++i) gX.write(to.at(i, t) + c0 + c, load(&gv[i][t][c]), count);
+      });
+  }
+
+  void store_gmix(const Tile& tile) {
+    for (int t = 0; t < tile.count; ++t) {
+      auto* row = gmix + (tile.first + t) * (N + N * N);
+      MHC_UNROLL
+      for (int i = 0; i < N; ++i) {
+        put(row[i], sum<F>(dots[t][i][M]));
+        MHC_UNROLL
+        for (int j = 0; j < N; ++j) put(row[N + i * N + j], sum<F>(dots[t][i][M == 1 ? 0 : j]));
+      }
+    }
+  }
+};
+
+// The sums of all parts in order, as the gradients of phi, alpha and bias.
+template <class S, int STREAMS> void reduce_parameters(
+    const typename S::F* gphi_parts, const double* gsums_parts, typename S::Phi* gphi, typename S::Alpha* galpha,
+    typename S::Bias* gbias, const Shape& s, int64_t parts) {
+  using Z = Sizes<S>;
+  using F = typename S::F;
+  const int64_t part = Z::padded(s) * STREAMS * Z::KQ;
+  for (int i = 0; i < S::n; ++i)
+    for (int64_t c = 0; c < s.channels; ++c)
+      for (int k = 0; k < Z::K; ++k) {
+        const F* sums = gphi_parts + packed_at<S, true>(STREAMS, i % STREAMS, c, k);
+        F total = 0;
+        for (int64_t p = 0; p < parts; ++p) total += sums[p * part];
+        put(gphi[(i * s.channels + c) * Z::K + k], total);
+      }
+  for (int k = 0; k < 3 + Z::K; ++k) {
+    double total = 0;
+    for (int64_t p = 0; p < parts; ++p) total += gsums_parts[p * (3 + Z::K) + k];
+    if (k < 3) put(galpha[k], F(total));
+    else put(gbias[k - 3], F(total));
+  }
+}
+
+template <class S, bool WRITES, bool GATES> void backward(
+    const typename S::O* g, const typename S::O* gu, const typename S::Gmix* gmix_next, const typename S::X* X,
+    const typename S::Y* y, const typename S::Mix* mix, const typename S::Phi* phi, const typename S::Alpha* alpha,
+    const typename S::Bias* bias, const typename S::F* stat, typename S::X* gX, typename S::Y* gy,
+    typename S::Mix* gmix, typename S::Phi* gphi, typename S::Alpha* galpha, typename S::Bias* gbias,
+    typename S::F* phi_packed, typename S::F* gphi_parts, double* gsums_parts, Shape s, int64_t parts) {
+  using Step = Backward<S, WRITES, GATES>;
+  using Z = Sizes<S>;
+  const int64_t padded = Z::padded(s), part = padded * Step::STREAMS * Z::KQ;
+  if (GATES) pack_phi<S, Step::STREAMS, true>(phi, phi_packed, s);
+  expect_to_fill(gX, S::m * s.size());
+  if (WRITES) expect_to_fill(gy, s.size());
+  for_parts(s, parts, [&](int64_t p, int64_t first, int64_t end) {
+    typename S::F* own = gphi_parts + p * part;
+    double* sums = gsums_parts + p * (3 + Z::K);
+    if (GATES) std::fill(own, own + part, typename S::F(0)), std::fill(sums, sums + 3 + Z::K, 0.0);
+    Step step{{g, s, padded}, {gu, s, padded}, gmix_next, {X, s, padded}, {y, s, padded}, mix, phi_packed, alpha, bias,
+              stat, {gX, s, padded}, {gy, s, padded}, gmix, own, sums, s};
+    step.run(first, end);
+  });
+  if (GATES) reduce_parameters<S, Step::STREAMS>(gphi_parts, gsums_parts, gphi, galpha, gbias, s, parts);
+}
+
+}  // namespace mhc

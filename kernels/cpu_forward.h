@@ -1,0 +1,136 @@
+// gate, write and boundary of packed.py: one scan over the tokens, a tile at a time.
+// `parts` threads take equal shares of the tiles.
+
+namespace mhc {
+
+// What is not computed has a null pointer.
+template <class S, bool WRITES, bool GATES> struct Forward {
+  using F = typename S::F;
+  using Z = Sizes<S>;
+  static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M;
+  Input<S, typename S::X, M> X;
+  Input<S, typename S::Y, 1> y;
+  const typename S::Mix* mix;
+  const F* phi; const typename S::Alpha* alpha; const typename S::Bias* bias;
+  Output<S, typename S::O, N> following;
+  Output<S, typename S::O, 1> u;
+  F* mix_out; F* stat;
+  Shape s;
+  Held<F> held;  // the streams that are projected and read: those that were just written, else a copy of X
+
+  void run(int64_t first, int64_t end) {
+    for (; first < end; first += TILE) {
+      const Tile tile(s, first, end);
+      vec<F> squares[TILE] = {};
+      if (WRITES) write(tile, squares);
+      else copy(tile, squares);
+      if (GATES) gate(tile, squares);
+    }
+  }
+
+  // Token by token, in the order of memory where channels are last, so that the hardware can read ahead.
+  void write(const Tile& tile, vec<F> (&squares)[TILE]) {
+    WriteCoefficients<S> w;
+    w.read(mix, tile);
+    const auto from = X.rows(tile);
+    const auto branch = y.rows(tile);
+    const auto to = following.rows(tile);
+    const auto kept = held.rows();
+    for (int t = 0; t < tile.count; ++t) {
+      vec<F> square[N] = {};
+      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> x[M + 1];
+        MHC_UNROLL
+        for (int j = 0; j < M; ++j) get(x[j], from.at(j, t) + c, count);
+        get(x[M], branch.at(0, t) + c, count);
+        MHC_UNROLL
+        for (int i = 0; i < N; ++i) {
+          const vec<F> v = w.apply(i, t, x);
+          following.write(to.at(i, t) + c, v, count);
+          if (GATES) {
+            store(kept.at(i, t) + c, v);
+            square[i] = fma(v, v, square[i]);
+          }
+        }
+      });
+      squares[t] = total(square);
+    }
+    following.finish(tile);
+  }
+
+  void copy(const Tile& tile, vec<F> (&squares)[TILE]) {
+    const auto from = X.rows(tile);
+    const auto kept = held.rows();
+    for (int t = 0; t < tile.count; ++t) {
+      vec<F> square[M] = {};
+      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+        MHC_UNROLL
+        for (int i = 0; i < M; ++i) {
+          vec<F> v;
+          get(v, from.at(i, t) + c, count);
+          store(kept.at(i, t) + c, v);
+          square[i] = fma(v, v, square[i]);
+        }
+      });
+      squares[t] = total(square);
+    }
+  }
+
+  void gate(const Tile& tile, const vec<F> (&squares)[TILE]) {
+    Projection<S> sums;
+    const auto rows = held.rows();
+    for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
+      for (int i = 0; i < STREAMS; ++i)
+        sums.add(rows.at(i, 0) + c, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0),
+                 int(std::min<int64_t>(Z::CHUNK, s.channels - c)));
+    F coefficients[K][TILE];
+    coefficients_of(tile, sums, squares, coefficients);
+    MHC_UNROLL
+    for (int i = STREAMS; i < N; ++i)  // streams that are equal are read with the sum of pre
+      for (int t = 0; t < TILE; ++t) coefficients[0][t] += coefficients[i][t];
+    read(tile, coefficients);
+  }
+
+  void coefficients_of(const Tile& tile, const Projection<S>& sums, const vec<F> (&squares)[TILE], F (&out)[K][TILE]) {
+    Logits<F, N> logits(alpha, bias);
+    for (int t = 0; t < tile.count; ++t) {
+      F* row = stat + (tile.first + t) * (K + 1);
+      row[K] = 1 / std::sqrt(sum<F>(squares[t]) / F(STREAMS * s.channels) + F(MHC_RMS_EPS));
+      for (int k = 0; k < K; ++k) logits.z[k][t] = row[k] = sums.q[t][k] * row[K];
+    }
+    logits.forward(out);
+    for (int t = 0; t < tile.count; ++t)
+      for (int k = N; k < K; ++k) mix_out[(tile.first + t) * (K - N) + k - N] = out[k][t];
+  }
+
+  void read(const Tile& tile, const F (&pre)[K][TILE]) {
+    const auto rows = held.rows();
+    const auto to = u.rows(tile);
+    for (int t = 0; t < tile.count; ++t)
+      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> total = load(rows.at(0, t) + c) * pre[0][t];
+        MHC_UNROLL
+        for (int i = 1; i < STREAMS; ++i) total = fma(load(rows.at(i, t) + c), all<F>(pre[i][t]), total);
+        u.write(to.at(0, t) + c, total, count);
+      });
+    u.finish(tile);
+  }
+};
+
+template <class S, bool WRITES, bool GATES> void forward(
+    const typename S::X* X, const typename S::Y* y, const typename S::Mix* mix, const typename S::Phi* phi,
+    const typename S::Alpha* alpha, const typename S::Bias* bias, typename S::O* following, typename S::O* u,
+    typename S::F* mix_out, typename S::F* stat, typename S::F* phi_packed, Shape s, int64_t parts) {
+  using Step = Forward<S, WRITES, GATES>;
+  const int64_t padded = Sizes<S>::padded(s);
+  if (GATES) pack_phi<S, Step::STREAMS, false>(phi, phi_packed, s);
+  if (WRITES) expect_to_fill(following, S::n * s.size());
+  if (GATES) expect_to_fill(u, s.size());
+  for_parts(s, parts, [&](int64_t, int64_t first, int64_t end) {
+    Step step{{X, s, padded}, {y, s, padded}, mix, phi_packed, alpha, bias, {following, s, padded}, {u, s, padded},
+              mix_out, stat, s, {GATES ? Step::STREAMS : 0, padded}};
+    step.run(first, end);
+  });
+}
+
+}  // namespace mhc
