@@ -148,21 +148,29 @@ MHC_INLINE void get(floats& v, const f16* p) { v = (floats)_mm256_cvtph_ps(_mm_l
 MHC_INLINE void put(f16* p, floats v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, 0)); }
 #endif
 
+// Blocks of `step` lanes: every second one of a and b change places.
+#if defined(__clang__)
+template <class F> MHC_INLINE void exchange(vec<F>& a, vec<F>& b, int step) {
+  const vec<F> x = a, y = b;
+  for (int l = 0; l < W<F>; ++l) a[l] = l & step ? y[l - step] : x[l], b[l] = l & step ? y[l] : x[l + step];
+}
+#else
 template <class F> struct lane_numbers { using type = ints; };
 template <> struct lane_numbers<double> { typedef int64_t type __attribute__((vector_size(BYTES))); };
+template <class F> MHC_INLINE void exchange(vec<F>& a, vec<F>& b, int step) {
+  typename lane_numbers<F>::type low, high;
+  for (int l = 0; l < W<F>; ++l) low[l] = l & step ? l - step + W<F> : l, high[l] = l & step ? l + W<F> : l + step;
+  const vec<F> x = a;
+  a = __builtin_shuffle(x, b, low);
+  b = __builtin_shuffle(x, b, high);
+}
+#endif
 
-// The W x W block with rows r[0..W), transposed in place: blocks of step x step change places, ever smaller ones.
+// The W x W block with rows r[0..W), transposed in place.
 template <class F> MHC_INLINE void transpose(vec<F> (&r)[W<F>]) {
-  for (int step = W<F> / 2; step; step >>= 1) {
-    typename lane_numbers<F>::type low, high;
-    for (int l = 0; l < W<F>; ++l) low[l] = l & step ? l - step + W<F> : l, high[l] = l & step ? l + W<F> : l + step;
+  for (int step = W<F> / 2; step; step >>= 1)
     for (int i = 0; i < W<F>; ++i)
-      if (!(i & step)) {
-        const vec<F> a = r[i], b = r[i + step];
-        r[i] = __builtin_shuffle(a, b, low);
-        r[i + step] = __builtin_shuffle(a, b, high);
-      }
-  }
+      if (!(i & step)) exchange<F>(r[i], r[i + step], step);
 }
 
 // The first `count` elements at p, then zeros; and back. `Whole` is a vector that is full.
