@@ -87,7 +87,7 @@ class LucidrainsSite(nn.Module):
         return self.connection.depth_connection(y, mixed, **rest)
 
 
-SITES = {"DeepSeek-V4 (transformers)": DeepSeekSite, "lucidrains": LucidrainsSite}
+SITES = {"DeepSeek-V4": DeepSeekSite, "lucidrains": LucidrainsSite}
 
 
 class Mixing(nn.Module):

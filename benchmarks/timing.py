@@ -40,19 +40,32 @@ def copy_bandwidth(megabytes: int = 256, rounds: int = 7) -> float:
     return 2 * source.nbytes / timed.median
 
 
-def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that `forward` keeps for the backward, each storage once, without parameters and buffers of the model."""
+@dataclass(frozen=True)
+class Saved:
+    """Bytes kept for the backward: activations, and parameters that the backward reads (they are kept anyway)."""
+
+    activations: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """What hooks on saved tensors see."""
+        return self.activations + self.parameters
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> Saved:
+    """What `forward` keeps for the backward, each storage once."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
-    total = sum(kept.values())
+    parameters = sum(size for address, size in kept.items() if address in own)
+    saved = Saved(sum(kept.values()) - parameters, parameters)
     del result
-    return total
+    return saved

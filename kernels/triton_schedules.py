@@ -180,13 +180,20 @@ class _Step:
         return 16 // self.widest if self.last else self.channels
 
     @property
+    def precision(self) -> str:
+        """Of the products with phi: TF32 holds every bf16 number, fp32 streams take three of its products."""
+        if torch.version.hip:
+            return "ieee"  # AMD's matrix cores multiply fp32 as it is
+        return "tf32x3" if self.widest == 4 else "tf32"
+
+    @property
     def gated(self) -> dict[str, Any]:
         """Constants of the kernels that know the coefficients."""
         return {
             "NP": _power_of_two(self.n),
             "KP": max(16, _power_of_two(self.K)),
             "ITERATIONS": reference.SINKHORN_ITERATIONS,
-            "PRECISION": "tf32",
+            "PRECISION": self.precision,
         }
 
     def table(self, columns: int) -> Spec:

@@ -5,78 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from mhc_compile.kernels import cpu_kernel, cpu_launch, packed
-from tests.kernels.step_inputs import LAYOUTS, step_inputs
+from tests.kernels.step_calls import (
+    STEPS,
+    all_arguments,
+    assert_right,
+    backward_arguments,
+    exactly,
+    forward_arguments,
+    run,
+)
+from tests.kernels.step_inputs import LAYOUTS
 
-STEPS = ("gate", "write", "boundary", "leave")
-RESULTS = {
-    "gate": ("u", "mix", "stat"),
-    "write": ("following",),
-    "boundary": ("following", "u", "mix", "stat"),
-    "leave": ("out",),
-    "gate_backward": ("X", "phi", "alpha", "bias"),
-    "write_backward": ("X", "y", "mix"),
-    "boundary_backward": ("X", "y", "mix", "phi", "alpha", "bias"),
-    "leave_backward": ("X", "y", "mix"),
-}
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 """Relative to the largest entry; maths.md allows 5e-4 for fp32 and 1.5e-2 for bf16."""
-
-
-def forward_arguments(step: str, n: int, layout: Any, **options: Any) -> tuple[Any, ...]:
-    data = step_inputs(n, layout, **options)
-    streams, params, rest = (data.X, data.y, data.mix), data.params, (n, data.axis)
-    return {
-        "gate": (data.X, *params, *rest),
-        "write": (*streams, *rest),
-        "boundary": (*streams, *params, *rest),
-        "leave": (*streams, *rest, 1 / n),
-    }[step]
-
-
-def backward_arguments(step: str, arguments: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
-    """Random incoming gradients, the inputs, and the statistics that the forward kept."""
-    generator = torch.Generator().manual_seed(seed)
-    outputs = as_tuple(getattr(packed, step)(*arguments))
-    stat = (outputs[-1],) if step in ("gate", "boundary") else ()
-    outputs = outputs[: len(outputs) - len(stat)]
-    grads = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in outputs]
-    tensors = [a for a in arguments if isinstance(a, Tensor)]
-    return (*grads, *tensors, *stat, *arguments[len(tensors) :])
-
-
-def all_arguments(n: int, layout: Any, **options: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each of the eight functions with arguments for it."""
-    for step in STEPS:
-        arguments = forward_arguments(step, n, layout, **options)
-        yield step, arguments
-        yield f"{step}_backward", backward_arguments(step, arguments)
-
-
-def as_tuple(results: Any) -> tuple[Tensor, ...]:
-    return results if isinstance(results, tuple) else (results,)
-
-
-def run(name: str, arguments: tuple[Any, ...]) -> dict[str, Tensor]:
-    return dict(zip(RESULTS[name], as_tuple(getattr(cpu_launch, name)(*arguments)), strict=True))
-
-
-def exactly(name: str, arguments: tuple[Any, ...]) -> dict[str, Tensor]:
-    doubles = [a.double() if isinstance(a, Tensor) else a for a in arguments]
-    return dict(zip(RESULTS[name], as_tuple(getattr(packed, name)(*doubles)), strict=True))
-
-
-def assert_right(name: str, arguments: tuple[Any, ...], tolerance: float) -> None:
-    expected = exactly(name, arguments)
-    for key, found in run(name, arguments).items():
-        error = (found.double() - expected[key]).abs().max() / expected[key].abs().max().clamp_min(1e-30)
-        assert error <= tolerance, f"{name}: {key} is off by {error:.1e}"
 
 
 @contextmanager
@@ -101,20 +48,20 @@ def no_silent_fallback() -> Iterator[None]:
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
 def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) -> None:
     for name, arguments in all_arguments(n, layout, equal=equal):
-        assert_right(name, arguments, TOLERANCES[torch.float32])
+        assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: str) -> None:
     for name, arguments in all_arguments(4, layout, dtype=dtype):
-        assert_right(name, arguments, TOLERANCES[dtype])
+        assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("shape", [(63, 1000), (1000, 65), (17, 8), (1, 129)], ids=str)
 def test_sizes_that_no_tile_divides(shape: tuple[int, int]) -> None:
     for name, arguments in all_arguments(4, (shape, 1)):
-        assert_right(name, arguments, TOLERANCES[torch.float32])
+        assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
@@ -123,15 +70,15 @@ def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: to
     for step in ("write", "boundary", "leave"):
         X, y, *rest = forward_arguments(step, 4, "last", dtype=streams)
         arguments = (X, y.to(branch), *rest)
-        assert_right(step, arguments, TOLERANCES[torch.bfloat16])
-        assert_right(f"{step}_backward", backward_arguments(step, arguments), TOLERANCES[torch.bfloat16])
+        assert_right(cpu_launch, step, arguments, TOLERANCES[torch.bfloat16])
+        assert_right(cpu_launch, f"{step}_backward", backward_arguments(step, arguments), TOLERANCES[torch.bfloat16])
 
 
 def test_every_result_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with poisoned_memory(monkeypatch):
         for layout in LAYOUTS:
             for name, arguments in all_arguments(4, layout):
-                assert_right(name, arguments, TOLERANCES[torch.float32])
+                assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -140,8 +87,8 @@ def test_two_runs_agree_to_the_last_bit_with_any_number_of_threads(threads: int)
     torch.set_num_threads(threads)
     try:
         for name, arguments in all_arguments(4, ((100, 33), 1)):
-            assert_right(name, arguments, TOLERANCES[torch.float32])
-            first, second = run(name, arguments), run(name, arguments)
+            assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
+            first, second = run(cpu_launch, name, arguments), run(cpu_launch, name, arguments)
             assert all(torch.equal(first[key], second[key]) for key in first), name
     finally:
         torch.set_num_threads(before)
@@ -152,11 +99,11 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
         arguments = forward_arguments(step, 4, "last")
         bias = arguments[-3]
         bias.copy_(torch.where(torch.arange(bias.numel()) % 2 == 0, 1e4, -1e4))
-        found = run(step, arguments)
+        found = run(cpu_launch, step, arguments)
         assert all(t.isfinite().all() for t in found.values())
         rows = found["mix"][:, 4:].unflatten(1, (4, 4)).sum(-1)
         torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-6)
-        grads = run(f"{step}_backward", backward_arguments(step, arguments))
+        grads = run(cpu_launch, f"{step}_backward", backward_arguments(step, arguments))
         assert all(t.isfinite().all() for t in grads.values())
 
 
@@ -164,9 +111,9 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
 def test_a_broken_token_breaks_no_other_token(value: float) -> None:
     for step in STEPS:
         arguments = forward_arguments(step, 4, ((40, 33), 1))
-        clean = run(step, arguments)
+        clean = run(cpu_launch, step, arguments)
         arguments[0][:, 7] = value
-        broken = run(step, arguments)
+        broken = run(cpu_launch, step, arguments)
         for key, found in broken.items():
             tokens = 1 if key == "following" else 0
             keep = [i for i in range(40) if i != 7]
@@ -177,7 +124,7 @@ def test_a_broken_token_breaks_no_other_token(value: float) -> None:
 
 def test_an_empty_batch_has_empty_results_and_no_parameter_gradient() -> None:
     for name, arguments in all_arguments(4, ((0, 16), 1)):
-        for key, found in run(name, arguments).items():
+        for key, found in run(cpu_launch, name, arguments).items():
             assert found.shape == exactly(name, arguments)[key].shape
             assert not found.any(), (name, key)
 
@@ -186,8 +133,10 @@ def test_strides_do_not_matter() -> None:
     for name, arguments in all_arguments(4, ((12, 20), 1)):
         strided = [a.repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments]
         assert not any(a.is_contiguous() for a in strided if isinstance(a, Tensor) and a.numel() > 1)
-        expected = run(name, arguments)
-        assert all(torch.equal(found, expected[key]) for key, found in run(name, tuple(strided)).items()), name
+        expected = run(cpu_launch, name, arguments)
+        assert all(torch.equal(found, expected[key]) for key, found in run(cpu_launch, name, tuple(strided)).items()), (
+            name
+        )
 
 
 def test_without_a_compiler_the_formulas_run_and_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,141 @@
+"""The Triton kernels of the fused steps, in the interpreter, against the plain formulas in fp64: every result by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_compile.kernels import packed, triton_launch, triton_schedules
+from mhc_compile.kernels.schedule import Spec
+from tests.kernels.step_calls import (
+    RESULTS,
+    STEPS,
+    all_arguments,
+    assert_right,
+    backward_arguments,
+    exactly,
+    forward_arguments,
+    run,
+)
+
+TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+LAST, FIRST, TINY = ((2, 21, 65), 2), ((2, 33, 3, 5), 1), ((2, 3, 5), 2)
+WIDE = ((3, 130), 1)
+
+
+def right(name: str, arguments: tuple[Any, ...], dtype: torch.dtype = torch.float32) -> None:
+    assert_right(triton_launch, name, arguments, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("layout", [LAST, FIRST, TINY], ids=["last", "first", "tiny"])
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: Any) -> None:
+    for name, arguments in all_arguments(n, layout, equal=equal):
+        right(name, arguments)
+
+
+@pytest.mark.parametrize("layout", [LAST, FIRST], ids=["last", "first"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: Any) -> None:
+    for name, arguments in all_arguments(4, layout, dtype=dtype):
+        right(name, arguments, dtype)
+
+
+@pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("streams", [torch.float32, torch.float16])
+def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: torch.dtype) -> None:
+    for step in ("write", "boundary", "leave"):
+        X, y, *rest = forward_arguments(step, 4, TINY, dtype=streams)
+        arguments = (X, y.to(branch), *rest)
+        right(step, arguments, torch.bfloat16)
+        right(f"{step}_backward", backward_arguments(step, arguments), torch.bfloat16)
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_every_configuration_of_tiles_is_right(n: int) -> None:
+    for name, arguments in all_arguments(n, WIDE):
+        expected = exactly(name, arguments)
+        for tiles in triton_schedules.configurations(n):
+            found = scheduled(name, arguments, tiles=tiles)
+            for key, value in found.items():
+                scale = expected[key].abs().max()
+                assert (value.double() - expected[key]).abs().max() <= 2e-5 * scale, (name, key, tiles)
+
+
+def test_every_result_is_written_whole() -> None:
+    def poisoned(*args: Any, **kwargs: Any) -> Tensor:
+        return torch.empty(*args, **kwargs).fill_(float("nan"))
+
+    for layout in (LAST, FIRST, TINY):
+        for name, arguments in all_arguments(4, layout):
+            expected = exactly(name, arguments)
+            for key, found in scheduled(name, arguments, empty=poisoned).items():
+                torch.testing.assert_close(found.double(), expected[key], rtol=1e-3, atol=1e-4)
+
+
+def scheduled(name: str, arguments: tuple[Any, ...], empty: Any = torch.empty, tiles: Any = None) -> dict[str, Tensor]:
+    """A step through its schedule, with chosen tiles and allocator."""
+    parameters = packed_parameters(name)
+    tensors = {p: a.contiguous() for p, a in zip(parameters, arguments, strict=False) if isinstance(a, Tensor)}
+    constants = [a for a in arguments if not isinstance(a, Tensor)]
+    specs = {p: Spec(tuple(t.shape), t.dtype) for p, t in tensors.items()}
+    schedule = getattr(triton_schedules, name)(specs, *constants, tiles)
+    return dict(zip(RESULTS[name], triton_launch.run_schedule(schedule, tensors, empty), strict=True))
+
+
+def packed_parameters(name: str) -> tuple[str, ...]:
+    code = getattr(packed, name).__code__
+    return code.co_varnames[: code.co_argcount]
+
+
+def test_two_runs_agree_to_the_last_bit() -> None:
+    for name, arguments in all_arguments(4, LAST):
+        first, second = run(triton_launch, name, arguments), run(triton_launch, name, arguments)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_logits_of_ten_thousand_are_finite_and_right() -> None:
+    for step in ("gate", "boundary"):
+        arguments = forward_arguments(step, 4, TINY)
+        bias = arguments[-3]
+        bias.copy_(torch.where(torch.arange(bias.numel()) % 2 == 0, 1e4, -1e4))
+        found = run(triton_launch, step, arguments)
+        assert all(t.isfinite().all() for t in found.values())
+        rows = found["mix"][:, 4:].unflatten(1, (4, 4)).sum(-1)
+        torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-6)
+        grads = run(triton_launch, f"{step}_backward", backward_arguments(step, arguments))
+        assert all(t.isfinite().all() for t in grads.values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_token_breaks_no_other_token(value: float) -> None:
+    for step in STEPS:
+        arguments = forward_arguments(step, 4, ((20, 33), 1))
+        clean = run(triton_launch, step, arguments)
+        arguments[0][:, 7] = value
+        broken = run(triton_launch, step, arguments)
+        others = torch.tensor([i for i in range(20) if i != 7])
+        for key, found in broken.items():
+            dim = 1 if key == "following" else 0
+            assert torch.equal(found.index_select(dim, others), clean[key].index_select(dim, others)), (step, key)
+            assert not found.select(dim, 7).isfinite().all(), (step, key)
+
+
+def test_an_empty_batch_has_empty_results_and_no_parameter_gradient() -> None:
+    for name, arguments in all_arguments(4, ((0, 16), 1)):
+        expected = exactly(name, arguments)
+        for key, found in run(triton_launch, name, arguments).items():
+            assert found.shape == expected[key].shape
+            assert not found.any(), (name, key)
+
+
+def test_strides_do_not_matter() -> None:
+    for name, arguments in all_arguments(4, ((12, 20), 1)):
+        strided = tuple(a.repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments)
+        expected = run(triton_launch, name, arguments)
+        found = run(triton_launch, name, strided)
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name

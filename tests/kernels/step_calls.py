@@ -1,0 +1,76 @@
+"""The eight functions of `packed.py` called by name, and compared with themselves in fp64: for every implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_compile.kernels import packed
+from tests.kernels.step_inputs import step_inputs
+
+STEPS = ("gate", "write", "boundary", "leave")
+RESULTS = {
+    "gate": ("u", "mix", "stat"),
+    "write": ("following",),
+    "boundary": ("following", "u", "mix", "stat"),
+    "leave": ("out",),
+    "gate_backward": ("X", "phi", "alpha", "bias"),
+    "write_backward": ("X", "y", "mix"),
+    "boundary_backward": ("X", "y", "mix", "phi", "alpha", "bias"),
+    "leave_backward": ("X", "y", "mix"),
+}
+
+
+def forward_arguments(step: str, n: int, layout: Any, **options: Any) -> tuple[Any, ...]:
+    data = step_inputs(n, layout, **options)
+    streams, params, rest = (data.X, data.y, data.mix), data.params, (n, data.axis)
+    return {
+        "gate": (data.X, *params, *rest),
+        "write": (*streams, *rest),
+        "boundary": (*streams, *params, *rest),
+        "leave": (*streams, *rest, 1 / n),
+    }[step]
+
+
+def backward_arguments(step: str, arguments: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
+    """Random incoming gradients, the inputs, and the statistics that the forward kept."""
+    generator = torch.Generator().manual_seed(seed)
+    outputs = as_tuple(getattr(packed, step)(*arguments))
+    stat = (outputs[-1],) if step in ("gate", "boundary") else ()
+    outputs = outputs[: len(outputs) - len(stat)]
+    grads = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in outputs]
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    return (*grads, *tensors, *stat, *arguments[len(tensors) :])
+
+
+def all_arguments(n: int, layout: Any, **options: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each of the eight functions with arguments for it."""
+    for step in STEPS:
+        arguments = forward_arguments(step, n, layout, **options)
+        yield step, arguments
+        yield f"{step}_backward", backward_arguments(step, arguments)
+
+
+def as_tuple(results: Any) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def run(implementation: Any, name: str, arguments: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The results by name; `implementation` is a module with the functions of `packed.py`."""
+    return dict(zip(RESULTS[name], as_tuple(getattr(implementation, name)(*arguments)), strict=True))
+
+
+def exactly(name: str, arguments: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The results in fp64."""
+    return run(packed, name, tuple(a.double() if isinstance(a, Tensor) else a for a in arguments))
+
+
+def assert_right(implementation: Any, name: str, arguments: tuple[Any, ...], tolerance: float) -> None:
+    """Every result is within `tolerance` of fp64, relative to its largest entry."""
+    expected = exactly(name, arguments)
+    for key, found in run(implementation, name, arguments).items():
+        error = (found.double() - expected[key]).abs().max() / expected[key].abs().max().clamp_min(1e-30)
+        assert error <= tolerance, f"{name}: {key} is off by {error:.1e}"
