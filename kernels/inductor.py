@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import sympy
 import torch
 
 from mhc_compile import _torch_compat as compat
@@ -96,8 +97,15 @@ def _empty(spec: Spec, device: torch.device) -> Any:
 def _triton_call(launch: Launch, named: Mapping[str, Any]) -> None:
     compat.ir.UserDefinedTritonKernel(
         kernel_idx=compat.kernel_side_table.add_kernel(launch.kernel),
-        grid=[tuple(launch.grid) + (1,) * (3 - len(launch.grid))],
+        grid=[(*map(_whole, launch.grid), *(1,) * (3 - len(launch.grid)))],
         tma_descriptor_metadata={},
         kernel_args={**named, **launch.sizes, **launch.constants, **launch.options},
         launch_kwargs=tuple(launch.options),
     )
+
+
+def _whole(size: Any) -> Any:
+    """A size as whole numbers only: sympy makes of `size // 16` the floor of fractions, computed with floats."""
+    if isinstance(size, int):
+        return size
+    return size.replace(sympy.floor, lambda value: compat.FloorDiv(*value.together().as_numer_denom()))

@@ -37,9 +37,9 @@ class Tiles:
     warps: int
 
 
-def configurations(n: int) -> tuple[Tiles, ...]:
-    """What is measured on a real device, the default first: half the channels where twice the streams are held."""
-    width = 64 if n <= 4 else 32
+def configurations(n: int, itemsize: int) -> tuple[Tiles, ...]:
+    """What is measured on a real device, the default first: fewer channels for more streams and for wide elements."""
+    width = 64 if n <= 4 and itemsize < 4 else 32
     return Tiles(16, width, 4), Tiles(16, 2 * width, 8), Tiles(32, width, 8), Tiles(16, 2 * width, 4)
 
 
@@ -159,7 +159,7 @@ class _Step:
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         last = axis == len(shape) - 1
         widest = max(d.itemsize for d in dtypes)
-        return cls(n, m, shape[axis], outer, inner, last, dtype, widest, tiles or configurations(n)[0])
+        return cls(n, m, shape[axis], outer, inner, last, dtype, widest, tiles or configurations(n, widest)[0])
 
     @property
     def tokens(self) -> Size:

@@ -32,6 +32,7 @@ NAMES: dict[str, str] = {
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # lowering
     "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
+    "FloorDiv": "torch.utils._sympy.functions:FloorDiv",
     "fallback_handler": "torch._inductor.lowering:fallback_handler",
     "inductor_config": "torch._inductor:config",
     "ir": "torch._inductor:ir",

@@ -63,15 +63,31 @@ def kernels(schedule: Schedule, inputs: dict[str, Spec], target: GPUTarget) -> d
 
 
 def resources(kernel: Any) -> Resources:
-    """What ptxas gave the kernel."""
+    """What the assembler gave the kernel."""
+    if "amdgcn" in kernel.asm:
+        usage = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count):\s+(\d+)", kernel.asm["amdgcn"]))
+        spills = 4 * (int(usage["vgpr_spill_count"]) + int(usage["sgpr_spill_count"]))
+        return Resources(int(usage["vgpr_count"]), spills, kernel.metadata.shared)
     text = _tool("cuobjdump", "--dump-resource-usage", kernel.asm["cubin"])
-    usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    return Resources(usage["REG"], usage["STACK"] + usage["LOCAL"], kernel.metadata.shared)
+    usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    return Resources(int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"]), kernel.metadata.shared)
+
+
+def tensor_core_instructions(kernel: Any) -> int:
+    """Matrix products in the machine code: HMMA and its successors, MFMA on AMD."""
+    words = ("v_mfma_",) if "amdgcn" in kernel.asm else ("HMMA", "HGMMA", "UTCHMMA")
+    return sum(machine_code(kernel).count(word) for word in words)
+
+
+def wide_loads(kernel: Any) -> int:
+    """Loads of 16 bytes a thread from global memory."""
+    pattern = r"global_load_dwordx4|buffer_load_dwordx4" if "amdgcn" in kernel.asm else r"LDG\.E\S*\.128|LDGSTS\S*\.128"
+    return len(re.findall(pattern, machine_code(kernel)))
 
 
 def machine_code(kernel: Any) -> str:
-    """The SASS of a kernel."""
-    return _tool("nvdisasm", "-c", kernel.asm["cubin"])
+    """The SASS of a kernel, or AMD's assembly."""
+    return kernel.asm["amdgcn"] if "amdgcn" in kernel.asm else _tool("nvdisasm", "-c", kernel.asm["cubin"])
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import torch
 
 from mhc_compile.kernels import triton_schedules as schedules
 from mhc_compile.kernels.schedule import Schedule, Spec
-from tests.gpu.compiled.cubin import TARGETS, kernels, machine_code, resources
+from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads
 
 STEPS = ("gate", "write", "boundary", "leave")
 
@@ -55,9 +55,8 @@ def rows(
             plan = schedule(step, inputs, n, axis)
             for target in targets:
                 for name, kernel in kernels(plan, inputs, TARGETS[target]).items():
-                    used, code = resources(kernel), machine_code(kernel)
-                    mma = sum(code.count(word) for word in ("HMMA", "HGMMA", "UTCHMMA"))
-                    yield step, name, C, target, used.registers, used.spills, used.shared, mma, code.count("E.128")
+                    used, mma, wide = resources(kernel), tensor_core_instructions(kernel), wide_loads(kernel)
+                    yield step, name, C, target, used.registers, used.spills, used.shared, mma, wide
 
 
 def main() -> None:

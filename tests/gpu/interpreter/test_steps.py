@@ -1,4 +1,4 @@
-"""The Triton kernels of the fused steps, in the interpreter, against the plain formulas in fp64: every result by name."""
+"""The Triton kernels of the fused steps, in the interpreter, against the formulas in fp64: every result by name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: to
 def test_every_configuration_of_tiles_is_right(n: int) -> None:
     for name, arguments in all_arguments(n, WIDE):
         expected = exactly(name, arguments)
-        for tiles in triton_schedules.configurations(n):
+        for tiles in triton_schedules.configurations(n, 4):
             found = scheduled(name, arguments, tiles=tiles)
             for key, value in found.items():
                 scale = expected[key].abs().max()

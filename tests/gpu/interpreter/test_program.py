@@ -1,0 +1,65 @@
+"""A generated CUDA program computes what eager fp64 does, forward and backward."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mhc_compile.kernels import ops, packed
+from tests.gpu import models
+from tests.gpu.program import Program
+from tests.gpu.running import run
+
+TOLERANCE = 1e-4  # relative to the largest value, fp32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated programs, made in a process without the interpreter."""
+    folder = tmp_path_factory.mktemp("programs")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-m", "tests.gpu.program", str(folder)], env=environment, check=True)
+    return folder
+
+
+def eager(model: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
+    """Output and gradients by name in fp64, the steps in plain PyTorch."""
+    model, x = model.double(), x.double().requires_grad_()
+    with mock.patch.object(ops, "implementation", lambda X, n: packed):
+        output = model(x)
+        output.backward(grad.double())
+    return {"output": output.detach(), "input": x.grad, **{name: p.grad for name, p in model.named_parameters()}}
+
+
+def assert_computes(program: Program, model: nn.Module, x: Tensor) -> None:
+    grad = torch.linspace(-1, 1, x.numel()).view_as(x)
+    output, gradients = run(program, {**dict(model.named_parameters()), "input": x}, grad)
+    found, expected = {"output": output, **gradients}, eager(model, x, grad)
+    assert found.keys() == expected.keys()
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    print("largest relative errors", sorted((error, name) for name, error in errors.items())[-3:])
+    assert not {name: error for name, error in errors.items() if not error <= TOLERANCE}
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", models.CASES)
+def test_the_generated_program_computes_output_and_every_gradient(case: str, folder: Path) -> None:
+    model, (x,) = models.CASES[case]()
+    assert_computes(Program.load(folder / f"{case}.json"), model, x)
+
+
+@pytest.mark.slow
+def test_a_program_for_any_batch_serves_another_one(folder: Path) -> None:
+    model, (x,) = models.CASES["transformer"]()
+    assert_computes(Program.load(folder / "any batch.json"), model, torch.randn(5, *x.shape[1:]))

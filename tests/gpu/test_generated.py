@@ -1,0 +1,124 @@
+"""What Inductor generates for CUDA from a transformed model: which kernels, and how many launches a site costs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+import torch.utils._triton
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mhc_compile.kernels import inductor
+from tests.gpu import models
+from tests.gpu.fake_cuda import fake_cuda
+from tests.gpu.kernel_source import load, sources
+from tests.gpu.program import OURS, Launches, Program, generate, launches
+
+Make = Callable[..., models.Example]
+FORWARD = {"gate_kernel": 1, "boundary_kernel": 3, "leave_kernel": 1}
+BACKWARD = {
+    "gate_backward_kernel": 1,
+    "gate_products_kernel": 1,
+    "boundary_backward_kernel": 3,
+    "boundary_products_kernel": 3,
+    "leave_backward_kernel": 1,
+    "add_shares_kernel": 4,
+}
+"""Of two blocks, that is four sites: an entry, three boundaries, a readout."""
+
+
+@cache
+def program(make: Make = models.transformer, *, dynamic: bool = False, **sizes: int) -> Program:
+    return generate(*make(**{"width": 64, **sizes}), dynamic=dynamic)
+
+
+def both(generated: Program) -> tuple[Launches, Launches]:
+    return launches(generated.forward.source), launches(generated.backward.source)
+
+
+def total(found: Launches) -> int:
+    return sum(map(Counter.total, (found.ours, found.inductor, found.libraries)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 24, 8192])
+def test_every_step_is_a_hand_written_kernel(width: int) -> None:
+    generated = program(width=width)
+    forward, backward = both(generated)
+    assert (forward.ours, backward.ours) == (FORWARD, BACKWARD)
+    for stage in (generated.forward, generated.backward):
+        assert "torch.ops.mhc." not in stage.source.split("async_compile.wait")[1]
+
+
+@pytest.mark.slow
+def test_an_interior_site_adds_one_launch_forward_and_three_backward() -> None:
+    deep, shallow = both(program(depth=3)), both(program(depth=2))
+    for more, fewer, allowed in zip(deep, shallow, (1, 3), strict=True):
+        assert (more.ours.total() - fewer.ours.total()) == allowed * models.SITES_PER_BLOCK
+
+
+@pytest.mark.slow
+def test_inductor_launches_nothing_more_for_a_site_than_for_a_plain_residual() -> None:
+    programs = [program(make, depth=depth) for make in (models.transformer, models.plain) for depth in (3, 2)]
+    grown = [both(generated) for generated in programs]
+    for stage, allowed in ((0, 1), (1, 3)):
+        deep, shallow, plain_deep, plain_shallow = (total(found[stage]) for found in grown)
+        more = (deep - shallow) - (plain_deep - plain_shallow)
+        assert more <= allowed * models.SITES_PER_BLOCK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_inductor_knows_which_tensors_the_kernels_write(n: int) -> None:
+    generated = program(n=n)
+    assert generated.forward.overwritten == generated.backward.overwritten == ()
+
+
+@pytest.mark.slow
+def test_another_batch_size_needs_no_other_program() -> None:
+    generated = program(dynamic=True)
+    forward, backward = both(generated)
+    assert (forward.ours, backward.ours) == (FORWARD, BACKWARD)
+    assert "math.floor" not in generated.forward.source  # whole numbers: `(12 * batch + 15) // 16` programs
+    assert re.search(r"boundary_kernel_1\.run\(.*, \(15 \+ 12\*s\d+\) // 16, 1, 1, stream", generated.forward.source)
+
+
+@pytest.mark.slow
+def test_an_uncovered_dtype_runs_as_operators_and_the_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    inductor._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="mhc_compile"):
+        generated = generate(*models.transformer(64, dtype=torch.float64))
+    forward, backward = both(generated)
+    assert not forward.ours and not backward.ours
+    assert "torch.ops.mhc.boundary.default(" in generated.forward.source
+    reasons = Counter(r.message for r in caplog.records if "mhc::boundary is not lowered" in r.message)
+    reason = "the Triton kernels cover fp32, bf16 and fp16, not torch.float64"
+    assert reasons == {f"mhc::boundary is not lowered and runs as an operator: {reason}": 1}
+
+
+def test_the_fake_device_is_gone_afterwards() -> None:
+    before = torch.cuda.is_available(), torch.utils._triton.has_triton()
+    with fake_cuda((8, 0)):
+        assert torch.utils._triton.has_triton()
+        assert torch.cuda.get_device_capability() == (8, 0)
+    assert (torch.cuda.is_available(), torch.utils._triton.has_triton()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_kernels_in_the_program_compile_for_an_h100(dynamic: bool) -> None:
+    generated = program(dynamic=dynamic)
+    for stage in (generated.forward, generated.backward):
+        for function, text in sources(stage.source).values():
+            if function in OURS:
+                kernel, meta, _ = load(function, text)
+                source = ASTSource(kernel, meta["signature"], meta["constants"], meta["configs"][0])
+                compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=meta["backend_options"])
+                assert compiled.asm["cubin"] and compiled.metadata.num_warps == meta["backend_options"]["num_warps"]
