@@ -26,8 +26,7 @@ def fastest(step: Step, specs: Mapping[str, Spec], constants: tuple[Any, ...], r
     """The fastest of `configurations` for this step; `run` runs a schedule on the tensors at hand."""
     key = (step.__name__, constants, _sizes(specs), torch.cuda.current_device())
     if key not in _FASTEST:
-        candidates = configurations(constants[0], max(spec.dtype.itemsize for spec in specs.values()))
-        schedules = {tiles: step(specs, *constants, tiles) for tiles in candidates}
+        schedules = {tiles: step(specs, *constants, tiles) for tiles in configurations(specs, n=constants[0])}
         _FASTEST[key] = min(schedules, key=lambda tiles: _milliseconds(partial(run, schedules[tiles])))
     return _FASTEST[key]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import product
+from unittest.mock import patch
 
 import torch
 
@@ -12,6 +15,7 @@ from mhc_compile.kernels.schedule import Schedule, Spec
 from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads
 
 STEPS = ("gate", "write", "boundary", "leave")
+EVERY_STEP = (*STEPS, *(f"{step}_backward" for step in STEPS))
 
 
 def step_specs(
@@ -45,34 +49,51 @@ def schedule(name: str, inputs: dict[str, Spec], n: int, axis: int = 1, **option
     return getattr(schedules, name)(inputs, n, axis, *scale, **options)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One kernel on one target; bytes of spills and shared memory."""
+
+    step: str
+    kernel: str
+    channels: int
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    tensor_cores: int
+    wide_loads: int
+
+
 def rows(
-    targets: list[str], n: int, channels: list[int], dtype: torch.dtype, steps: list[str], axis: int = 1
-) -> Iterator[tuple[object, ...]]:
-    """(step, kernel, C, target, registers, spills, shared, tensor-core instructions, 16-byte loads)."""
-    for C in channels:
-        for step in steps:
-            inputs = step_specs(step, n, C, dtype, axis=axis)
+    targets: Sequence[str], n: int, channels: Sequence[int], dtype: torch.dtype, steps: Sequence[str], axis: int = 1
+) -> Iterator[Row]:
+    """Every kernel of every step, as the default configuration compiles it."""
+    for C, step, target in product(channels, steps, targets):
+        inputs = step_specs(step, n, C, dtype, axis=axis)
+        with patch.object(torch.version, "hip", "6.4" if target.startswith("gfx") else None):
             plan = schedule(step, inputs, n, axis)
-            for target in targets:
-                for name, kernel in kernels(plan, inputs, TARGETS[target]).items():
-                    used, mma, wide = resources(kernel), tensor_core_instructions(kernel), wide_loads(kernel)
-                    yield step, name, C, target, used.registers, used.spills, used.shared, mma, wide
+        for name, kernel in kernels(plan, inputs, TARGETS[target]).items():
+            used = resources(kernel)
+            yield Row(
+                step, name, C, target, used.registers, used.spills, used.shared,
+                tensor_core_instructions(kernel), wide_loads(kernel),
+            )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--targets", nargs="+", default=["sm_80", "sm_90", "sm_100"])
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu.compiled.resources", description=__doc__)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--channels", nargs="+", type=int, default=[1024, 4096])
-    parser.add_argument("--steps", nargs="+", default=[*STEPS, *(f"{s}_backward" for s in STEPS)])
+    parser.add_argument("--steps", nargs="+", default=EVERY_STEP, choices=EVERY_STEP)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--axis", type=int, default=1)
-    args = parser.parse_args()
-    titles = ("step", "kernel", "C", "target", "regs", "spill", "shared", "mma", "16-byte")
-    widths = (18, 26, 6, 8, 6, 6, 8, 5, 8)
-    print("".join(f"{t:<{w}}" for t, w in zip(titles, widths, strict=True)))
-    for row in rows(args.targets, args.streams, args.channels, getattr(torch, args.dtype), args.steps, args.axis):
-        print("".join(f"{v!s:<{w}}" for v, w in zip(row, widths, strict=True)), flush=True)
+    parser.add_argument("--axis", type=int, default=1, help="1: channels last, 0: first")
+    o = parser.parse_args()
+    titles = ("kernel", "C", "target", "registers", "spills", "shared", "tensor cores", "16-byte loads")
+    print("{:<26}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*titles))
+    for row in rows(o.targets, o.streams, o.channels, getattr(torch, o.dtype), o.steps, o.axis):
+        print("{:<26}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*astuple(row)[1:]), flush=True)
 
 
 if __name__ == "__main__":

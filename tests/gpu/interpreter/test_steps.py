@@ -59,7 +59,7 @@ def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: to
 def test_every_configuration_of_tiles_is_right(n: int) -> None:
     for name, arguments in all_arguments(n, WIDE):
         expected = exactly(name, arguments)
-        for tiles in triton_schedules.configurations(n, 4):
+        for tiles in configurations(name, arguments):
             found = scheduled(name, arguments, tiles=tiles)
             for key, value in found.items():
                 scale = expected[key].abs().max()
@@ -79,17 +79,26 @@ def test_every_result_is_written_whole() -> None:
 
 def scheduled(name: str, arguments: tuple[Any, ...], empty: Any = torch.empty, tiles: Any = None) -> dict[str, Tensor]:
     """A step through its schedule, with chosen tiles and allocator."""
-    parameters = packed_parameters(name)
-    tensors = {p: a.contiguous() for p, a in zip(parameters, arguments, strict=False) if isinstance(a, Tensor)}
-    constants = [a for a in arguments if not isinstance(a, Tensor)]
-    specs = {p: Spec(tuple(t.shape), t.dtype) for p, t in tensors.items()}
-    schedule = getattr(triton_schedules, name)(specs, *constants, tiles)
+    tensors, constants = named(name, arguments)
+    schedule = getattr(triton_schedules, name)(specs(tensors), *constants, tiles)
     return dict(zip(RESULTS[name], triton_launch.run_schedule(schedule, tensors, empty), strict=True))
 
 
-def packed_parameters(name: str) -> tuple[str, ...]:
+def configurations(name: str, arguments: tuple[Any, ...]) -> tuple[triton_schedules.Tiles, ...]:
+    tensors, (n, *_) = named(name, arguments)
+    return triton_schedules.configurations(specs(tensors), n)
+
+
+def specs(tensors: dict[str, Tensor]) -> dict[str, Spec]:
+    return {name: Spec(tuple(t.shape), t.dtype) for name, t in tensors.items()}
+
+
+def named(name: str, arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Tensors by the parameter names of `packed.py`, and the constants behind them."""
     code = getattr(packed, name).__code__
-    return code.co_varnames[: code.co_argcount]
+    parameters = code.co_varnames[: code.co_argcount]
+    tensors = {p: a.contiguous() for p, a in zip(parameters, arguments, strict=True) if isinstance(a, Tensor)}
+    return tensors, [a for a in arguments if not isinstance(a, Tensor)]
 
 
 def test_two_runs_agree_to_the_last_bit() -> None:

@@ -1,0 +1,36 @@
+"""What the compilers make of the default configuration, without a GPU."""
+
+import pytest
+import torch
+
+from tests.gpu.compiled.residency import DEVICES, Device, held_bytes
+from tests.gpu.compiled.resources import EVERY_STEP, rows
+
+PROJECTING = {
+    "gate_kernel",
+    "boundary_kernel",
+    "gate_backward_kernel",
+    "boundary_backward_kernel",
+    "gate_products_kernel",
+    "boundary_products_kernel",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_no_kernel_spills_and_every_projection_uses_tensor_cores(target: str) -> None:
+    found = list(rows([target], 4, [1024], torch.bfloat16, EVERY_STEP))
+    assert [row for row in found if row.spills] == []
+    assert {row.kernel for row in found if row.tensor_cores} == PROJECTING
+
+
+@pytest.mark.slow
+def test_wide_models_do_not_spill() -> None:
+    steps = ("boundary", "boundary_backward")
+    assert [row for row in rows(["sm_90"], 4, [4096], torch.bfloat16, steps) if row.spills] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+def test_what_a_boundary_reads_again_is_still_in_the_cache(device: Device) -> None:
+    assert 0 < held_bytes(device, 1024, 4, torch.bfloat16) <= device.l2
