@@ -1,0 +1,20 @@
+"""The Triton kernels in the interpreter: their tests need a process of their own (`interpreter/conftest.py`)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = sorted((Path(__file__).parent / "interpreter").glob("test_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_kernels_run_in_the_interpreter(file: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", str(file)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "skipped" not in done.stdout
