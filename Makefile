@@ -7,15 +7,16 @@ SHELL := /bin/bash
 JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
 TYPES := build/types/mhc_compile
 CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types unit zoo fuzz bench clean
+.PHONY: help install demo test lint format types unit zoo fuzz gpu-proof bench clean
 
 help:  ## list the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(STAMP)  ## create .venv with everything that is needed
 
@@ -41,7 +42,7 @@ types: $(STAMP)  ## mypy --strict
 		-p mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
-unit zoo fuzz: export OMP_NUM_THREADS ?= 1
+unit zoo fuzz gpu-proof: export OMP_NUM_THREADS ?= 1
 
 unit: $(STAMP)  ## the tests, on JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -52,8 +53,16 @@ zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
 fuzz: $(STAMP)  ## 10,000 random models through every check
 	$(BIN)/python -m tests.fuzz.run --cases 10000
 
-bench: $(STAMP)  ## time of the passes on graphs of up to 100,000 nodes
-	$(BIN)/python -m benchmarks.passes_scaling
+gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, caches, numbers
+	$(BIN)/python -m tests.gpu.compiled.resources
+	$(BIN)/python -m tests.gpu.compiled.residency
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/gpu
+
+bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, traffic, against what a user would use instead
+	mkdir -p build/bench
+	for name in passes_scaling mixing training_step traffic; do \
+		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
+	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
 
 clean:  ## remove .venv and everything generated
 	rm -rf .venv build .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -62,4 +71,9 @@ clean:  ## remove .venv and everything generated
 $(STAMP): requirements-ci.txt pyproject.toml
 	@[ -x $(BIN)/pip ] || ./.ci/make_venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements-ci.txt --editable '.[zoo,dev]'
+	@touch $@
+
+# What the benchmarks compare with. Liger and lucidrains name torch without a version that would fit ours.
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@

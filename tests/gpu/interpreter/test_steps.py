@@ -1,7 +1,11 @@
-"""The Triton kernels of the fused steps, in the interpreter, against the formulas in fp64: every result by name."""
+"""The Triton kernels of the fused steps against the formulas in fp64, every result by name.
+
+In the interpreter (`TRITON_INTERPRET=1`); without it on a GPU.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from tests.kernels.step_calls import (
     RESULTS,
     STEPS,
     all_arguments,
+    as_tuple,
     assert_right,
     backward_arguments,
     exactly,
@@ -24,10 +29,26 @@ from tests.kernels.step_calls import (
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 LAST, FIRST, TINY = ((2, 21, 65), 2), ((2, 33, 3, 5), 1), ((2, 3, 5), 2)
 WIDE = ((3, 130), 1)
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+
+class _Kernels:
+    """`triton_launch` on the device; tensors come from the CPU and go back there."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(triton_launch, name)
+        return lambda *arguments: tuple(t.cpu() for t in as_tuple(function(*map(on_device, arguments))))
+
+
+def on_device(value: Any) -> Any:
+    return value.to(DEVICE) if isinstance(value, Tensor) else value
+
+
+KERNELS = _Kernels()
 
 
 def right(name: str, arguments: tuple[Any, ...], dtype: torch.dtype = torch.float32) -> None:
-    assert_right(triton_launch, name, arguments, TOLERANCES[dtype])
+    assert_right(KERNELS, name, arguments, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("layout", [LAST, FIRST, TINY], ids=["last", "first", "tiny"])
@@ -79,9 +100,10 @@ def test_every_result_is_written_whole() -> None:
 
 def scheduled(name: str, arguments: tuple[Any, ...], empty: Any = torch.empty, tiles: Any = None) -> dict[str, Tensor]:
     """A step through its schedule, with chosen tiles and allocator."""
-    tensors, constants = named(name, arguments)
+    tensors, constants = named(name, tuple(map(on_device, arguments)))
     schedule = getattr(triton_schedules, name)(specs(tensors), *constants, tiles)
-    return dict(zip(RESULTS[name], triton_launch.run_schedule(schedule, tensors, empty), strict=True))
+    results = triton_launch.run_schedule(schedule, tensors, empty)
+    return {key: value.cpu() for key, value in zip(RESULTS[name], results, strict=True)}
 
 
 def configurations(name: str, arguments: tuple[Any, ...]) -> tuple[triton_schedules.Tiles, ...]:
@@ -103,7 +125,7 @@ def named(name: str, arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor], lis
 
 def test_two_runs_agree_to_the_last_bit() -> None:
     for name, arguments in all_arguments(4, LAST):
-        first, second = run(triton_launch, name, arguments), run(triton_launch, name, arguments)
+        first, second = run(KERNELS, name, arguments), run(KERNELS, name, arguments)
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
@@ -112,11 +134,11 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
         arguments = forward_arguments(step, 4, TINY)
         bias = arguments[-3]
         bias.copy_(torch.where(torch.arange(bias.numel()) % 2 == 0, 1e4, -1e4))
-        found = run(triton_launch, step, arguments)
+        found = run(KERNELS, step, arguments)
         assert all(t.isfinite().all() for t in found.values())
         rows = found["mix"][:, 4:].unflatten(1, (4, 4)).sum(-1)
         torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-6)
-        grads = run(triton_launch, f"{step}_backward", backward_arguments(step, arguments))
+        grads = run(KERNELS, f"{step}_backward", backward_arguments(step, arguments))
         assert all(t.isfinite().all() for t in grads.values())
 
 
@@ -124,9 +146,9 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
 def test_a_broken_token_breaks_no_other_token(value: float) -> None:
     for step in STEPS:
         arguments = forward_arguments(step, 4, ((20, 33), 1))
-        clean = run(triton_launch, step, arguments)
+        clean = run(KERNELS, step, arguments)
         arguments[0][:, 7] = value
-        broken = run(triton_launch, step, arguments)
+        broken = run(KERNELS, step, arguments)
         others = torch.tensor([i for i in range(20) if i != 7])
         for key, found in broken.items():
             dim = 1 if key == "following" else 0
@@ -137,14 +159,16 @@ def test_a_broken_token_breaks_no_other_token(value: float) -> None:
 def test_an_empty_batch_has_empty_results_and_no_parameter_gradient() -> None:
     for name, arguments in all_arguments(4, ((0, 16), 1)):
         expected = exactly(name, arguments)
-        for key, found in run(triton_launch, name, arguments).items():
+        for key, found in run(KERNELS, name, arguments).items():
             assert found.shape == expected[key].shape
             assert not found.any(), (name, key)
 
 
 def test_strides_do_not_matter() -> None:
     for name, arguments in all_arguments(4, ((12, 20), 1)):
-        strided = tuple(a.repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments)
-        expected = run(triton_launch, name, arguments)
-        found = run(triton_launch, name, strided)
+        strided = tuple(
+            on_device(a).repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments
+        )
+        expected = run(KERNELS, name, arguments)
+        found = run(KERNELS, name, strided)
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
