@@ -55,7 +55,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     F glogits[K][TILE] = {};
     for (int t = 0; t < tile.count; ++t) {
       vec<F> products[M + 1] = {};
-      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> u, a;
         get(u, read.at(0, t) + c, count);
         MHC_UNROLL
@@ -113,27 +113,34 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   template <class RX, class RY, class RG, class RU>
   void chunk(const Tile& tile, int64_t c0, const RX& x, const RY& branch, const RG& incoming, const RU& read) {
     const int64_t width = std::min<int64_t>(Z::CHUNK, s.channels - c0);
-    for (int t = 0; t < tile.count; ++t)
-      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
-        vec<F> in[M + 1], u = {};
+    for (int t = 0; t < tile.count; ++t) {
+      const auto in_row = x.row(t);
+      const auto* const branch_row = branch.at(0, t);
+      const auto g_row = incoming.row(t);
+      const auto* const u_row = read.at(0, t);
+      F* const v_row = &v[0][t][-c0];
+      F* const gv_row = &gv[0][t][-c0];
+      for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
+        vec<F> in[M + 1], u;
         MHC_UNROLL
-        for (int j = 0; j < M; ++j) get(in[j], x.at(j, t) + c0 + c, count);
-        if (WRITES) get(in[M], branch.at(0, t) + c0 + c, count);
-        get(u, read.at(0, t) + c0 + c, count);
+        for (int j = 0; j < M; ++j) get(in[j], in_row.at(j) + c, count);
+        if (WRITES) get(in[M], branch_row + c, count);
+        get(u, u_row + c, count);
         MHC_UNROLL
         for (int i = 0; i < STREAMS; ++i) {
           vec<F> h = {};
-          if (WRITES) get(h, incoming.at(i, t) + c0 + c, count);
+          if (WRITES) get(h, g_row.at(i) + c, count);
           const vec<F> stream = WRITES ? w.apply(i, t, in) : in[i];
-          store(&v[i][t][c], stream);
-          store(&gv[i][t][c], fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
+          store(v_row + i * (TILE * Z::ROW) + c, stream);
+          store(gv_row + i * (TILE * Z::ROW) + c, fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
         }
       });
+    }
     for (int i = 0; i < STREAMS; ++i) {
       add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width);
       add_outer<S>(gphi + packed_at<S, true>(STREAMS, i, c0, 0), gq, v[i], width);
     }
-    if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0] - c0, Z::CHUNK, TILE * Z::CHUNK}, x, branch);
+    if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0] - c0, Z::ROW, TILE * Z::ROW}, x, branch);
     else store_gradient(tile, c0, width);
   }
 
@@ -143,33 +150,44 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     const auto to = gX.rows(tile);
     const auto to_branch = gy.rows(tile);
     for (int t = 0; t < tile.count; ++t) {
+      const auto h_row = gv.row(t);
+      const auto in_row = x.row(t);
+      const auto* const branch_row = branch.at(0, t);
+      const auto out_row = to.row(t);
+      auto* const branch_out = to_branch.at(0, t);
       vec<F> sums[N][M + 1];
-      std::memcpy((void*)sums, dots[t], sizeof sums);
-      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
+      MHC_UNROLL
+      for (int i = 0; i < N; ++i)
+        MHC_UNROLL
+        for (int j = 0; j <= M; ++j) sums[i][j] = dots[t][i][j];
+      for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> h[N];
         MHC_UNROLL
-        for (int i = 0; i < N; ++i) get(h[i], gv.at(i, t) + c0 + c, count);
+        for (int i = 0; i < N; ++i) get(h[i], h_row.at(i) + c, count);
         MHC_UNROLL
         for (int j = 0; j <= M; ++j) {
           vec<F> in, back = h[0] * w.at[0][j][t];
-          if (j < M) get(in, x.at(j, t) + c0 + c, count);
-          else get(in, branch.at(0, t) + c0 + c, count);
+          if (j < M) get(in, in_row.at(j) + c, count);
+          else get(in, branch_row + c, count);
           MHC_UNROLL
           for (int i = 0; i < N; ++i) sums[i][j] = fma(h[i], in, sums[i][j]);
           MHC_UNROLL
           for (int i = 1; i < N; ++i) back = fma(h[i], all<F>(w.at[i][j][t]), back);
-          if (j < M) gX.write(to.at(j, t) + c0 + c, back, count);
-          else gy.write(to_branch.at(0, t) + c0 + c, back, count);
+          if (j < M) gX.write(out_row.at(j) + c, back, count);
+          else gy.write(branch_out + c, back, count);
         }
       });
-      std::memcpy((void*)dots[t], sums, sizeof sums);
+      MHC_UNROLL
+      for (int i = 0; i < N; ++i)
+        MHC_UNROLL
+        for (int j = 0; j <= M; ++j) dots[t][i][j] = sums[i][j];
     }
   }
 
   void store_gradient(const Tile& tile, int64_t c0, int64_t width) {
     const auto to = gX.rows(tile);
     for (int t = 0; t < tile.count; ++t)
-      for_vectors<F>(width, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, width, [&](int64_t c, auto count) MHC_ALWAYS {
         for (int i = 0; i < M; ++i) gX.write(to.at(i, t) + c0 + c, load(&gv[i][t][c]), count);
       });
   }

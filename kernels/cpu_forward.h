@@ -38,7 +38,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     const auto kept = held.rows();
     for (int t = 0; t < tile.count; ++t) {
       vec<F> square[N] = {};
-      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> x[M + 1];
         MHC_UNROLL
         for (int j = 0; j < M; ++j) get(x[j], from.at(j, t) + c, count);
@@ -63,7 +63,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     const auto kept = held.rows();
     for (int t = 0; t < tile.count; ++t) {
       vec<F> square[M] = {};
-      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         MHC_UNROLL
         for (int i = 0; i < M; ++i) {
           vec<F> v;
@@ -107,7 +107,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     const auto rows = held.rows();
     const auto to = u.rows(tile);
     for (int t = 0; t < tile.count; ++t)
-      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> total = load(rows.at(0, t) + c) * pre[0][t];
         MHC_UNROLL
         for (int i = 1; i < STREAMS; ++i) total = fma(load(rows.at(i, t) + c), all<F>(pre[i][t]), total);

@@ -37,7 +37,7 @@ template <class S> void leave(
       const auto b = branch.rows(tile);
       const auto to = result.rows(tile);
       for (int t = 0; t < tile.count; ++t)
-        for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+        for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
           vec<F> in, total = {};
           MHC_UNROLL
           for (int j = 0; j <= M; ++j) {
@@ -74,7 +74,7 @@ template <class S> struct LeaveBackward {
     const auto to_branch = gy.rows(tile);
     for (int t = 0; t < tile.count; ++t) {
       vec<F> dots[M + 1] = {};
-      for_vectors<F>(s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
+      for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> h, in;
         get(h, incoming.at(0, t) + c, count);
         MHC_UNROLL

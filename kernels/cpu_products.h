@@ -9,7 +9,8 @@ template <class S> struct Sizes {
   static constexpr int KV = (K + W<F> - 1) / W<F>, KP = KV * W<F>;  // a row of K, padded to vectors
   static constexpr int KQ = (K + 7) / 8 * 8;                       // the same as rows of the transposed phi
   static constexpr int CHUNK = N > 4 ? 128 : 256;                  // channels that are computed together
-  using Chunk = F[TILE][CHUNK];
+  static constexpr int ROW = CHUNK + 64 / sizeof(F);
+  using Chunk = F[TILE][ROW];
   static int64_t chunks(const Shape& s) { return (s.channels + CHUNK - 1) / CHUNK; }
   static int64_t padded(const Shape& s) { return chunks(s) * CHUNK; }
 };

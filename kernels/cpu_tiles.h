@@ -38,18 +38,23 @@ template <class Body> MHC_INLINE void for_parts(const Shape& s, int64_t parts, c
     body(p, std::min(T, tiles * p / parts * TILE), std::min(T, tiles * (p + 1) / parts * TILE));
 }
 
-// Calls body(c, Whole or Part) for each vector of channels.
-template <class F, class Body> MHC_INLINE void for_vectors(int64_t channels, const Body& body) {
-  int64_t c = 0;
-  for (; c + W<F> <= channels; c += W<F>) body(c, Whole{});
-  if (c < channels) body(c, Part{int(channels - c)});
+// Calls body(c, Whole or Part) for each vector of the channels from `c` to `end`.
+template <class F, class Body> MHC_INLINE void for_vectors(int64_t c, int64_t end, const Body& body) {
+  for (; c + W<F> <= end; c += W<F>) body(c, Whole{});
+  if (c < end) body(c, Part{int(end - c)});
 }
 
-// One row of `channels` per token, a stream after the other.
+// One row of `channels` per token, a stream after the other; of one token, as locals that stay in registers.
+template <class T> struct Row {
+  T* first;
+  int64_t stream;  // distance
+  T* at(int i) const { return first + i * stream; }
+};
 template <class T> struct Rows {
   T* first;
   int64_t token, stream;  // distances
   T* at(int i, int t) const { return first + i * stream + t * token; }
+  Row<T> row(int t) const { return {first + t * token, stream}; }
 };
 
 // Memory for rows of F, zeros at first; `padded` channels of a row are whole chunks.
