@@ -40,13 +40,25 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       std::memset((void*)dots, 0, sizeof dots);
       if (GATES) {
         gate(tile, x, branch, incoming, read);
-        for (int64_t c = 0; c < s.channels; c += Z::CHUNK) chunk(tile, c, x, branch, incoming, read);
+        const Tile following(s, std::min(first + TILE, end), end);
+        for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
+          Ahead ahead;
+          expect(ahead, tile, c + Z::CHUNK), g.expect(ahead, tile, c + Z::CHUNK, Z::CHUNK);
+          expect(ahead, following, c);
+          if (c + Z::CHUNK >= s.channels) g.expect(ahead, following, 0, Z::CHUNK);
+          chunk(tile, c, x, branch, incoming, read, ahead);
+        }
       } else through_write(tile, 0, s.channels, incoming, x, branch);
       gX.finish(tile);
       if (!WRITES) continue;
       gy.finish(tile);
       store_gmix(tile);
     }
+  }
+
+  void expect(Ahead& ahead, const Tile& tile, int64_t c) const {
+    X.expect(ahead, tile, c, Z::CHUNK), gu.expect(ahead, tile, c, Z::CHUNK);
+    if (WRITES) y.expect(ahead, tile, c, Z::CHUNK);
   }
 
   // Gradients of the logits of the tile, from gu . X', which is a mixture of gu . X and gu . y.
@@ -64,7 +76,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
           else get(a, branch.at(0, t) + c, count);
           products[j] = fma(u, a, products[j]);
         }
-        if (WRITES && S::last)  // `chunk` jumps from row to row, which the hardware does not foresee
+        if (0)  // `chunk` jumps from row to row, which the hardware does not foresee
           MHC_UNROLL
           for (int i = 0; i < N; ++i) __builtin_prefetch(incoming.at(i, t) + c, 0, 2);
       });
@@ -111,7 +123,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   }
 
   template <class RX, class RY, class RG, class RU>
-  void chunk(const Tile& tile, int64_t c0, const RX& x, const RY& branch, const RG& incoming, const RU& read) {
+  void chunk(const Tile& tile, int64_t c0, const RX& x, const RY& branch, const RG& incoming, const RU& read, Ahead& ahead) {
     const int64_t width = std::min<int64_t>(Z::CHUNK, s.channels - c0);
     for (int t = 0; t < tile.count; ++t) {
       const auto in_row = x.row(t);
@@ -137,8 +149,8 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       });
     }
     for (int i = 0; i < STREAMS; ++i) {
-      add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width);
-      add_outer<S>(gphi + packed_at<S, true>(STREAMS, i, c0, 0), gq, v[i], width);
+      add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width, ahead);
+      add_outer<S>(gphi + packed_at<S, true>(STREAMS, i, c0, 0), gq, v[i], width, ahead);
     }
     if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0] - c0, Z::ROW, TILE * Z::ROW}, x, branch);
     else store_gradient(tile, c0, width);

@@ -72,7 +72,7 @@ template <class S> struct Projection {
 // rows[t] += sum over k of gq[t][k] * phi[k], with phi as [KQ][CHUNK], for the first `width` channels.
 template <class S> MHC_INLINE void add_transposed(
     typename Sizes<S>::Chunk& rows, const typename S::F (&gq)[TILE][Sizes<S>::KQ], const typename S::F* phi,
-    int64_t width) {
+    int64_t width, Ahead& ahead) {
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = REGISTERS / 4, V = 2;
@@ -93,6 +93,7 @@ template <class S> MHC_INLINE void add_transposed(
           MHC_UNROLL
           for (int b = 0; b < V; ++b) total[r][b] = fma(a, row[b], total[r][b]);
         }
+        ahead.next();
       }
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
@@ -104,7 +105,7 @@ template <class S> MHC_INLINE void add_transposed(
 // sums[k] += sum over t of gq[t][k] * rows[t], with sums as [KQ][CHUNK], for the first `width` channels.
 template <class S> MHC_INLINE void add_outer(
     typename S::F* sums, const typename S::F (&gq)[TILE][Sizes<S>::KQ], const typename Sizes<S>::Chunk& rows,
-    int64_t width) {
+    int64_t width, Ahead& ahead) {
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = 8, V = REGISTERS / 16;
@@ -125,6 +126,7 @@ template <class S> MHC_INLINE void add_outer(
           MHC_UNROLL
           for (int b = 0; b < V; ++b) total[r][b] = fma(a, row[b], total[r][b]);
         }
+        ahead.next(), ahead.next();
       }
       MHC_UNROLL
       for (int r = 0; r < R; ++r)

@@ -105,6 +105,29 @@ template <class F, class T> void scatter(const Rows<F>& rows, int i, T* to, cons
   }
 }
 
+// What is read soon, asked for line by line between arithmetic, so that memory and multipliers work together.
+struct Ahead {
+  struct Source { const char* row; int64_t token, bytes; int tokens; };  // distances in bytes
+  Source sources[4 * 8];
+  const char* line = nullptr; const char* end = nullptr;
+  int count = 0, source = 0, token = 0;
+
+  template <class T> void add(const T* row, int64_t token, int tokens, int64_t channels) {
+    if (channels > 0 && tokens > 0)
+      sources[count++] = {(const char*)row, token * int64_t(sizeof(T)), channels * int64_t(sizeof(T)), tokens};
+  }
+  MHC_ALWAYS void next() {
+    if (line >= end) {
+      if (source == count) return;
+      const Source& s = sources[source];
+      line = s.row + token * s.token, end = line + s.bytes;
+      if (++token == s.tokens) token = 0, ++source;
+    }
+    __builtin_prefetch(line, 0, 2);
+    line += 64;
+  }
+};
+
 // A tensor of STREAMS streams that is read: its own memory where channels come last, else a copy of the tile.
 template <class S, class T, int STREAMS> struct Input {
   using F = typename S::F;
@@ -121,6 +144,11 @@ template <class S, class T, int STREAMS> struct Input {
       for (int i = 0; i < STREAMS; ++i) gather(copy, i, from + i * s.size(), tile, s.channels);
       return {copy.first, copy.token, copy.stream};
     }
+  }
+  // A tile that is gathered is read once, far ahead of what is computed.
+  void expect(Ahead& ahead, const Tile& tile, int64_t c, int64_t channels) const {
+    if (S::last)
+      for (int i = 0; i < STREAMS; ++i) ahead.add(from + tile.at[0] + i * s.size() + c, s.channels, tile.count, std::min(channels, s.channels - c));
   }
 };
 
