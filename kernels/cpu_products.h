@@ -34,11 +34,13 @@ void pack_phi(const typename S::Phi* phi, typename S::F* packed, const Shape& s)
         packed[packed_at<S, TRANSPOSED>(STREAMS, i % STREAMS, c, k)] += F(value(phi[(i * s.channels + c) * Z::K + k]));
 }
 
-// q[t] += sum over c of rows[t][c] * phi[c], for all tokens of a tile: R tokens and all of K at a time.
+// q[t] += sum over c of rows[t][c] * phi[c], for all tokens of a tile: R tokens and all of K at a time. Where the last
+// vector of K is at most half full, half a vector is computed.
 template <class S> struct Projection {
   using F = typename S::F;
   using Z = Sizes<S>;
-  static constexpr int KV = Z::KV, FIT = (REGISTERS - 6) / KV, R = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
+  static constexpr int REST = Z::K % W<F>, HALF = REST && REST <= W<F> / 2, FULL = Z::KV - HALF;
+  static constexpr int FIT = (REGISTERS - 6) / Z::KV, R = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   F q[TILE][Z::KP] = {};
 
   void add(const F* rows, int64_t token, const F* phi, int width) {
@@ -46,26 +48,34 @@ template <class S> struct Projection {
   }
 
   static void add_tokens(F* sums, const F* rows, int64_t token, const F* phi, int width) {
-    vec<F> total[R][KV];
+    vec<F> total[R][FULL + 1];
+    half<F> rest[R];
     MHC_UNROLL
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
       MHC_UNROLL
-      for (int k = 0; k < KV; ++k) total[r][k] = load(sums + r * Z::KP + k * W<F>);
+      for (int k = 0; k < FULL; ++k) total[r][k] = load(sums + r * Z::KP + k * W<F>);
+      if (HALF) rest[r] = load_half(sums + r * Z::KP + FULL * W<F>);
+    }
     for (int c = 0; c < width; ++c) {
-      vec<F> row[KV];
+      vec<F> row[FULL + 1];
+      half<F> last;
       MHC_UNROLL
-      for (int k = 0; k < KV; ++k) row[k] = load(phi + c * Z::KP + k * W<F>);
+      for (int k = 0; k < FULL; ++k) row[k] = load(phi + c * Z::KP + k * W<F>);
+      if (HALF) last = load_half(phi + c * Z::KP + FULL * W<F>);
       MHC_UNROLL
       for (int r = 0; r < R; ++r) {
         const vec<F> a = all<F>(rows[r * token + c]);
         MHC_UNROLL
-        for (int k = 0; k < KV; ++k) total[r][k] = fma(a, row[k], total[r][k]);
+        for (int k = 0; k < FULL; ++k) total[r][k] = fma(a, row[k], total[r][k]);
+        if (HALF) rest[r] = fma(a, last, rest[r]);
       }
     }
     MHC_UNROLL
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
       MHC_UNROLL
-      for (int k = 0; k < KV; ++k) store(sums + r * Z::KP + k * W<F>, total[r][k]);
+      for (int k = 0; k < FULL; ++k) store(sums + r * Z::KP + k * W<F>, total[r][k]);
+      if (HALF) store_half(sums + r * Z::KP + FULL * W<F>, rest[r]);
+    }
   }
 };
 

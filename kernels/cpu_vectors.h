@@ -34,8 +34,17 @@ template <> struct lanes<double> { using type = doubles; };
 template <class F> using vec = typename lanes<F>::type;
 template <class F> constexpr int W = BYTES / sizeof(F);  // lanes of a vector
 
+typedef float floats_half __attribute__((vector_size(BYTES / 2)));
+typedef double doubles_half __attribute__((vector_size(BYTES / 2)));
+template <class F> struct half_lanes;
+template <> struct half_lanes<float> { using type = floats_half; };
+template <> struct half_lanes<double> { using type = doubles_half; };
+template <class F> using half = typename half_lanes<F>::type;
+
 template <class F> MHC_INLINE vec<F> load(const F* p) { vec<F> v; std::memcpy(&v, p, BYTES); return v; }
 template <class F> MHC_INLINE void store(F* p, vec<F> v) { std::memcpy(p, &v, BYTES); }
+template <class F> MHC_INLINE half<F> load_half(const F* p) { half<F> v; std::memcpy(&v, p, BYTES / 2); return v; }
+template <class F> MHC_INLINE void store_half(F* p, half<F> v) { std::memcpy(p, &v, BYTES / 2); }
 template <class F> MHC_INLINE vec<F> all(F a) { return a - vec<F>{}; }  // a + 0 is not a for a = -0
 
 template <class F> MHC_INLINE F sum(vec<F> v) {
@@ -63,6 +72,18 @@ MHC_INLINE doubles fma(doubles a, doubles b, doubles c) { return (doubles)_mm256
 #else
 MHC_INLINE floats fma(floats a, floats b, floats c) { return a * b + c; }
 MHC_INLINE doubles fma(doubles a, doubles b, doubles c) { return a * b + c; }
+#endif
+
+// a * b + c in the lower half of a.
+#if defined(__AVX512F__)
+MHC_INLINE floats_half fma(floats a, floats_half b, floats_half c) { return (floats_half)_mm256_fmadd_ps(_mm512_castps512_ps256((__m512)a), (__m256)b, (__m256)c); }
+MHC_INLINE doubles_half fma(doubles a, doubles_half b, doubles_half c) { return (doubles_half)_mm256_fmadd_pd(_mm512_castpd512_pd256((__m512d)a), (__m256d)b, (__m256d)c); }
+#elif defined(__FMA__)
+MHC_INLINE floats_half fma(floats a, floats_half b, floats_half c) { return (floats_half)_mm_fmadd_ps(_mm256_castps256_ps128((__m256)a), (__m128)b, (__m128)c); }
+MHC_INLINE doubles_half fma(doubles a, doubles_half b, doubles_half c) { return (doubles_half)_mm_fmadd_pd(_mm256_castpd256_pd128((__m256d)a), (__m128d)b, (__m128d)c); }
+#else
+MHC_INLINE floats_half fma(floats a, floats_half b, floats_half c) { floats_half x; std::memcpy(&x, &a, sizeof x); return x * b + c; }
+MHC_INLINE doubles_half fma(doubles a, doubles_half b, doubles_half c) { doubles_half x; std::memcpy(&x, &a, sizeof x); return x * b + c; }
 #endif
 
 MHC_INLINE floats power_of_two(ints k) { return (floats)((k + 127) << 23); }
