@@ -24,7 +24,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
       vec<F> squares[TILE] = {};
       if (WRITES) write(tile, squares);
       else copy(tile, squares);
-      if (GATES) gate(tile, squares);
+      if (GATES) gate(tile, Tile(s, std::min(first + TILE, end), end), squares);
     }
   }
 
@@ -76,13 +76,16 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     }
   }
 
-  void gate(const Tile& tile, const vec<F> (&squares)[TILE]) {
+  void gate(const Tile& tile, const Tile& following_tile, const vec<F> (&squares)[TILE]) {
     Projection<S> sums;
     const auto rows = held.rows();
+    Ahead ahead;
+    X.expect(ahead, following_tile, 0, s.channels);
+    if (WRITES) y.expect(ahead, following_tile, 0, s.channels);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
       for (int i = 0; i < STREAMS; ++i)
         sums.add(rows.at(i, 0) + c, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0),
-                 int(std::min<int64_t>(Z::CHUNK, s.channels - c)));
+                 int(std::min<int64_t>(Z::CHUNK, s.channels - c)), ahead);
     F coefficients[K][TILE];
     coefficients_of(tile, sums, squares, coefficients);
     MHC_UNROLL

@@ -43,11 +43,11 @@ template <class S> struct Projection {
   static constexpr int FIT = (REGISTERS - 6) / Z::KV, R = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   F q[TILE][Z::KP] = {};
 
-  void add(const F* rows, int64_t token, const F* phi, int width) {
-    for (int t = 0; t < TILE; t += R) add_tokens(q[t], rows + t * token, token, phi, width);
+  void add(const F* rows, int64_t token, const F* phi, int width, Ahead& ahead) {
+    for (int t = 0; t < TILE; t += R) add_tokens(q[t], rows + t * token, token, phi, width, ahead);
   }
 
-  static void add_tokens(F* sums, const F* rows, int64_t token, const F* phi, int width) {
+  static void add_tokens(F* sums, const F* rows, int64_t token, const F* phi, int width, Ahead& ahead) {
     vec<F> total[R][FULL + 1];
     half<F> rest[R];
     MHC_UNROLL
@@ -69,6 +69,7 @@ template <class S> struct Projection {
         for (int k = 0; k < FULL; ++k) total[r][k] = fma(a, row[k], total[r][k]);
         if (HALF) rest[r] = fma(a, last, rest[r]);
       }
+      ahead.next();
     }
     MHC_UNROLL
     for (int r = 0; r < R; ++r) {
