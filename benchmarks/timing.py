@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,19 @@ class Timed:
     median: float
     fastest: float
     slowest: float
+
+
+def keep_freed_memory() -> None:
+    """Let the C allocator keep what is freed, as tcmalloc and jemalloc do; call it before anything is measured.
+
+    glibc hands every large block back to the system, and the next one is faulted in page by page. On a virtual machine
+    that costs more than the arithmetic on those pages, and differs from call to call.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return  # not glibc
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        libc.mallopt(option, value)
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timed]:
