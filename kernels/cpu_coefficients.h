@@ -28,21 +28,27 @@ template <class V, int N> struct Sinkhorn {
       for (int j = 0; j < N; ++j) total += M[i][j];
       for (int j = 0; j < N; ++j) start[i][j] = M[i][j] /= total;
     }
-    for (int s = 0; s < HALF_STEPS; s += 2) divide<0>(totals[s]), divide<1>(totals[s + 1]);
+    int s = 0;
+    for (; s < HALF_STEPS - 2; s += 2) divide<0, false>(totals[s]), divide<1, false>(totals[s + 1]);
+    divide<0, false>(totals[s]), divide<1, true>(totals[s + 1]);
   }
 
   static V tiny() { return V{} + std::numeric_limits<decltype(V{}[0] + V{}[0])>::min(); }
 
   template <int axis> MHC_INLINE V& entry(V (&m)[N][N], int line, int k) { return axis ? m[line][k] : m[k][line]; }
 
-  // Columns (axis 0) or rows (1) over their sums; those of columns may underflow.
-  template <int axis> inline __attribute__((always_inline)) void divide(V (&total)[N]) {
+  // Columns (axis 0) or rows (1) over their sums; those of columns may underflow. The last rows are divided one by one, to
+  // the nearest: they sum to 1 within rounding, which decides ties where results are rounded to bf16.
+  template <int axis, bool nearest> inline __attribute__((always_inline)) void divide(V (&total)[N]) {
     for (int line = 0; line < N; ++line) {
       V t = {};
       for (int k = 0; k < N; ++k) t += entry<axis>(M, line, k);
       if (axis == 0) t = t < tiny() ? tiny() : t;
       total[line] = t;
-      for (int k = 0; k < N; ++k) entry<axis>(M, line, k) /= t;
+      const V inverse = 1 / t;
+      for (int k = 0; k < N; ++k)
+        if (nearest) entry<axis>(M, line, k) /= t;
+        else entry<axis>(M, line, k) *= inverse;
     }
   }
 

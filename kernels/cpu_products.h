@@ -87,8 +87,8 @@ template <class S> MHC_INLINE void add_transposed(
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = REGISTERS / 4, V = 2;
-  for (int t = 0; t < TILE; t += R)
-    for (int64_t c = 0; c < width; c += V * W<F>) {
+  for (int64_t c = 0; c < width; c += V * W<F>)
+    for (int t = 0; t < TILE; t += R) {
       vec<F> total[R][V];
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
@@ -120,8 +120,8 @@ template <class S> MHC_INLINE void add_outer(
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = 8, V = REGISTERS / 16;
-  for (int k = 0; k < Z::KQ; k += R)
-    for (int64_t c = 0; c < width; c += V * W<F>) {
+  for (int64_t c = 0; c < width; c += V * W<F>)
+    for (int k = 0; k < Z::KQ; k += R) {
       vec<F> total[R][V];
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
