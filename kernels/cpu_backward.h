@@ -39,13 +39,11 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       const auto read = GATES ? gu.rows(tile) : decltype(gu.rows(tile)){};
       std::memset((void*)dots, 0, sizeof dots);
       if (GATES) {
-        gate(tile, x, branch, incoming, read);
-        const Tile following(s, std::min(first + TILE, end), end);
+        gate(tile, x, branch, read);
+        const Tile next(s, std::min(first + TILE, end), end);
         for (int64_t c = 0; c < s.channels; c += Z::CHUNK) {
           Ahead ahead;
-          expect(ahead, tile, c + Z::CHUNK), g.expect(ahead, tile, c + Z::CHUNK, Z::CHUNK);
-          expect(ahead, following, c);
-          if (c + Z::CHUNK >= s.channels) g.expect(ahead, following, 0, Z::CHUNK);
+          expect(ahead, tile, next, c);
           chunk(tile, c, x, branch, incoming, read, ahead);
         }
       } else through_write(tile, 0, s.channels, incoming, x, branch);
@@ -56,14 +54,25 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     }
   }
 
-  void expect(Ahead& ahead, const Tile& tile, int64_t c) const {
-    X.expect(ahead, tile, c, Z::CHUNK), gu.expect(ahead, tile, c, Z::CHUNK);
+  // What comes behind the chunk at c: the next chunk of this tile, and all that `gate` reads of the next tile.
+  void expect(Ahead& ahead, const Tile& tile, const Tile& next, int64_t c) const {
+    const int64_t following = c + Z::CHUNK;
+    expect_inputs(ahead, tile, following);
+    expect_inputs(ahead, next, c);
+    if (!WRITES) return;
+    if (following < s.channels) g.expect(ahead, tile, following, Z::CHUNK);
+    else g.expect(ahead, next, 0, Z::CHUNK);
+  }
+
+  void expect_inputs(Ahead& ahead, const Tile& tile, int64_t c) const {
+    X.expect(ahead, tile, c, Z::CHUNK);
+    gu.expect(ahead, tile, c, Z::CHUNK);
     if (WRITES) y.expect(ahead, tile, c, Z::CHUNK);
   }
 
   // Gradients of the logits of the tile, from gu . X', which is a mixture of gu . X and gu . y.
-  template <class RX, class RY, class RG, class RU>
-  void gate(const Tile& tile, const RX& x, const RY& branch, const RG& incoming, const RU& read) {
+  template <class RX, class RY, class RU>
+  void gate(const Tile& tile, const RX& x, const RY& branch, const RU& read) {
     F glogits[K][TILE] = {};
     for (int t = 0; t < tile.count; ++t) {
       vec<F> products[M + 1] = {};
@@ -76,9 +85,6 @@ template <class S, bool WRITES, bool GATES> struct Backward {
           else get(a, branch.at(0, t) + c, count);
           products[j] = fma(u, a, products[j]);
         }
-        if (0)  // `chunk` jumps from row to row, which the hardware does not foresee
-          MHC_UNROLL
-          for (int i = 0; i < N; ++i) __builtin_prefetch(incoming.at(i, t) + c, 0, 2);
       });
       read_gradient(glogits, t, products);
     }

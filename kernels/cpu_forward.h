@@ -76,12 +76,12 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     }
   }
 
-  void gate(const Tile& tile, const Tile& following_tile, const vec<F> (&squares)[TILE]) {
+  void gate(const Tile& tile, const Tile& next, const vec<F> (&squares)[TILE]) {
     Projection<S> sums;
     const auto rows = held.rows();
     Ahead ahead;
-    X.expect(ahead, following_tile, 0, s.channels);
-    if (WRITES) y.expect(ahead, following_tile, 0, s.channels);
+    X.expect(ahead, next, 0, s.channels);
+    if (WRITES) y.expect(ahead, next, 0, s.channels);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
       for (int i = 0; i < STREAMS; ++i)
         sums.add(rows.at(i, 0) + c, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0),

@@ -107,21 +107,21 @@ template <class F, class T> void scatter(const Rows<F>& rows, int i, T* to, cons
 
 // What is read soon, asked for line by line between arithmetic, so that memory and multipliers work together.
 struct Ahead {
-  struct Source { const char* row; int64_t token, bytes; int tokens; };  // distances in bytes
-  Source sources[4 * 8];
-  const char* line = nullptr; const char* end = nullptr;
-  int count = 0, source = 0, token = 0;
+  struct Rows { const char* first; int64_t token, bytes; int tokens; };  // distances in bytes
+  Rows rows[2 * (8 + 1) + 2 * (8 + 1)];  // two tiles, each with X, g, y and gu
+  int count = 0, at = 0, token = 0;
+  const char* line = nullptr;
+  const char* end = nullptr;
 
-  template <class T> void add(const T* row, int64_t token, int tokens, int64_t channels) {
-    if (channels > 0 && tokens > 0)
-      sources[count++] = {(const char*)row, token * int64_t(sizeof(T)), channels * int64_t(sizeof(T)), tokens};
+  template <class T> void add(const T* first, int64_t token, int tokens, int64_t channels) {
+    rows[count++] = {(const char*)first, token * int64_t(sizeof(T)), channels * int64_t(sizeof(T)), tokens};
   }
   MHC_ALWAYS void next() {
     if (line >= end) {
-      if (source == count) return;
-      const Source& s = sources[source];
-      line = s.row + token * s.token, end = line + s.bytes;
-      if (++token == s.tokens) token = 0, ++source;
+      if (at == count) return;
+      const Rows& r = rows[at];
+      line = r.first + token * r.token, end = line + r.bytes;
+      if (++token == r.tokens) token = 0, ++at;
     }
     __builtin_prefetch(line, 0, 2);
     line += 64;
@@ -145,10 +145,11 @@ template <class S, class T, int STREAMS> struct Input {
       return {copy.first, copy.token, copy.stream};
     }
   }
-  // A tile that is gathered is read once, far ahead of what is computed.
+  // Ask for `channels` channels from c, as far as they exist. A tile that is gathered has no rows to ask for.
   void expect(Ahead& ahead, const Tile& tile, int64_t c, int64_t channels) const {
-    if (S::last)
-      for (int i = 0; i < STREAMS; ++i) ahead.add(from + tile.at[0] + i * s.size() + c, s.channels, tile.count, std::min(channels, s.channels - c));
+    if (!S::last || !tile.count || c >= s.channels) return;
+    channels = std::min(channels, s.channels - c);
+    for (int i = 0; i < STREAMS; ++i) ahead.add(from + tile.at[0] + i * s.size() + c, s.channels, tile.count, channels);
   }
 };
 
