@@ -1,21 +1,82 @@
-"""Check the operands of a fused step before any kernel sees them: a kernel would read past the end in silence."""
+"""Check the operands of a fused step before any kernel sees them: a kernel would read past the end in silence.
+
+One function per step, with the parameters of `packed.py`; each raises `KernelInputError`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from mhc_compile.config import MAX_STREAMS
 from mhc_compile.errors import KernelInputError
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-def check_streams(X: Tensor, n: int, axis: int) -> None:
-    """X is `[n or 1, *x.shape]`, floating point, with at least one token dim beside the channels at `axis` of x.
 
-    Raises:
-        KernelInputError: it is not.
-    """
+def check_gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> None:
+    """Of `packed.gate`."""
+    _check_streams(X, n, axis)
+    _check_parameters(X, phi, alpha, bias, n, axis)
+
+
+def check_write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
+    """Of `packed.write`."""
+    _check_streams(X, n, axis)
+    _check_tensor("the branch", y, X, X.shape[1:], "one of the shape of a stream")
+    _check_tensor("mix", mix, X, (_tokens(X, axis), n + n * n), "one row of post and R for each token,")
+
+
+def check_boundary(
+    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
+) -> None:
+    """Of `packed.boundary`."""
+    check_write(X, y, mix, n, axis)
+    _check_parameters(X, phi, alpha, bias, n, axis)
+
+
+def check_leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> None:
+    """Of `packed.leave`."""
+    check_write(X, y, mix, n, axis)
+    if not math.isfinite(scale):
+        raise KernelInputError(f"scale={scale}: write a finite number, such as 1 / n for the mean")
+
+
+def check_gate_backward(
+    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
+) -> None:
+    """Of `packed.gate_backward`."""
+    check_gate(X, phi, alpha, bias, n, axis)
+    _check_gate_gradients(gu, gmix, X, stat, n, axis)
+
+
+def check_write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
+    """Of `packed.write_backward`."""
+    check_write(X, y, mix, n, axis)
+    _check_tensor("g", g, X, (n, *y.shape))
+
+
+def check_boundary_backward(
+    g: Tensor, gu: Tensor, gmix: Tensor, X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor,
+    stat: Tensor, n: int, axis: int,
+) -> None:  # fmt: skip
+    """Of `packed.boundary_backward`."""
+    check_boundary(X, y, mix, phi, alpha, bias, n, axis)
+    _check_tensor("g", g, X, (n, *y.shape))
+    _check_gate_gradients(gu, gmix, X, stat, n, axis)
+
+
+def check_leave_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> None:
+    """Of `packed.leave_backward`."""
+    check_leave(X, y, mix, n, axis, scale)
+    _check_tensor("g", g, X, y.shape)
+
+
+def _check_streams(X: Tensor, n: int, axis: int) -> None:
+    """X is `[n or 1, *x.shape]` with at least one token dim beside the channels at `axis` of x."""
     if not 1 <= n <= MAX_STREAMS:
         raise KernelInputError(f"n={n} is out of range: write a number of streams from 1 to {MAX_STREAMS}")
     if X.ndim < 3 or not 0 <= axis < X.ndim - 1:
@@ -25,47 +86,35 @@ def check_streams(X: Tensor, n: int, axis: int) -> None:
         )
     if X.shape[0] not in (1, n):
         raise KernelInputError(f"X holds {X.shape[0]} streams and n is {n}: write n streams, or 1 that stands for all")
-    if not X.is_floating_point():
-        raise KernelInputError(f"X is {X.dtype}: write floating point streams")
+    if X.shape[axis + 1] == 0:
+        raise KernelInputError(f"X is {_text(X)}, without channels: write at least one")
+    if X.dtype not in DTYPES or X.layout != torch.strided:
+        raise KernelInputError(f"X is {X.dtype}, {X.layout}: write dense floating point streams of 16, 32 or 64 bits")
 
 
-def check_branch(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
-    """Y has the shape of one stream, and mix is `[T, n + n * n]`.
-
-    Raises:
-        KernelInputError: they are not, or they lie on another device.
-    """
-    if y.shape != X.shape[1:] or not y.is_floating_point():
-        raise KernelInputError(f"the branch is {_text(y)} and a stream is {_text(X[0])}: write one of the same shape")
-    tokens = X[0].numel() // max(X.shape[axis + 1], 1)
-    if mix.ndim != 2 or mix.shape[0] != tokens or mix.shape[1] != n + n * n:
-        raise KernelInputError(
-            f"mix is {_text(mix)}: write [{tokens}, {n + n * n}], one row of post and R for each token"
-        )
-    _check_devices(X, {"y": y, "mix": mix})
-
-
-def check_parameters(X: Tensor, params: Sequence[Tensor], n: int, axis: int) -> None:
-    """Params are `phi [n * C, K]`, `alpha [3]`, `bias [K]` with K = n * n + 2n.
-
-    Raises:
-        KernelInputError: they are not, or they lie on another device.
-    """
+def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> None:
     columns = n * n + 2 * n
-    expected = {"phi": (n * X.shape[axis + 1], columns), "alpha": (3,), "bias": (columns,)}
-    if len(params) != len(expected):
-        raise KernelInputError(f"got {len(params)} parameters: write (phi, alpha, bias)")
-    named = dict(zip(expected, params, strict=True))
-    for name, shape in expected.items():
-        if tuple(named[name].shape) != shape or not named[name].is_floating_point():
-            raise KernelInputError(f"{name} is {_text(named[name])}: write a floating point tensor {list(shape)}")
-    _check_devices(X, named)
+    _check_tensor("phi", phi, X, (n * X.shape[axis + 1], columns))
+    _check_tensor("alpha", alpha, X, (3,))
+    _check_tensor("bias", bias, X, (columns,))
 
 
-def _check_devices(X: Tensor, others: dict[str, Tensor]) -> None:
-    for name, tensor in others.items():
-        if tensor.device != X.device:
-            raise KernelInputError(f"X lies on {X.device} and {name} on {tensor.device}: move them to one device")
+def _check_gate_gradients(gu: Tensor, gmix: Tensor, X: Tensor, stat: Tensor, n: int, axis: int) -> None:
+    tokens = _tokens(X, axis)
+    _check_tensor("gu", gu, X, X.shape[1:])
+    _check_tensor("gmix", gmix, X, (tokens, n + n * n))
+    _check_tensor("stat", stat, X, (tokens, n * n + 2 * n + 1))
+
+
+def _check_tensor(name: str, tensor: Tensor, X: Tensor, shape: Any, what: str = "a floating point tensor") -> None:
+    if tuple(tensor.shape) != tuple(shape) or tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+        raise KernelInputError(f"{name} is {_text(tensor)} and X is {_text(X)}: write {what} {list(shape)}")
+    if tensor.device != X.device:
+        raise KernelInputError(f"X lies on {X.device} and {name} on {tensor.device}: move them to one device")
+
+
+def _tokens(X: Tensor, axis: int) -> int:
+    return X[0].numel() // X.shape[axis + 1]
 
 
 def _text(tensor: Tensor) -> str:

@@ -136,8 +136,6 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       const auto* const branch_row = branch.at(0, t);
       const auto g_row = incoming.row(t);
       const auto* const u_row = read.at(0, t);
-      F* const v_row = &v[0][t][-c0];
-      F* const gv_row = &gv[0][t][-c0];
       for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> in[M + 1], u;
         MHC_UNROLL
@@ -149,8 +147,8 @@ template <class S, bool WRITES, bool GATES> struct Backward {
           vec<F> h = {};
           if (WRITES) get(h, g_row.at(i) + c, count);
           const vec<F> stream = WRITES ? w.apply(i, t, in) : in[i];
-          store(v_row + i * (TILE * Z::ROW) + c, stream);
-          store(gv_row + i * (TILE * Z::ROW) + c, fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
+          store(&v[i][t][c - c0], stream);
+          store(&gv[i][t][c - c0], fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
         }
       });
     }
@@ -158,11 +156,11 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width, ahead);
       add_outer<S>(gphi + packed_at<S, true>(STREAMS, i, c0, 0), gq, v[i], width, ahead);
     }
-    if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0] - c0, Z::ROW, TILE * Z::ROW}, x, branch);
+    if (WRITES) through_write(tile, c0, width, Rows<const F>{&gv[0][0][0], Z::ROW, TILE * Z::ROW}, x, branch);
     else store_gradient(tile, c0, width);
   }
 
-  // gX = R^T gv, gy = post . gv and the products of gv with X and y, for `width` channels from c0.
+  // gX = R^T gv, gy = post . gv and the products of gv with X and y, for `width` channels from c0, where gv begins.
   template <class RV, class RX, class RY>
   void through_write(const Tile& tile, int64_t c0, int64_t width, const RV& gv, const RX& x, const RY& branch) {
     const auto to = gX.rows(tile);
@@ -181,7 +179,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> h[N];
         MHC_UNROLL
-        for (int i = 0; i < N; ++i) get(h[i], h_row.at(i) + c, count);
+        for (int i = 0; i < N; ++i) get(h[i], h_row.at(i) + (c - c0), count);
         MHC_UNROLL
         for (int j = 0; j <= M; ++j) {
           vec<F> in, back = h[0] * w.at[0][j][t];

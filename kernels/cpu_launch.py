@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from mhc_compile.kernels.cpu_kernel import CppKernel, compiled
 from mhc_compile.kernels.schedule import Schedule, Spec
 
 Builder = Callable[..., Schedule]
+SCHEDULES = 1024  # kept, by step, shapes and dtypes: lengths may differ from call to call
 
 
 def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> Any:
@@ -94,7 +95,7 @@ def _run(step: str, inputs: Mapping[str, Tensor], *constants: Any) -> Tensor | t
     return results if len(results) > 1 else results[0]
 
 
-@cache
+@lru_cache(maxsize=SCHEDULES)
 def _schedule(step: str, specs: tuple[Any, ...], constants: tuple[Any, ...], threads: int) -> Schedule:
     """Cached by all that it depends on; `threads` is what the builder reads from PyTorch."""
     build: Builder = getattr(cpu_schedules, step)

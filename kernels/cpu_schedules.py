@@ -135,13 +135,13 @@ def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Spec
         "parts": torch.get_num_threads(),
     }
     parameters = (*pointers, *((size, "int64_t") for size in sizes))
-    kernel = CppKernel(f"mhc_{name}", _source(body, parameters, inputs, n, axis), parameters)
+    kernel = _kernel(f"mhc_{name}", body, parameters, _constants(inputs, n, axis))
     launch = Launch(kernel, tensors={key: key for key in dtypes}, sizes=sizes)
     return Schedule(buffers={**results, **scratch}, launches=(launch,), results=tuple(results))
 
 
-def _source(body: str, parameters: tuple[tuple[str, str], ...], inputs: Specs, n: int, axis: int) -> str:
-    """The headers, a struct S that says what they are compiled for, and the function."""
+def _constants(inputs: Specs, n: int, axis: int) -> str:
+    """The struct S that says what the headers are compiled for."""
     types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
     out = _result_dtype(inputs)
     coefficient = C_TYPES[reference.coefficient_dtype(out)]
@@ -150,9 +150,15 @@ def _source(body: str, parameters: tuple[tuple[str, str], ...], inputs: Specs, n
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
     m, *stream = inputs["X"].shape
     last = str(axis == len(stream) - 1).lower()
-    constants = f"static constexpr int n = {n}, m = {m}; static constexpr bool last = {last};"
+    return f"struct S {{ static constexpr int n = {n}, m = {m}; static constexpr bool last = {last}; {uses} }};"
+
+
+@cache
+def _kernel(name: str, body: str, parameters: tuple[tuple[str, str], ...], constants: str) -> CppKernel:
+    """The headers, what they are compiled for, and the function. One object serves all shapes: its text is long."""
     arguments = ", ".join(f"{ctype} {key}" for key, ctype in parameters)
-    return f'{_library()}\nstruct S {{ {constants} {uses} }};\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
+    source = f'{_library()}\n{constants}\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
+    return CppKernel(name, source, parameters)
 
 
 @cache

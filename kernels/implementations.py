@@ -16,13 +16,18 @@ _LOG = logging.getLogger("mhc_compile")
 _FAMILIES = {"cuda": "triton", "cpu": "cpu"}  # device type -> prefix of the modules `<family>_schedules`, `_launch`
 
 
-def implementation(X: Tensor, n: int) -> Any:
-    """A module with the eight functions of `packed.py`: the fastest that covers these streams."""
-    return _chosen(X.device.type, X.dtype, n)
+def implementation(X: Tensor, y: Tensor | None, n: int) -> Any:
+    """A module with the eight functions of `packed.py`: the fastest that covers these streams and branch."""
+    return _chosen(X.device.type, step_dtype(X.dtype, None if y is None else y.dtype), n)
+
+
+def step_dtype(streams: torch.dtype, branch: torch.dtype | None) -> torch.dtype:
+    """The dtype that decides whether kernels cover a step: that of what it computes."""
+    return streams if branch is None else torch.promote_types(streams, branch)
 
 
 def why_not_covered(device: str, dtype: torch.dtype, n: int) -> str | None:
-    """Why there are no kernels for streams of this device type, dtype and number; None if there are."""
+    """Why there are no kernels for this device type, `step_dtype` and number of streams; None if there are."""
     if device not in _FAMILIES:
         return f"no kernels for the device type {device!r}"
     reason: str | None = schedules(device).covers(dtype, n)

@@ -17,7 +17,7 @@ import torch
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.kernels import packed
-from mhc_compile.kernels.implementations import schedules, why_not_covered
+from mhc_compile.kernels.implementations import schedules, step_dtype, why_not_covered
 from mhc_compile.kernels.inductor_cpp import cpp_call
 from mhc_compile.kernels.schedule import Launch, Spec
 
@@ -60,7 +60,8 @@ def _why_not(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> str | 
         return "there are no tokens"
     if compat.virtualized.V.graph.cpp_wrapper:
         return "the C++ wrapper of AOTInductor calls the operator"
-    return why_not_covered(X.get_device().type, X.get_dtype(), constants["n"])
+    dtype = step_dtype(X.get_dtype(), tensors["y"].get_dtype() if "y" in tensors else None)
+    return why_not_covered(X.get_device().type, dtype, constants["n"])
 
 
 @cache

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.kernels import packed
-from mhc_compile.kernels.checks import check_branch, check_parameters, check_streams
+from mhc_compile.errors import KernelInputError
+from mhc_compile.kernels import checks, packed
 from mhc_compile.kernels.implementations import implementation
 from mhc_compile.kernels.reference import coefficient_dtype
 
@@ -25,36 +25,42 @@ Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
 
 @torch.library.custom_op("mhc::gate", mutates_args=())
 def _gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    return implementation(X, n).gate(X, phi, alpha, bias, n, axis)
+    checks.check_gate(X, phi, alpha, bias, n, axis)
+    return implementation(X, None, n).gate(X, phi, alpha, bias, n, axis)
 
 
 @torch.library.custom_op("mhc::write", mutates_args=())
 def _write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
-    return implementation(X, n).write(X, y, mix, n, axis)
+    checks.check_write(X, y, mix, n, axis)
+    return implementation(X, y, n).write(X, y, mix, n, axis)
 
 
 @torch.library.custom_op("mhc::boundary", mutates_args=())
 def _boundary(
     X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return implementation(X, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
+    checks.check_boundary(X, y, mix, phi, alpha, bias, n, axis)
+    return implementation(X, y, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
 
 
 @torch.library.custom_op("mhc::leave", mutates_args=())
 def _leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
-    return implementation(X, n).leave(X, y, mix, n, axis, scale)
+    checks.check_leave(X, y, mix, n, axis, scale)
+    return implementation(X, y, n).leave(X, y, mix, n, axis, scale)
 
 
 @torch.library.custom_op("mhc::gate_backward", mutates_args=())
 def _gate_backward(
     gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return implementation(X, n).gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
+    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
+    return implementation(X, None, n).gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
 
 
 @torch.library.custom_op("mhc::write_backward", mutates_args=())
 def _write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    return implementation(X, n).write_backward(g, X, y, mix, n, axis)
+    checks.check_write_backward(g, X, y, mix, n, axis)
+    return implementation(X, y, n).write_backward(g, X, y, mix, n, axis)
 
 
 @torch.library.custom_op("mhc::boundary_backward", mutates_args=())
@@ -72,14 +78,16 @@ def _boundary_backward(
     n: int,
     axis: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return implementation(X, n).boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
+    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
+    return implementation(X, y, n).boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
 
 
 @torch.library.custom_op("mhc::leave_backward", mutates_args=())
 def _leave_backward(
     g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return implementation(X, n).leave_backward(g, X, y, mix, n, axis, scale)
+    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
+    return implementation(X, y, n).leave_backward(g, X, y, mix, n, axis, scale)
 
 
 def _tell_inductor() -> None:
@@ -113,6 +121,7 @@ def _contiguous_like(X: Tensor) -> Tensor:
 def _gate_shapes(
     X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    checks.check_gate(X, phi, alpha, bias, n, axis)
     columns = n * n + n
     return X.new_empty(X.shape[1:]), _coefficients_like(X, axis, columns), _coefficients_like(X, axis, columns + n + 1)
 
@@ -120,6 +129,7 @@ def _gate_shapes(
 @_write.register_fake
 def _write_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
     _tell_inductor()
+    checks.check_write(X, y, mix, n, axis)
     return X.new_empty((n, *y.shape), dtype=torch.promote_types(X.dtype, y.dtype))
 
 
@@ -134,6 +144,7 @@ def _boundary_shapes(
 @_leave.register_fake
 def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
     _tell_inductor()
+    checks.check_leave(X, y, mix, n, axis, scale)
     return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
 
 
@@ -141,11 +152,13 @@ def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: f
 def _gate_backward_shapes(
     gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
 ) -> tuple[Tensor, ...]:
+    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
     return tuple(_contiguous_like(t) for t in (X, phi, alpha, bias))
 
 
 @_write_backward.register_fake
 def _write_backward_shapes(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, ...]:
+    checks.check_write_backward(g, X, y, mix, n, axis)
     return tuple(_contiguous_like(t) for t in (X, y, mix))
 
 
@@ -164,6 +177,7 @@ def _boundary_backward_shapes(
     n: int,
     axis: int,
 ) -> tuple[Tensor, ...]:
+    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
     return tuple(_contiguous_like(t) for t in (X, y, mix, phi, alpha, bias))
 
 
@@ -171,6 +185,7 @@ def _boundary_backward_shapes(
 def _leave_backward_shapes(
     g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
 ) -> tuple[Tensor, ...]:
+    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
     return tuple(_contiguous_like(t) for t in (X, y, mix))
 
 
@@ -249,37 +264,35 @@ def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Ten
     Raises:
         KernelInputError: shapes, dtypes or devices do not fit, here and in the functions below.
     """
-    check_streams(X, n, axis)
-    check_parameters(X, params, n, axis)
-    return _call(torch.ops.mhc.gate, packed.gate, X, *params, n, axis)
+    return _call("gate", X, *_three(params), n, axis)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
     """The operator `mhc::write`; see `packed.write`."""
-    check_streams(X, n, axis)
-    check_branch(X, y, mix, n, axis)
-    return _call(torch.ops.mhc.write, packed.write, X, y, mix, n, axis)
+    return _call("write", X, y, mix, n, axis)
 
 
 def boundary(
     X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
-    check_streams(X, n, axis)
-    check_branch(X, y, mix, n, axis)
-    check_parameters(X, params, n, axis)
-    return _call(torch.ops.mhc.boundary, packed.boundary, X, y, mix, *params, n, axis)
+    return _call("boundary", X, y, mix, *_three(params), n, axis)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
     """The operator `mhc::leave`; see `packed.leave`."""
-    check_streams(X, n, axis)
-    check_branch(X, y, mix, n, axis)
-    return _call(torch.ops.mhc.leave, packed.leave, X, y, mix, n, axis, scale)
+    return _call("leave", X, y, mix, n, axis, scale)
 
 
-def _call(op: Op, formula: Callable[..., Any], *args: Any) -> Any:
-    """The operator, or under torch.func, which has no rule for custom operators, the plain formula."""
-    if not torch.compiler.is_compiling() and compat.functorch_active():
-        return formula(*args)
-    return op(*args)
+def _three(params: Sequence[Tensor]) -> Sequence[Tensor]:
+    if len(params) != 3:
+        raise KernelInputError(f"got {len(params)} parameters: write (phi, alpha, bias)")
+    return params
+
+
+def _call(step: str, *args: Any) -> Any:
+    """The operator; or the plain formula under torch.func and forward-mode AD, which have no rule for operators."""
+    if torch.compiler.is_compiling() or not (compat.functorch_active() or compat.load("forward_ad_level") >= 0):
+        return getattr(torch.ops.mhc, step)(*args)
+    getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
+    return getattr(packed, step)(*args)

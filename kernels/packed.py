@@ -33,7 +33,8 @@ def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int)
 
 def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
     """The next streams `[n, *x.shape]`: `X'_i = sum_j R_ij X_j + post_i y`, in the dtype that `X + y` has."""
-    rows = _write(_rows(X, axis), _rows(y[None], axis)[0], *_unpack(mix, n, X.shape[0]))
+    V, branch, coefficients = _operands(X, y, mix, axis)
+    rows = _write(V, branch, *_unpack(coefficients, n, X.shape[0]))
     return from_rows(rows, y.shape, axis).to(torch.promote_types(X.dtype, y.dtype))
 
 
@@ -47,8 +48,9 @@ def boundary(
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
     """The last write and the readout: `scale * sum_i X'_i [*x.shape]` without X', in the dtype that `X + y` has."""
-    post, R = _unpack(mix, n, X.shape[0])
-    out = (R.sum(1)[..., None] * _rows(X, axis).movedim(0, 1)).sum(1) + post.sum(1)[:, None] * _rows(y[None], axis)[0]
+    V, branch, coefficients = _operands(X, y, mix, axis)
+    post, R = _unpack(coefficients, n, X.shape[0])
+    out = (R.sum(1)[..., None] * V.movedim(0, 1)).sum(1) + post.sum(1)[:, None] * branch
     return from_rows(scale * out, y.shape, axis).to(torch.promote_types(X.dtype, y.dtype))
 
 
@@ -126,8 +128,8 @@ def _write(V: Tensor, y: Tensor, post: Tensor, R: Tensor) -> Tensor:
 
 
 def _write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    V, branch = _rows(X, axis), _rows(y[None], axis)[0]
-    post, R = _unpack(mix, n, X.shape[0])
+    V, branch, coefficients = _operands(X, y, mix, axis)
+    post, R = _unpack(coefficients, n, X.shape[0])
     gX = torch.einsum("tij,itc->jtc", R, g)
     gy = torch.einsum("ti,itc->tc", post, g)
     gpost = torch.einsum("itc,tc->ti", g, branch)
@@ -174,6 +176,12 @@ def _unpack(mix: Tensor, n: int, streams: int) -> tuple[Tensor, Tensor]:
     """Post `[T, n]` and R `[T, n, m]`: for streams that are equal (m = 1), the row sums."""
     R = mix[:, n:].reshape(-1, n, n)
     return mix[:, :n], R if streams == n else R.sum(2, keepdim=True)
+
+
+def _operands(X: Tensor, y: Tensor, mix: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of X and of y, and mix, all in the coefficient dtype of the result."""
+    dtype = reference.coefficient_dtype(torch.promote_types(X.dtype, y.dtype))
+    return _rows(X, axis).to(dtype), _rows(y[None], axis)[0].to(dtype), mix.to(dtype)
 
 
 def _rows(X: Tensor, axis: int) -> Tensor:

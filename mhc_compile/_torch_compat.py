@@ -17,6 +17,7 @@ NAMES: dict[str, str] = {
     # dialects
     "OpOverload": "torch._ops:OpOverload",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
+    "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",

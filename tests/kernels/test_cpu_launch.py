@@ -152,3 +152,14 @@ def test_without_a_compiler_the_formulas_run_and_a_warning_says_so(monkeypatch: 
         torch.testing.assert_close(found, packed.leave(*arguments))
     finally:
         cpu_launch._usable.cache_clear()
+
+
+def test_all_lengths_share_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = []
+    compiled = cpu_launch.compiled
+    monkeypatch.setattr(cpu_launch, "compiled", lambda kernel: (kernels.append(kernel), compiled(kernel))[1])
+    for tokens in (5, 6, 70):
+        run(cpu_launch, "write", forward_arguments("write", 4, ((tokens, 16), 1)))
+    assert len(kernels) >= 3
+    assert len({id(kernel.source) for kernel in kernels}) == 1
+    assert cpu_launch._schedule.cache_info().maxsize is not None

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from mhc_compile.kernels import ops, packed
+from mhc_compile.kernels.implementations import step_dtype, why_not_covered
+from tests.kernels.step_calls import as_tuple, forward_arguments
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
 
 
@@ -76,6 +80,40 @@ def test_the_plain_formula_serves_torch_func() -> None:
     X = data.X.clone().requires_grad_()
     (expected,) = torch.autograd.grad(packed.leave(X, data.y, data.mix, 3, 2, 1.0).square().sum(), X)
     torch.testing.assert_close(grad, expected)
+
+
+def test_the_plain_formula_serves_forward_mode() -> None:
+    X, y, mix, *rest = forward_arguments("write", 3, "tiny", dtype=torch.float64)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(X, torch.ones_like(X))
+        tangent = forward_ad.unpack_dual(ops.write(dual, y, mix, n=rest[0], axis=rest[1])).tangent
+    expected = packed.write(torch.ones_like(X), torch.zeros_like(y), mix, *rest)
+    torch.testing.assert_close(tangent, expected)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("streams", "branch"),
+    [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)],
+)
+def test_the_formulas_take_streams_and_branch_of_two_precisions(
+    n: int, streams: torch.dtype, branch: torch.dtype
+) -> None:
+    for step in ("write", "boundary", "leave"):
+        X, y, *others = forward_arguments(step, n, "tiny", dtype=streams)
+        arguments = [X, y.to(branch), *others]
+        tensors = [a.requires_grad_() for a in arguments if isinstance(a, Tensor)]
+        (first, *_) = as_tuple(getattr(torch.ops.mhc, step)(*arguments))
+        assert first.dtype == torch.float64
+        exact = [a.double() if isinstance(a, Tensor) else a for a in arguments]
+        torch.testing.assert_close(first, as_tuple(getattr(packed, step)(*exact))[0], rtol=1e-6, atol=1e-6)
+        grads = torch.autograd.grad(first.square().sum(), tensors, allow_unused=True)
+        assert all(g is None or g.dtype == t.dtype for g, t in zip(grads, tensors, strict=True))
+
+
+def test_triton_leaves_a_branch_of_64_bits_to_the_formulas() -> None:
+    assert "float64" in str(why_not_covered("cuda", step_dtype(torch.float32, torch.float64), 4))
+    assert why_not_covered("cuda", step_dtype(torch.float32, torch.bfloat16), 4) is None
 
 
 def test_nothing_but_streams_branch_and_statistics_is_kept_for_the_backward() -> None:
