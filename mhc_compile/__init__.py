@@ -8,6 +8,7 @@ The functions are imported here by name because two of them share it with the mo
 from __future__ import annotations
 
 from mhc_compile import errors
+from mhc_compile.backend import Backend, backend
 from mhc_compile.config import Config
 from mhc_compile.optimizer import parameter_groups
 from mhc_compile.passes.plan import Plan
@@ -16,4 +17,16 @@ from mhc_compile.transform import plan, revert, transform
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "Plan", "__version__", "errors", "parameter_groups", "plan", "revert", "rewrite", "transform"]
+__all__ = [
+    "Backend",
+    "Config",
+    "Plan",
+    "__version__",
+    "backend",
+    "errors",
+    "parameter_groups",
+    "plan",
+    "revert",
+    "rewrite",
+    "transform",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +26,38 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
 class HyperConnections(nn.Module):
-    """The new parameters by site key, a read-only mapping: `model.hyper_connections["layers.0.mlp"].phi`."""
+    """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
 
-    def __init__(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+    Attributes:
+        graphs: under `mhc_compile.backend`, the keys that each of Dynamo's graphs of the model uses.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
+        graphs: MutableMapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         """Register the parameters.
 
         Args:
             sites: key -> (identifier the child is registered under, parameter name -> initial value).
+            graphs: see the class.
         """
         super().__init__()
-        self._identifiers = {key: identifier for key, (identifier, _) in sites.items()}
-        for identifier, values in sites.values():
+        self._identifiers: dict[str, str] = {}
+        self.graphs: MutableMapping[str, tuple[str, ...]] = {} if graphs is None else graphs
+        self.add(sites)
+
+    def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+        """Register the parameters of further sites; those of known keys stay as they are."""
+        for key, (identifier, values) in sites.items():
+            if key in self._identifiers:
+                continue
             child = nn.Module()
             for name, value in values.items():
                 child.register_parameter(name, nn.Parameter(value))
             self.add_module(identifier, child)
+            self._identifiers[key] = identifier
 
     def __getitem__(self, key: str) -> nn.Module:
         if key not in self._identifiers:

@@ -77,7 +77,7 @@ def transform(
         variants = _trace_modes(model, inputs, config, modes)
         plans = [v.plan for v in variants]
     if not any(p.sites for p in plans):
-        _nothing(plans[0], config)
+        warn_of_nothing(plans[0], config)
         return model
     owner = own(model, initial_sites(plans, config, model), plans[0], config)
     for variant in variants:
@@ -189,7 +189,12 @@ def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     return found
 
 
-def _nothing(found: Plan, config: Config) -> None:
+def warn_of_nothing(found: Plan, config: Config) -> None:
+    """Say that a plan holds no site, and why.
+
+    Raises:
+        NothingToTransformError: under `strict=True`.
+    """
     reasons = sorted({r.reason.value for r in found.rejected})
     message = (
         f"no residual connection to rewrite among {found.float_adds} floating point adds"

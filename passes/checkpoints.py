@@ -20,6 +20,9 @@ from mhc_compile.passes.values import attribute, flat_nodes
 META = "mhc_checkpoint"
 """Key of a node's meta that holds its `Region`."""
 
+CONTEXT_FN = "_checkpoint_context_fn"
+"""Key of the meta in which Dynamo keeps the `context_fn` of selective checkpointing."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -33,9 +36,11 @@ def inline_checkpoints(gm: fx.GraphModule) -> None:
     """Replace every checkpointed call by the nodes of its body, marked with their region."""
     for index, node in enumerate(n for n in list(gm.graph.nodes) if _is_checkpoint(n)):
         keywords = dict(node.kwargs)
-        if "_checkpoint_context_fn" in node.meta:
-            keywords["context_fn"] = node.meta["_checkpoint_context_fn"]
-        _inline(gm, node, Region(index, keywords))
+        body = attribute(gm, str(node.args[0].target))
+        for meta in (node.meta, body.meta):  # where torch 2.13 and 2.14 keep it
+            if CONTEXT_FN in meta:
+                keywords["context_fn"] = meta[CONTEXT_FN]
+        _inline(gm, node, body, Region(index, keywords))
 
 
 def outline_checkpoints(gm: fx.GraphModule) -> None:
@@ -52,10 +57,9 @@ def _is_checkpoint(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "tag_activation_checkpoint"
 
 
-def _inline(gm: fx.GraphModule, call: fx.Node, region: Region) -> None:
+def _inline(gm: fx.GraphModule, call: fx.Node, body: fx.GraphModule, region: Region) -> None:
     handle = call.args[0]
     assert isinstance(handle, fx.Node)
-    body = attribute(gm, str(handle.target))
     inputs = iter(call.args[1:])
     copies: dict[fx.Node, Any] = {}
     with gm.graph.inserting_before(call):

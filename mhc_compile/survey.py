@@ -1,0 +1,99 @@
+"""Which graphs Dynamo makes of a model, found by running it once, without compiling anything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.config import Config
+from mhc_compile.dynamo_model import origin_of, traced_code
+from mhc_compile.errors import MhcError
+from mhc_compile.graphs import Claims, GraphRecord, check_cut, examine
+from mhc_compile.inputs import missing_inputs, resolve_inputs
+from mhc_compile.owner import check_untransformed
+from mhc_compile.variants import training_mode
+
+
+def survey(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    config: Config,
+    claims: Claims,
+    modes: Sequence[bool] = (True, False),
+) -> tuple[GraphRecord, ...]:
+    """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
+
+    Args:
+        model: run on its own device; its buffers, training flags and the random generators are put back.
+        example_inputs: as for `transform`.
+        example_kwargs: as for `transform`.
+        config: options of the rewrite.
+        claims: see `examine`; extended.
+        modes: training flags to run it with. The model's own mode comes first.
+
+    Raises:
+        MhcError: as for `transform`, and for graph breaks under `strict=True`.
+    """
+    check_untransformed(model)
+    inputs = resolve_inputs(model, example_inputs, example_kwargs)
+    if inputs is None:
+        raise missing_inputs(model, "its graphs depend on them")
+    recorder = _Recorder(model, config, claims)
+    for training in sorted(modes, key=lambda mode: mode is not model.training):
+        flag = None if training is model.training else training
+        with _undisturbed(model), training_mode(model, flag), recorder.traced():
+            torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
+    return tuple(recorder.records)
+
+
+class _Recorder:
+    """A backend that plans each graph and runs it as it is."""
+
+    def __init__(self, model: nn.Module, config: Config, claims: Claims) -> None:
+        self.records: list[GraphRecord] = []
+        self._model, self._config, self._claims = model, config, claims
+        self._codes: list[Any] = []
+        self._error: MhcError | None = None
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        self._codes.append(traced_code())
+        try:
+            origin = origin_of(gm)
+            check_cut(origin, self._config)
+            self.records.append(examine(gm, origin, self._model, self._config, self._claims)[1])
+        except MhcError as error:
+            self._error = error
+        return gm.forward
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """What Dynamo has learnt meanwhile is forgotten, so that the real compilation starts afresh."""
+        try:
+            yield
+        finally:
+            for code in filter(None, self._codes):
+                compat.remove_from_cache(code)
+            self._codes.clear()
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Buffers (running statistics, caches) and random generators are afterwards as they were."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in before and buffer.shape == before[name].shape:
+                        buffer.copy_(before[name])
