@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from mhc_compile.config import Config
-from mhc_compile.dynamo_graph import OpenGraph, close_graph, describe_added
-from mhc_compile.dynamo_model import find_model, origin_of
-from mhc_compile.early_optimizer import warn_of_early_optimizers
-from mhc_compile.errors import MhcError, NoParametersYetError, OtherParametersError, SecondModelError
-from mhc_compile.graphs import Claims, GraphRecord, check_cut, check_found, examine
-from mhc_compile.inner import Inner, inner_backend
-from mhc_compile.owner import CHILD, HyperConnections, Transformed
+from mhc_compile.dynamo_graph import close_graph, describe_added
+from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of
+from mhc_compile.errors import MhcError, NoParametersYetError, SecondModelError
+from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
+from mhc_compile.inner import Inner, InnerChoice
+from mhc_compile.instances import Instances
+from mhc_compile.owner import CHILD, HyperConnections, Transformed, check_module
+from mhc_compile.store import Claims, Slots, connections_of, create, fill, slots_of
 from mhc_compile.survey import survey
 from mhc_compile.transform import make_config, warn_of_nothing
-from mhc_compile.variants import initial_sites, specs_of
-
-if TYPE_CHECKING:
-    from mhc_compile.passes.plan import Plan
 
 Compiled = Callable[..., Any]
 
@@ -47,7 +45,7 @@ def backend(
     Raises:
         InvalidOptionError: an option is unknown or out of its domain.
     """
-    return Backend(make_config(n, options), inner_backend(inner, mode, inner_options))
+    return Backend(make_config(n, options), InnerChoice(inner, mode, inner_options))
 
 
 def dynamo_backend(
@@ -62,9 +60,23 @@ def dynamo_backend(
     Nothing is kept between the calls: the parameters are those of the model.
     """
     try:
-        return backend(mode=mode, **dict(options or {}))(gm, example_inputs)
+        made = backend(**{"mode": mode, **dict(options or {})})
     except MhcError as error:
         return _raising(error)
+    made.shared = True
+    return made(gm, example_inputs)
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    """One graph for the inner backend, and where the parameters are that it takes behind Dynamo's inputs.
+
+    `positions` are the inputs that hold the weights of its sites.
+    """
+
+    gm: fx.GraphModule
+    slots: Slots
+    positions: tuple[int, ...]
 
 
 class Backend:
@@ -76,21 +88,37 @@ class Backend:
     Attributes:
         config: options of the rewrite.
         records: what was found in each graph that was compiled, in order.
+        shared: whether it may serve several models, as the backend called by name does.
     """
 
-    def __init__(self, config: Config, inner: Inner) -> None:
+    def __init__(self, config: Config, inner: InnerChoice) -> None:
         """Use `backend(...)`, which validates options by name."""
         self.config = config
         self.records: list[GraphRecord] = []
+        self.shared = False
         self._inner = inner
         self._model: Callable[[], nn.Module | None] = lambda: None
         self._claims: Claims = {}
         self._loaded: dict[str, torch.Tensor] = {}
 
-    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Compiled:
-        """Compile one graph of Dynamo's. A user's error is raised by the first call of the result, as itself."""
+    def __call__(
+        self,
+        gm: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        *,
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Compiled:
+        """Compile one graph of Dynamo's. A user's error is raised by the first call of the result, as itself.
+
+        Args:
+            gm: left as it is.
+            example_inputs: its inputs.
+            mode: given to the inner backend, as are `options`: what `torch.compile` was called with.
+            options: see `mode`.
+        """
         try:
-            return self._compile(gm, example_inputs)
+            return self._compile(gm, example_inputs, self._inner.with_(mode, options).resolve())
         except MhcError as error:
             return _raising(error)
 
@@ -106,17 +134,19 @@ class Backend:
             example_kwargs: keyword inputs.
 
         Returns:
-            What was found in each graph.
+            What was found in each graph; nothing for a model that `transform` made.
 
         Raises:
             MhcError: as for `transform`; `SecondModelError` if the backend has another model.
         """
-        model = getattr(model, "_orig_mod", model)
+        model = check_module(getattr(model, "_orig_mod", model))
         self._take(model)
+        if isinstance(model, Transformed):
+            return ()  # it has them already
         records = survey(model, example_inputs, example_kwargs, self.config, self._claims)
         check_found(records, self.config)
         for record in records:
-            self._create(model, record.plan)
+            self._create(model, record)
         return records
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -125,7 +155,7 @@ class Backend:
         Raises:
             NoParametersYetError: neither `attach` nor a call has happened.
         """
-        return self._child().parameters()
+        return self._connections().parameters()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The new parameters by the names they have in the state dict of a transformed model.
@@ -133,7 +163,7 @@ class Backend:
         Raises:
             NoParametersYetError: neither `attach` nor a call has happened.
         """
-        return {f"{CHILD}.{name}": value for name, value in self._child().state_dict().items()}
+        return {f"{CHILD}.{name}": value for name, value in self._connections().state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the new parameters from a state dict; what else it holds is left to the model's own.
@@ -145,41 +175,58 @@ class Backend:
         """
         self._loaded.update({name: value for name, value in state.items() if name.startswith(f"{CHILD}.")})
         model = self._model()
-        if model is not None and CHILD in model._modules:
-            self._fill(model.get_submodule(CHILD))
+        child = None if model is None else connections_of(model)
+        if child is not None:
+            fill(child, self._loaded)
 
-    def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Compiled:
+    def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner) -> Compiled:
+        model = self._model_for(find_model(gm))
+        if model is None or isinstance(model, Transformed):  # nothing to widen, or done already
+            return inner(gm, example_inputs)
         origin = origin_of(gm)
         check_cut(origin, self.config)
-        model = self._adopt(gm)
-        if model is None or isinstance(model, Transformed):  # nothing to widen, or done already
-            return self._inner(gm, example_inputs)
-        opened, record = examine(gm, origin, model, self.config, self._claims)
-        self.records.append(record)
-        if not record.plan.sites:
-            if not any(r.plan.sites for r in self.records) and CHILD not in model._modules and record.whole:
-                warn_of_nothing(record.plan, self.config)
-            return self._inner(gm, example_inputs)
-        self._create(model, record.plan)
-        return self._rewrite(model, opened, record.plan, example_inputs)
+        warn_of_limit(gm)
+        first = self._rewrite(gm, example_inputs, origin, model)
+        if first is None:
+            return inner(gm, example_inputs)
+
+        def learn(inputs: Sequence[Any]) -> Slots:
+            other = self._rewrite(gm, inputs, origin, self._model_for(compiled_module()) or model)
+            assert other is not None, "the same graph has the same sites"
+            return other.slots
+
+        instances = Instances(first.positions, learn)
+        instances.add(example_inputs, first.slots)
+        added = describe_added(first.gm, instances.values(example_inputs))
+        return _with_parameters(inner(first.gm, [*example_inputs, *added]), instances)
 
     def _rewrite(
-        self, model: nn.Module, opened: OpenGraph, plan: Plan, example_inputs: Sequence[Any]
-    ) -> Compiled:
+        self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module
+    ) -> _Rewritten | None:
+        """The graph over the parameters of the modules whose weights are among `inputs`; None without a site."""
+        opened, record = examine(gm, inputs, origin, model, self.config, self._claims)
+        self.records.append(record)
+        if not record.plan.sites:
+            if origin.whole and connections_of(model) is None and not any(r.plan.sites for r in self.records):
+                warn_of_nothing(record.plan, self.config)
+            return None
         from mhc_compile.passes.pipeline import rewrite_graph
 
-        rewrite_graph(opened.gm, plan, self.config)
+        self._check_owner(model, opened.foreign, record)
+        self._create(model, record)
+        rewrite_graph(opened.gm, record.plan, self.config)
+        positions = opened.positions(weight for site in record.plan.sites for weight in site.weights[:1])
         closed, names = close_graph(opened)
-        slots = [_slot(model.get_submodule(CHILD), name) for name in names]
-        fakes = describe_added(closed, [holder[name] for holder, name in slots])
-        return _with_parameters(self._inner(closed, [*example_inputs, *fakes]), slots)
+        return _Rewritten(closed, slots_of(model, names), positions)
 
-    def _adopt(self, gm: fx.GraphModule) -> nn.Module | None:
-        """The model of this backend, which is that of its first graph unless `attach` was told."""
-        known, found = self._model(), find_model(gm)
-        if known is not None and (found is None or found is known or known in set(found.modules())):
-            return known  # compiled as such, or as a part of a wrapper
-        if known is not None and found in set(known.modules()):
+    def _create(self, model: nn.Module, record: GraphRecord) -> None:
+        if create(model, record.plan, self.config, self._claims):
+            fill(self._connections(), self._loaded)
+
+    def _model_for(self, found: nn.Module | None) -> nn.Module | None:
+        """The model of this backend: that of its first graph, unless `attach` was told. It may be compiled in parts."""
+        known = self._model()
+        if known is not None and (found is None or found in set(known.modules()) or known in set(found.modules())):
             return known
         if found is not None:
             self._take(found)
@@ -187,78 +234,40 @@ class Backend:
 
     def _take(self, model: nn.Module) -> None:
         known = self._model()
-        if known is not None and known is not model:
-            raise SecondModelError(
-                f"this backend already serves a {type(known).__name__} and was given a {type(model).__name__}: "
-                "write one mhc_compile.backend(...) for each model"
-            )
+        if known is not None and known is not model and not self.shared:
+            raise SecondModelError(_second(known, type(model).__name__))
         self._model = weakref.ref(model)
-        child = model._modules.get(CHILD)
-        if isinstance(child, HyperConnections):
-            self._claims = child.graphs
+        child = connections_of(model)
+        self._claims = {} if child is None else child.graphs
 
-    def _create(self, model: nn.Module, plan: Plan) -> None:
-        """Give the model the parameters it lacks; those it has must fit."""
-        child = model._modules.get(CHILD)
-        if child is None:
-            child = HyperConnections({}, self._claims).train(model.training)
-            model.add_module(CHILD, child)
-        assert isinstance(child, HyperConnections)
-        _check_shapes(child, plan, self.config)
-        lacking = [key for key in specs_of(plan, self.config) if key not in child]
-        if not lacking:
-            return
-        with torch.inference_mode(False), torch.enable_grad():
-            sites = initial_sites([plan], self.config, model)
-            child.add({key: sites[key] for key in lacking})
-        self._fill(child)
-        warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
+    def _check_owner(self, model: nn.Module, foreign: Sequence[str], record: GraphRecord) -> None:
+        weights = {weight for site in record.plan.sites for weight in site.weights}
+        if weights and weights <= set(foreign):
+            raise SecondModelError(_second(model, f"module with the weight {min(weights)}"))
 
-    def _fill(self, child: nn.Module) -> None:
-        """Give parameters the values that were loaded for them."""
-        for name, parameter in child.named_parameters():
-            value = self._loaded.pop(f"{CHILD}.{name}", None)
-            if value is not None:
-                if value.shape != parameter.shape:
-                    raise OtherParametersError(_mismatch(name, tuple(value.shape), tuple(parameter.shape)))
-                with torch.no_grad():
-                    parameter.copy_(value)
-
-    def _child(self) -> nn.Module:
+    def _connections(self) -> HyperConnections:
         model = self._model()
-        if model is None or CHILD not in model._modules:
+        child = None if model is None else connections_of(model)
+        if child is None:
             raise NoParametersYetError(
                 "the new parameters do not exist before the first call: "
                 "write backend.attach(model, example_inputs) first"
             )
-        return model.get_submodule(CHILD)
+        return child
 
 
-def _check_shapes(child: HyperConnections, plan: Plan, config: Config) -> None:
-    for key, spec in specs_of(plan, config).items():
-        if key in child:
-            for name, parameter in child[key].named_parameters():
-                wanted = tuple(spec.shapes.get(name, ()))
-                if tuple(parameter.shape) != wanted:
-                    raise OtherParametersError(_mismatch(f"{key}.{name}", tuple(parameter.shape), wanted))
-
-
-def _mismatch(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def _second(known: nn.Module, other: str) -> str:
     return (
-        f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed: use the options (n, connection, reduce) "
-        f"it was made with, or write del model.{CHILD} to start anew"
+        f"this backend already serves a {type(known).__name__} and was given a {other}: "
+        "write one mhc_compile.backend(...) for each model"
     )
 
 
-def _slot(child: nn.Module, name: str) -> tuple[dict[str, Any], str]:
-    """Where a parameter is found at each call, so that replacing it works as in any module."""
-    path, _, attribute = name.rpartition(".")
-    return child.get_submodule(path)._parameters, attribute
+def _with_parameters(compiled: Compiled, instances: Instances) -> Compiled:
+    values = instances.values
 
-
-def _with_parameters(compiled: Compiled, slots: Sequence[tuple[dict[str, Any], str]]) -> Compiled:
     def call(*inputs: Any) -> Any:
-        return compiled(*inputs, *[holder[name] for holder, name in slots])
+        return compiled(*inputs, *values(inputs))
 
     return call
 

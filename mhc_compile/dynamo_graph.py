@@ -6,7 +6,7 @@ the names they have in the model. New parameters go the other way: they become i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,28 +32,41 @@ class OpenGraph:
         original: what Dynamo handed over; never changed.
         gm: the copy, in which the state of the model is attributes. Its placeholders are those of `original`.
         inputs: attribute -> the placeholder it stands for.
+        foreign: the attributes that are no parameters or buffers of the model, named by the way Dynamo found them.
     """
 
     original: fx.GraphModule
     gm: fx.GraphModule
     inputs: Mapping[str, fx.Node]
+    foreign: tuple[str, ...]
+
+    def positions(self, attributes: Iterable[str]) -> tuple[int, ...]:
+        """Which inputs hold these attributes."""
+        order = {node: i for i, node in enumerate(self.gm.graph.find_nodes(op="placeholder"))}
+        return tuple(order[self.inputs[name]] for name in attributes if name in self.inputs)
 
 
-def open_graph(original: fx.GraphModule, model: nn.Module) -> OpenGraph:
-    """Copy a graph of Dynamo's and name the parameters, buffers and modules in it as `model` does."""
+def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module) -> OpenGraph:
+    """Copy a graph of Dynamo's and name the parameters, buffers and modules in it as `model` does.
+
+    Args:
+        original: a graph that Dynamo handed to a backend.
+        values: its inputs. Other ones than it was traced with name it for another module of the same class.
+        model: whose names to use.
+    """
     gm = copy_graph_module(original)
     for old, new in zip(original.graph.nodes, gm.graph.nodes, strict=True):
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
     _name_modules(gm, model)
     names = _state_names(model)
-    inputs: dict[str, fx.Node] = {}
     placeholders = gm.graph.find_nodes(op="placeholder")
-    for node in placeholders:
-        value = _example(node)
+    inputs, foreign = {}, []
+    for node, value in zip(placeholders, values, strict=True):
         name = names.get(id(value))
         if name is None and isinstance(value, torch.Tensor) and is_model_state(node):
-            name = state_path(node)  # held by a module, but neither parameter nor buffer of this model
+            name = state_path(node)
+            foreign.append(name)
         if name is not None:
             _assign(gm, name, value)
             inputs[name] = node
@@ -62,7 +75,7 @@ def open_graph(original: fx.GraphModule, model: nn.Module) -> OpenGraph:
             state = gm.graph.create_node("get_attr", name)
         state.meta.update({k: v for k, v in node.meta.items() if k == "example_value"})
         node.replace_all_uses_with(state)
-    return OpenGraph(original, gm, inputs)
+    return OpenGraph(original, gm, inputs, tuple(foreign))
 
 
 def close_graph(opened: OpenGraph) -> tuple[fx.GraphModule, list[str]]:
@@ -147,11 +160,6 @@ def _name_modules(gm: fx.GraphModule, model: nn.Module) -> None:
             node.meta["nn_module_stack"] = {
                 key: (paths.get(key.partition("@")[0], path), kind) for key, (path, kind) in stack.items()
             }
-
-
-def _example(placeholder: fx.Node) -> Any:
-    argument = placeholder.meta.get("grapharg")
-    return None if argument is None else argument.example
 
 
 def _assign(gm: fx.GraphModule, name: str, value: Any) -> None:

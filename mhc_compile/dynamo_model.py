@@ -14,7 +14,10 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 
 _ENTRY = ("compile_wrapper", "eval_frame.py")
-"""Function and file through which every call of a compiled module or function goes."""
+"""Function and file of PyTorch through which every call of a compiled module or function goes."""
+
+_RESUMED = "torch_dynamo_resume_in_"
+"""How Dynamo calls the rest of a function behind a graph break."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +25,34 @@ class Origin:
     """Where a graph was traced.
 
     Attributes:
-        frame: the traced function, `file:name`; the rest of a function behind a graph break has a name of its own.
+        frame: the traced function, `file:function`.
+        partial: whether a graph break in front of it left the function, or its rest, to be traced by itself.
         break_reason: why the graph ends before the function does, "" if it does not.
-        break_location: `file:line` of the graph break, "" if there is none.
+        break_location: `file:line` of the graph break at its end, "" if there is none.
     """
 
     frame: str
-    break_reason: str
-    break_location: str
+    partial: bool = False
+    break_reason: str = ""
+    break_location: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether no graph break cuts the model at either end."""
+        return not self.partial and not self.break_reason
 
 
 def origin_of(gm: fx.GraphModule) -> Origin:
     """The frame that is being traced, and the graph break that ended this graph of it."""
-    code = getattr(_root_frame(), "f_code", None)
-    frame = f"{code.co_filename}:{code.co_name}" if code is not None else ""
+    code = traced_code()
+    name = code.co_name if code is not None else ""
+    frame = f"{code.co_filename}:{name}" if code is not None else ""
+    partial = name.startswith(_RESUMED) or _is_part(gm)
     reason = getattr(gm, "compile_subgraph_reason", None)
     if reason is None or not reason.graph_break:
-        return Origin(frame, "", "")
-    place = f"{reason.user_stack[-1].filename}:{reason.user_stack[-1].lineno}" if reason.user_stack else ""
-    return Origin(frame, reason.reason, place)
+        return Origin(frame, partial)
+    where = f"{reason.user_stack[-1].filename}:{reason.user_stack[-1].lineno}" if reason.user_stack else ""
+    return Origin(frame, partial, reason.reason, where)
 
 
 def traced_code() -> Any:
@@ -48,12 +60,23 @@ def traced_code() -> Any:
     return getattr(_root_frame(), "f_code", None)
 
 
+def compiled_module() -> nn.Module | None:
+    """The module that `torch.compile` was given, if one is being called; it stands further up the Python stack."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == _ENTRY[0] and frame.f_code.co_filename.endswith(_ENTRY[1]):
+            module = getattr(frame.f_locals.get("fn"), "__self__", None)
+            return module if isinstance(module, nn.Module) else None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
 def find_model(gm: fx.GraphModule) -> nn.Module | None:
     """The module that `torch.compile` was given; for a compiled function, the one module it uses most parameters of.
 
     The parameters alone would not do: behind a graph break, their paths start at the submodule that broke.
     """
-    compiled = _compiled_module()
+    compiled = compiled_module()
     if compiled is not None:
         return compiled
     roots = Counter(id(root) for root in _roots(gm))
@@ -72,14 +95,10 @@ def state_path(placeholder: fx.Node) -> str:
     return ".".join(p for p in parts[1:] if p not in ("_modules", "_parameters", "_buffers"))
 
 
-def _compiled_module() -> nn.Module | None:
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == _ENTRY[0] and frame.f_code.co_filename.endswith(_ENTRY[1]):
-            module = getattr(frame.f_locals.get("fn"), "__self__", None)
-            return module if isinstance(module, nn.Module) else None
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+def _is_part(gm: fx.GraphModule) -> bool:
+    """Whether the traced function is that of a submodule: Dynamo gave up on the functions around it."""
+    compiled, roots = compiled_module(), list(_roots(gm))
+    return compiled is not None and bool(roots) and all(root is not compiled for root in roots)
 
 
 def _roots(gm: fx.GraphModule) -> Iterator[nn.Module]:

@@ -101,3 +101,7 @@ class NothingToTransformWarning(UserWarning):
 
 class EarlyOptimizerWarning(UserWarning):
     """An optimizer was built before the new parameters existed, so it does not train them."""
+
+
+class RecompileLimitWarning(UserWarning):
+    """Dynamo is about to give up on a function, which then runs without hyper-connections."""

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import OpenGraph, open_graph
 from mhc_compile.dynamo_model import Origin
-from mhc_compile.errors import DDPOptimizerError, GraphBreakError, PatternError
+from mhc_compile.errors import CaptureError, DDPOptimizerError, GraphBreakError, PatternError, RecompileLimitWarning
 from mhc_compile.owner import Transformed
+from mhc_compile.store import Claims
 from mhc_compile.transform import warn_of_nothing
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan
-
-RESUMED = "torch_dynamo_resume_in_"
-"""How Dynamo calls the rest of a function behind a graph break."""
-
-Claims = MutableMapping[str, tuple[str, ...]]
-"""Frame -> the keys its graph uses, in the order in which the frames were first seen."""
-
 
 @dataclass(frozen=True)
 class GraphRecord:
@@ -39,12 +35,6 @@ class GraphRecord:
     plan: Plan
 
     @property
-    def whole(self) -> bool:
-        """Whether no graph break cuts the function at either end."""
-        resumed = self.origin.frame.rpartition(":")[2].startswith(RESUMED)
-        return not resumed and not self.origin.break_reason
-
-    @property
     def left_out(self) -> list[str]:
         """Keys of the sites that `include` and `exclude` left out."""
         from mhc_compile.passes.plan import Reason
@@ -53,26 +43,28 @@ class GraphRecord:
 
 
 def examine(
-    gm: fx.GraphModule, origin: Origin, model: nn.Module, config: Config, claims: Claims
+    gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module, config: Config, claims: Claims
 ) -> tuple[OpenGraph, GraphRecord]:
-    """Plan one graph of Dynamo's on a copy of it.
+    """Plan one graph of Dynamo's, called with `inputs`, on a copy of it.
 
     A module used in several graphs gets one key per use, as in one graph: `claims` knows the keys of the graphs seen
     before, and is extended. The same frame traced again (another shape, another mode) gets the same keys.
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
+    from mhc_compile.passes.keys import common_path, module_of
     from mhc_compile.passes.pipeline import make_plan
 
-    taken = list(_claimed_before(claims, origin.frame))
-    opened = open_graph(gm, model)
+    opened = open_graph(gm, inputs, model)
+    frame = f"{origin.frame}({common_path(map(module_of, opened.inputs))})"
+    taken = list(_claimed_before(claims, frame))
     everything = replace(config, include=(), exclude=())
     plan = make_plan(opened.gm, everything, taken)
     keys = [site.key for site in plan.sites]
-    claims[origin.frame] = tuple(dict.fromkeys((*claims.get(origin.frame, ()), *keys)))
+    claims[frame] = tuple(dict.fromkeys((*claims.get(frame, ()), *keys)))
     left_out = [key for key in keys if not _wanted(key, config)] + _rewritten_already(opened.gm, plan)
     if left_out:
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
-    return opened, GraphRecord(origin, plan)
+    return opened, GraphRecord(replace(origin, frame=frame), plan)
 
 
 def check_cut(origin: Origin, config: Config) -> None:
@@ -87,10 +79,25 @@ def check_cut(origin: Origin, config: Config) -> None:
             "DDPOptimizer cut the model into buckets before the backend saw it, and streams cannot cross its cuts: "
             "write torch._dynamo.config.optimize_ddp = False, or raise bucket_cap_mb of DistributedDataParallel"
         )
-    if config.strict and origin.break_reason:
+    if config.strict and not origin.whole:
+        what = f"breaks at {origin.break_location}: {origin.break_reason}" if origin.break_reason else "lies behind a break"
         raise GraphBreakError(
-            f"the graph of {origin.frame} breaks at {origin.break_location}: {origin.break_reason}\n"
-            "Streams would be reduced there and expanded after it: remove the break, or write strict=False"
+            f"the graph of {origin.frame} {what}\n"
+            "Streams are reduced at a graph break and expanded after it: remove the break, or write strict=False"
+        )
+
+
+def warn_of_limit(gm: fx.GraphModule) -> None:
+    """Warn at the last graph Dynamo makes of a function: what comes next runs uncompiled, and so without streams."""
+    number = getattr(gm.meta.get("dynamo_compile_id"), "frame_compile_id", None)
+    limit = compat.dynamo_config.recompile_limit
+    if number is not None and number + 1 >= limit and not compat.dynamo_config.fail_on_recompile_limit_hit:
+        warnings.warn(
+            f"Dynamo has compiled this function {limit} times and will run any other kind of call uncompiled, that is, "
+            "without hyper-connections: write torch._dynamo.config.recompile_limit = 64, or "
+            "torch._dynamo.config.fail_on_recompile_limit_hit = True to have an error instead",
+            RecompileLimitWarning,
+            stacklevel=2,
         )
 
 
@@ -100,12 +107,18 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
     Raises:
         PatternError: an `include` or `exclude` glob matches no site of any graph.
         NothingToTransformError: there is no site in any, under `strict=True`; else a warning says so.
+        CaptureError: there is no graph.
     """
+    if not records:
+        raise CaptureError(
+            "Dynamo made no graph of the model: check that torch.compile is not disabled and that the model computes "
+            "on tensors"
+        )
     known = [site.key for record in records for site in record.plan.sites] + [k for r in records for k in r.left_out]
     for pattern in (*config.include, *config.exclude):
         if not any(fnmatchcase(key, pattern) for key in known):
             raise PatternError(f"{pattern!r} matches no site: the sites are {', '.join(known[:5]) or 'none'}")
-    if records and not any(record.plan.sites for record in records):
+    if not any(record.plan.sites for record in records):
         warn_of_nothing(records[0].plan, config)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
-from mhc_compile.dynamo_model import origin_of, traced_code
+from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_code
 from mhc_compile.errors import MhcError
-from mhc_compile.graphs import Claims, GraphRecord, check_cut, examine
+from mhc_compile.graphs import GraphRecord, check_cut, examine
 from mhc_compile.inputs import missing_inputs, resolve_inputs
-from mhc_compile.owner import check_untransformed
+from mhc_compile.instances import Instances
+from mhc_compile.owner import check_module
+from mhc_compile.store import Claims, Slots
 from mhc_compile.variants import training_mode
 
 
@@ -41,20 +44,20 @@ def survey(
     Raises:
         MhcError: as for `transform`, and for graph breaks under `strict=True`.
     """
-    check_untransformed(model)
+    check_module(model)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         raise missing_inputs(model, "its graphs depend on them")
     recorder = _Recorder(model, config, claims)
     for training in sorted(modes, key=lambda mode: mode is not model.training):
         flag = None if training is model.training else training
-        with _undisturbed(model), training_mode(model, flag), recorder.traced():
+        with _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
             torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
     return tuple(recorder.records)
 
 
 class _Recorder:
-    """A backend that plans each graph and runs it as it is."""
+    """A backend that plans each graph, for each module it is called for, and runs it as it is."""
 
     def __init__(self, model: nn.Module, config: Config, claims: Claims) -> None:
         self.records: list[GraphRecord] = []
@@ -64,13 +67,27 @@ class _Recorder:
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         self._codes.append(traced_code())
+        origin = origin_of(gm)
+
+        def learn(inputs: Sequence[Any]) -> Slots:
+            self._record(gm, inputs, origin)
+            return ()
+
+        state = [i for i, node in enumerate(gm.graph.find_nodes(op="placeholder")) if is_model_state(node)]
+        instances = Instances(state, learn)
+
+        def run(*inputs: Any) -> Any:
+            instances.values(inputs)
+            return gm.forward(*inputs)
+
+        return run
+
+    def _record(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin) -> None:
         try:
-            origin = origin_of(gm)
             check_cut(origin, self._config)
-            self.records.append(examine(gm, origin, self._model, self._config, self._claims)[1])
-        except MhcError as error:
-            self._error = error
-        return gm.forward
+            self.records.append(examine(gm, inputs, origin, self._model, self._config, self._claims)[1])
+        except MhcError as error:  # raised where nothing of Dynamo's lies between
+            self._error = self._error or error
 
     @contextmanager
     def traced(self) -> Iterator[None]:
@@ -83,6 +100,13 @@ class _Recorder:
             self._codes.clear()
         if self._error is not None:
             raise self._error
+
+
+def _unlimited() -> AbstractContextManager[Any]:
+    """What was compiled before, for other backends, counts towards Dynamo's limit, behind which it traces nothing."""
+    limits = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
+    patched: AbstractContextManager[Any] = compat.dynamo_config.patch(limits)
+    return patched
 
 
 @contextmanager
