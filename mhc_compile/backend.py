@@ -20,7 +20,7 @@ from mhc_compile.instances import Instances
 from mhc_compile.owner import CHILD, HyperConnections, Transformed, check_module
 from mhc_compile.store import Claims, Slots, connections_of, create, fill, slots_of
 from mhc_compile.survey import survey
-from mhc_compile.transform import make_config, warn_of_nothing
+from mhc_compile.transform import MODES, check_modes, make_config, warn_of_nothing
 
 Compiled = Callable[..., Any]
 
@@ -123,15 +123,21 @@ class Backend:
             return _raising(error)
 
     def attach(
-        self, model: nn.Module, example_inputs: Any = None, example_kwargs: Mapping[str, Any] | None = None
+        self,
+        model: nn.Module,
+        example_inputs: Any = None,
+        example_kwargs: Mapping[str, Any] | None = None,
+        *,
+        modes: Sequence[str] = MODES,
     ) -> tuple[GraphRecord, ...]:
         """Create the new parameters of a model now, so that an optimizer can be built before the first call.
 
         Args:
             model: the model that is, or will be, compiled with this backend. It gets the child `hyper_connections`.
-            example_inputs: positional inputs, as for `transform`; the model is run on them in both modes, uncompiled,
-                and its buffers and the random generators are put back. None: what the model declares.
+            example_inputs: positional inputs, as for `transform`; the model is run on them, uncompiled, and its buffers
+                and the random generators are put back. None: what the model declares.
             example_kwargs: keyword inputs.
+            modes: run it in `"train"`, `"eval"` or both.
 
         Returns:
             What was found in each graph; nothing for a model that `transform` made.
@@ -143,7 +149,7 @@ class Backend:
         self._take(model)
         if isinstance(model, Transformed):
             return ()  # it has them already
-        records = survey(model, example_inputs, example_kwargs, self.config, self._claims)
+        records = survey(model, example_inputs, example_kwargs, self.config, self._claims, check_modes(modes))
         check_found(records, self.config)
         for record in records:
             self._create(model, record)

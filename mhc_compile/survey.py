@@ -29,7 +29,7 @@ def survey(
     example_kwargs: Mapping[str, Any] | None,
     config: Config,
     claims: Claims,
-    modes: Sequence[bool] = (True, False),
+    modes: Sequence[str],
 ) -> tuple[GraphRecord, ...]:
     """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
 
@@ -39,7 +39,7 @@ def survey(
         example_kwargs: as for `transform`.
         config: options of the rewrite.
         claims: see `examine`; extended.
-        modes: training flags to run it with. The model's own mode comes first.
+        modes: `train`, `eval` or both; the model's own comes first.
 
     Raises:
         MhcError: as for `transform`, and for graph breaks under `strict=True`.
@@ -49,8 +49,8 @@ def survey(
     if inputs is None:
         raise missing_inputs(model, "its graphs depend on them")
     recorder = _Recorder(model, config, claims)
-    for training in sorted(modes, key=lambda mode: mode is not model.training):
-        flag = None if training is model.training else training
+    for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
+        flag = None if (mode == "train") is model.training else mode == "train"
         with _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
             torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
     return tuple(recorder.records)

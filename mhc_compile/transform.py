@@ -69,7 +69,7 @@ def transform(
     config = make_config(n, options)
     check_untransformed(model)
     reject_wrapped(model)
-    modes = _check_modes(modes)
+    modes = check_modes(modes)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         plans, variants = [_plan_without_inputs(model, config)], []
@@ -130,7 +130,12 @@ def make_config(n: int, options: Mapping[str, Any]) -> Config:
     return Config(n=n, **options)
 
 
-def _check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+    """The modes in a tuple, without repetitions.
+
+    Raises:
+        InvalidOptionError: there is none, or another than `train` and `eval`.
+    """
     chosen = (modes,) if isinstance(modes, str) else tuple(modes)
     if not chosen or any(mode not in MODES for mode in chosen):
         raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
