@@ -14,6 +14,7 @@ from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import close_graph, describe_added
 from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of
 from mhc_compile.errors import MhcError, NoParametersYetError, SecondModelError
+from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
 from mhc_compile.inner import Inner, InnerChoice
 from mhc_compile.instances import Instances
@@ -154,6 +155,10 @@ class Backend:
         for record in records:
             self._create(model, record)
         return records
+
+    def explain(self, model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+        """What this backend would find in `model(*args, **kwargs)`; see `mhc_compile.explain`."""
+        return explain_call(model, args, kwargs, self.config)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The new parameters.

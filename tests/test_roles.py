@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.explain import explain
+from mhc_compile.roles import roles_of
 from mhc_compile.passes.plan import Plan, Reason
 from tests import hand_plans as hand
 
@@ -19,7 +19,7 @@ def example() -> Plan:
 
 @pytest.mark.parametrize("name", ["h.0.attn", "add_2"])
 def test_a_site_is_found_by_key_and_by_node(name: str) -> None:
-    role = explain(example(), name)[0]
+    role = roles_of(example(), name)[0]
     facts = dict(role.facts)
     assert "becomes a hyper-connection" in role.sentence
     assert facts["site"] == "h.0.attn" and facts["segment"] == "0" and facts["shape"] == "s0\u00d7197\u00d7192 float32"
@@ -43,26 +43,26 @@ def test_a_site_is_found_by_key_and_by_node(name: str) -> None:
     ],
 )
 def test_every_part_a_node_can_play_is_explained(node: str, words: str) -> None:
-    assert any(words in role.sentence for role in explain(example(), node))
+    assert any(words in role.sentence for role in roles_of(example(), node))
 
 
 def test_a_node_with_several_parts_gets_all_of_them() -> None:
-    sentences = [role.sentence for role in explain(example(), "add_3")]
+    sentences = [role.sentence for role in roles_of(example(), "add_3")]
     assert any("becomes a hyper-connection" in s for s in sentences)
     assert any("read out at add_3" in s for s in sentences)
 
 
 def test_a_rejection_shows_reason_detail_and_place() -> None:
-    facts = dict(explain(example(), "mask_2")[0].facts)
+    facts = dict(roles_of(example(), "mask_2")[0].facts)
     assert facts["reason"] == "NOT_ANCESTOR" and facts["detail"] == "pos_embed is broadcast"
     assert facts["module"] == "blocks.0" and facts["source"] == "/nowhere/model.py:7"
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:
     with pytest.raises(InvalidOptionError, match=r"did you mean .*h\.0\.attn"):
-        explain(example(), "h.0.atn")
+        roles_of(example(), "h.0.atn")
 
 
 def test_a_name_like_no_other_says_what_to_write() -> None:
     with pytest.raises(InvalidOptionError, match="write a site key"):
-        explain(example(), "zzzzzzzzzzzz")
+        roles_of(example(), "zzzzzzzzzzzz")
