@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from mhc_compile.store import Slots
@@ -25,21 +26,21 @@ class Instances:
             positions: which inputs tell the modules apart.
             learn: finds or creates the new parameters for the inputs of a call.
         """
-        self._positions = tuple(positions)
+        self._weights = _picker(positions)
         self._learn = learn
         self._known: dict[tuple[int, ...], Slots] = {}
         self._watched: dict[tuple[int, ...], list[Any]] = {}
 
     def values(self, inputs: Sequence[Any]) -> list[Any]:
         """The new parameters for a call."""
-        slots = self._known.get(tuple([id(inputs[i]) for i in self._positions]))
+        slots = self._known.get(tuple(map(id, self._weights(inputs))))
         if slots is None:
             slots = self.add(inputs, self._learn(inputs))
         return [holder[name] for holder, name in slots]
 
     def add(self, inputs: Sequence[Any], slots: Slots) -> Slots:
         """Remember whose parameters these are, for as long as the weights live: identities are used again."""
-        weights = [inputs[i] for i in self._positions]
+        weights = self._weights(inputs)
         key = tuple(map(id, weights))
         self._known[key] = slots
         self._watched[key] = [weakref.ref(weight, lambda _, key=key: self._forget(key)) for weight in weights]
@@ -48,3 +49,9 @@ class Instances:
     def _forget(self, key: tuple[int, ...]) -> None:
         self._known.pop(key, None)
         self._watched.pop(key, None)
+
+
+def _picker(positions: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    if not positions:
+        return lambda inputs: ()
+    return itemgetter(*positions, positions[0])  # of one position alone it would make no tuple
