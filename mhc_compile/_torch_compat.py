@@ -31,6 +31,7 @@ NAMES: dict[str, str] = {
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # backend
+    "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
     "NNModuleSource": "torch._dynamo.source:NNModuleSource",

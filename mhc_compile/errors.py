@@ -75,6 +75,10 @@ class DDPOptimizerError(MhcError):
     """DDPOptimizer cut the graph into buckets before the backend saw it."""
 
 
+class LateParametersError(MhcError):
+    """New parameters would appear after DistributedDataParallel has listed those it synchronises."""
+
+
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.early_optimizer import warn_of_early_optimizers
 from mhc_compile.errors import OtherParametersError
@@ -38,15 +39,20 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
 
     Raises:
         OtherParametersError: it has one of another shape.
+        LateParametersError: DistributedDataParallel would not synchronise them.
     """
-    child = connections_of(model)
-    if child is None:
-        child = HyperConnections({}, claims).train(model.training)
-        model.add_module(CHILD, child)
+    child = connections_of(model) or HyperConnections({}, claims).train(model.training)
     _check_shapes(child, plan, config)
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
         return False
+    if compat.DistributedDataParallel._get_active_ddp_module() is not None:
+        raise LateParametersError(
+            f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, and would leave its gradient different on each "
+            "rank: write backend.attach(model, example_inputs) before DistributedDataParallel(model)"
+        )
+    if CHILD not in model._modules:
+        model.add_module(CHILD, child)
     with torch.inference_mode(False), torch.enable_grad():
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
