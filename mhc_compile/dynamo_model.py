@@ -16,7 +16,7 @@ from mhc_compile import _torch_compat as compat
 _ENTRY = ("compile_wrapper", "eval_frame.py")
 """Function and file of PyTorch through which every call of a compiled module or function goes."""
 
-_RESUMED = "torch_dynamo_resume_in_"
+_RESUMED = re.compile(r"^(?:torch_dynamo_resume_in_)+(.*?)(?:_at_\d+)+$")
 """How Dynamo calls the rest of a function behind a graph break."""
 
 
@@ -26,15 +26,22 @@ class Origin:
 
     Attributes:
         frame: the traced function, `file:function`.
+        function: the same, or the function whose rest behind a graph break `frame` is.
         partial: whether a graph break in front of it left the function, or its rest, to be traced by itself.
         break_reason: why the graph ends before the function does, "" if it does not.
         break_location: `file:line` of the graph break at its end, "" if there is none.
     """
 
     frame: str
+    function: str
     partial: bool = False
     break_reason: str = ""
     break_location: str = ""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether it is the rest of a function behind a graph break."""
+        return self.frame.partition("(")[0] != self.function
 
     @property
     def whole(self) -> bool:
@@ -46,13 +53,14 @@ def origin_of(gm: fx.GraphModule) -> Origin:
     """The frame that is being traced, and the graph break that ended this graph of it."""
     code = traced_code()
     name = code.co_name if code is not None else ""
-    frame = f"{code.co_filename}:{name}" if code is not None else ""
-    partial = name.startswith(_RESUMED) or _is_part(gm)
+    function = _RESUMED.sub(r"\1", name)
+    file = code.co_filename if code is not None else ""
+    traced = (f"{file}:{name}", f"{file}:{function}", function != name or _is_part(gm))
     reason = getattr(gm, "compile_subgraph_reason", None)
     if reason is None or not reason.graph_break:
-        return Origin(frame, partial)
+        return Origin(*traced)
     where = f"{reason.user_stack[-1].filename}:{reason.user_stack[-1].lineno}" if reason.user_stack else ""
-    return Origin(frame, partial, reason.reason, where)
+    return Origin(*traced, reason.reason, where)
 
 
 def traced_code() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -47,8 +47,9 @@ def examine(
 ) -> tuple[OpenGraph, GraphRecord]:
     """Plan one graph of Dynamo's, called with `inputs`, on a copy of it.
 
-    A module used in several graphs gets one key per use, as in one graph: `claims` knows the keys of the graphs seen
-    before, and is extended. The same frame traced again (another shape, another mode) gets the same keys.
+    A module used on both sides of a graph break gets one key per use, as in one graph: `claims` knows the keys used
+    before the break, and is extended. A frame traced again (another shape, another mode) gets the same keys, and so do
+    a model and its parts that are traced by themselves.
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
     from mhc_compile.passes.keys import common_path, module_of
@@ -56,15 +57,17 @@ def examine(
 
     opened = open_graph(gm, inputs, model)
     frame = f"{origin.frame}({common_path(map(module_of, opened.inputs))})"
-    taken = list(_claimed_before(claims, frame))
+    origin = replace(origin, frame=frame)
+    parts = claims.setdefault(origin.function, {})
+    taken = list(_taken_before(parts, origin))
     everything = replace(config, include=(), exclude=())
     plan = make_plan(opened.gm, everything, taken)
     keys = [site.key for site in plan.sites]
-    claims[frame] = tuple(dict.fromkeys((*claims.get(frame, ()), *keys)))
+    parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
     left_out = [key for key in keys if not _wanted(key, config)] + _rewritten_already(opened.gm, plan)
     if left_out:
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
-    return opened, GraphRecord(replace(origin, frame=frame), plan)
+    return opened, GraphRecord(origin, plan)
 
 
 def check_cut(origin: Origin, config: Config) -> None:
@@ -122,9 +125,10 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
         warn_of_nothing(records[0].plan, config)
 
 
-def _claimed_before(claims: Claims, frame: str) -> Iterator[str]:
-    for other, keys in claims.items():
-        if other == frame:
+def _taken_before(parts: Mapping[str, tuple[str, ...]], origin: Origin) -> Iterator[str]:
+    """What the parts of the same function in front of this one use."""
+    for frame, keys in parts.items() if origin.resumed else ():
+        if frame == origin.frame:
             return
         yield from keys
 

@@ -29,13 +29,13 @@ class HyperConnections(nn.Module):
     """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
 
     Attributes:
-        graphs: under `mhc_compile.backend`, the keys that each of Dynamo's graphs of the model uses.
+        graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
     """
 
     def __init__(
         self,
         sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
-        graphs: MutableMapping[str, tuple[str, ...]] | None = None,
+        graphs: MutableMapping[str, dict[str, tuple[str, ...]]] | None = None,
     ) -> None:
         """Register the parameters.
 
@@ -45,7 +45,7 @@ class HyperConnections(nn.Module):
         """
         super().__init__()
         self._identifiers: dict[str, str] = {}
-        self.graphs: MutableMapping[str, tuple[str, ...]] = {} if graphs is None else graphs
+        self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
         self.add(sites)
 
     def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:

@@ -18,8 +18,8 @@ from mhc_compile.variants import initial_sites, specs_of
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan
 
-Claims = MutableMapping[str, tuple[str, ...]]
-"""Frame -> the keys its graph uses, in the order in which the frames were first seen."""
+Claims = MutableMapping[str, dict[str, tuple[str, ...]]]
+"""Function -> frame -> the keys that its graph uses in front of a graph break, in the order of first sight."""
 
 Slots = Sequence[tuple[Mapping[str, Any], str]]
 """Where each parameter is found at a call, so that replacing one works as in any module."""
