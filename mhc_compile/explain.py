@@ -16,6 +16,7 @@ from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, GraphBreakError
 from mhc_compile.graphs import GraphRecord
 from mhc_compile.inputs import resolve_inputs
+from mhc_compile.owner import check_module
 from mhc_compile.passes.plan import Plan, Rejection, Site
 from mhc_compile.survey import survey
 from mhc_compile.wording import count_text, short_location
@@ -108,6 +109,7 @@ def explain_call(
     model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, config: Config
 ) -> Explanation:
     """The same with options; without `args` and `kwargs`, the inputs that the model declares."""
+    model = check_module(getattr(model, "_orig_mod", model))
     mode = "train" if model.training else "eval"
     records = survey(model, args, kwargs, config, {}, (mode,))
     breaks = _located_breaks(records)

@@ -11,7 +11,7 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.early_optimizer import warn_of_early_optimizers
-from mhc_compile.errors import OtherParametersError
+from mhc_compile.errors import LateParametersError, OtherParametersError
 from mhc_compile.owner import CHILD, HyperConnections
 from mhc_compile.variants import initial_sites, specs_of
 
