@@ -234,8 +234,8 @@ def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
 
         render(plan, console, target=arguments.target, show_all=arguments.all)
         return
-    from mhc_compile.roles import roles_of
     from mhc_compile.report import render_roles
+    from mhc_compile.roles import roles_of
 
     render_roles(roles_of(plan, arguments.why), console)
 

@@ -123,11 +123,12 @@ def _append_placeholder(graph: fx.Graph, target: str) -> fx.Node:
 def _close_checkpoints(gm: fx.GraphModule) -> None:
     """Checkpointed calls as Dynamo writes them, so that AOTAutograd keeps their recomputation."""
     for node in gm.graph.find_nodes(op="call_function", target=checkpoint):
-        keywords = dict(node.kwargs)
-        context_fn = keywords.pop("context_fn", None)
-        if context_fn is not None:
-            gm.get_submodule(str(node.args[0].target)).meta[CONTEXT_FN] = context_fn
-        node.target, node.kwargs = compat.tag_activation_checkpoint, keywords
+        body, policy = node.args[0], node.kwargs.get("context_fn")
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "context_fn"}
+        node.target = compat.tag_activation_checkpoint
+        if isinstance(policy, fx.Node) and isinstance(body, fx.Node):
+            _attribute(gm, str(body.target)).meta[CONTEXT_FN] = _attribute(gm, str(policy.target))
+            gm.graph.erase_node(policy)
 
 
 def _without_state(opened: OpenGraph) -> fx.GraphModule:

@@ -22,6 +22,7 @@ from mhc_compile.transform import warn_of_nothing
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan
 
+
 @dataclass(frozen=True)
 class GraphRecord:
     """What was found in one graph.
@@ -83,7 +84,11 @@ def check_cut(origin: Origin, config: Config) -> None:
             "write torch._dynamo.config.optimize_ddp = False, or raise bucket_cap_mb of DistributedDataParallel"
         )
     if config.strict and not origin.whole:
-        what = f"breaks at {origin.break_location}: {origin.break_reason}" if origin.break_reason else "lies behind a break"
+        what = (
+            f"breaks at {origin.break_location}: {origin.break_reason}"
+            if origin.break_reason
+            else "lies behind a break"
+        )
         raise GraphBreakError(
             f"the graph of {origin.frame} {what}\n"
             "Streams are reduced at a graph break and expanded after it: remove the break, or write strict=False"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -43,10 +44,10 @@ class Instances:
         weights = self._weights(inputs)
         key = tuple(map(id, weights))
         self._known[key] = slots
-        self._watched[key] = [weakref.ref(weight, lambda _, key=key: self._forget(key)) for weight in weights]
+        self._watched[key] = [weakref.ref(weight, partial(self._forget, key)) for weight in weights]
         return slots
 
-    def _forget(self, key: tuple[int, ...]) -> None:
+    def _forget(self, key: tuple[int, ...], dead: Any) -> None:
         self._known.pop(key, None)
         self._watched.pop(key, None)
 

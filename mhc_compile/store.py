@@ -48,8 +48,8 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
         return False
     if compat.DistributedDataParallel._get_active_ddp_module() is not None:
         raise LateParametersError(
-            f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, and would leave its gradient different on each "
-            "rank: write backend.attach(model, example_inputs) before DistributedDataParallel(model)"
+            f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, so its gradients would differ from rank "
+            "to rank: write backend.attach(model, example_inputs) before DistributedDataParallel(model)"
         )
     if CHILD not in model._modules:
         model.add_module(CHILD, child)
@@ -91,6 +91,6 @@ def _check_shapes(child: HyperConnections, plan: Plan, config: Config) -> None:
 
 def _mismatch(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return (
-        f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed: use the options (n, connection, reduce) "
-        f"it was made with, or write del model.{CHILD} to start anew"
+        f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed: use the options (n, connection, "
+        f"reduce) it was made with, or write del model.{CHILD} to start anew"
     )

@@ -90,6 +90,7 @@ def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> No
         handle = gm.graph.get_attr(name)
     with gm.graph.inserting_after(handle):
         call = gm.graph.call_function(checkpoint, (handle, *inputs), {"use_reentrant": False, **region.keywords})
+    _hold_policy(gm, region, call)
     last = call
     for i, output in enumerate(outputs):
         with gm.graph.inserting_after(last):
@@ -101,6 +102,15 @@ def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> No
         last = node
     for node in reversed(nodes):
         gm.graph.erase_node(node)
+
+
+def _hold_policy(gm: fx.GraphModule, region: Region, call: fx.Node) -> None:
+    """The policy of selective checkpointing is a function, which generated code can only take from an attribute."""
+    if "context_fn" in call.kwargs:
+        name = f"mhc_checkpoint_policy_{region.index}"
+        setattr(gm, name, call.kwargs["context_fn"])
+        with gm.graph.inserting_before(call):
+            call.kwargs = {**call.kwargs, "context_fn": gm.graph.create_node("get_attr", name)}
 
 
 def _dependants_within(nodes: Sequence[fx.Node]) -> list[fx.Node]:

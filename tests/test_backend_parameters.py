@@ -101,7 +101,7 @@ class TestAttach:
     def test_other_options_than_those_it_was_made_with_are_refused(self) -> None:
         model, x = tower(), inputs()
         eager(n=4).attach(model, (x,))
-        with pytest.raises(OtherParametersError, match="del model.hyper_connections"):
+        with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
             torch.compile(model, backend=eager(n=2))(x)
 
     def test_wrong_arguments_are_errors_with_advice(self) -> None:
@@ -109,7 +109,7 @@ class TestAttach:
             eager().attach(nn.Linear, (inputs(),))
         with pytest.raises(MissingInputsError):
             eager().attach(tower())
-        with pytest.raises(PatternError, match="the sites are blocks.0, blocks.1"):
+        with pytest.raises(PatternError, match=r"the sites are blocks\.0, blocks\.1"):
             eager(exclude=["nothing.*"]).attach(tower(), (inputs(),))
         with pytest.warns(NothingToTransformWarning):
             eager().attach(nn.Linear(3, 3), (torch.ones(2, 3),))
@@ -176,7 +176,7 @@ class TestCheckpoints:
 
     def test_before_there_are_any_it_is_said_what_to_write(self) -> None:
         for ask in (lambda b: list(b.parameters()), lambda b: b.state_dict()):
-            with pytest.raises(NoParametersYetError, match="backend.attach"):
+            with pytest.raises(NoParametersYetError, match=r"backend\.attach"):
                 ask(eager())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import mhc_compile
 from mhc_compile.errors import GraphBreakError
@@ -89,7 +89,7 @@ def test_attach_finds_the_keys_of_later_calls() -> None:
 
 
 def test_one_graph_for_all_blocks_takes_the_parameters_of_each() -> None:
-    """Dynamo calls the graph of the first block for all of them; their new parameters must not be those of the first."""
+    """Dynamo calls the graph of the first block for all of them; their new parameters are their own all the same."""
     model, x = made(Loop), inputs()
     compiled = torch.compile(model, backend=mhc_compile.backend(inner="eager"))
     compiled(x)
@@ -175,12 +175,14 @@ class TestActivationCheckpointing:
             assert torch.allclose(one.grad, other.grad, rtol=1e-8, atol=1e-10), name
 
     def test_the_backward_graph_recomputes_what_it_did_before(self) -> None:
-        kept, recomputed = (backward_relus(on) for on in (False, True))
+        relu = (torch.ops.aten.relu.default,)
+        kept, recomputed = (len(backward_ops(Checkpointed, relu, on)) for on in (False, True))
         assert kept == 0 and recomputed == 3
 
 
-def backward_relus(on: bool) -> int:
-    """How many activations the backward pass computes again, with checkpoints or without."""
+def backward_ops(kind: type[nn.Module], targets: tuple[Any, ...], on: bool) -> list[Any]:
+    """The calls of `targets` in the backward pass, with checkpoints or without."""
+    torch.compiler.reset()
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.aot_autograd import make_boxed_func
     from torch._functorch.partitioners import default_partition
@@ -188,13 +190,37 @@ def backward_relus(on: bool) -> int:
     seen: list[Any] = []
 
     def backward(gm: torch.fx.GraphModule, _: Any) -> Any:
-        seen.extend(node for node in gm.graph.nodes if node.target is torch.ops.aten.relu.default)
+        seen.extend(node for node in gm.graph.nodes if node.target in targets)
         return make_boxed_func(gm.forward)
 
     inner = aot_autograd(
         fw_compiler=lambda gm, _: make_boxed_func(gm.forward), bw_compiler=backward, partition_fn=default_partition
     )
-    model = made(Checkpointed)
+    model = made(kind)
     model.on = on
     torch.compile(model, backend=mhc_compile.backend(inner=inner))(inputs()).sum().backward()
-    return len(seen)
+    return seen
+
+
+class Selective(Checkpointed):
+    """Keeps the results of matrix products and recomputes the rest."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=keep_products) if self.on else block(x)
+        return x
+
+
+def keep_products() -> Any:
+    return create_selective_checkpoint_contexts([torch.ops.aten.mm.default, torch.ops.aten.addmm.default])
+
+
+def test_selective_checkpointing_keeps_its_policy() -> None:
+    """Products are kept, so the backward pass holds those of the gradients only: as many as without checkpoints."""
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+    without, selective, everything = (
+        len(backward_ops(kind, products, on))
+        for kind, on in ((Selective, False), (Selective, True), (Checkpointed, True))
+    )
+    assert without == selective < everything
+    assert len(backward_ops(Selective, (torch.ops.aten.relu.default,), True)) == 3

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.roles import roles_of
 from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.roles import roles_of
 from tests import hand_plans as hand
 
 

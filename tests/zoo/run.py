@@ -89,7 +89,9 @@ def _short(name: str) -> str:
     return mode + dtype.removeprefix("float").replace("bfloat16", "bf16")
 
 
-def _run(targets: Sequence[str], call: Callable[[str], Result], jobs: int, timeout: float, console: Console) -> list[Result]:
+def _run(
+    targets: Sequence[str], call: Callable[[str], Result], jobs: int, timeout: float, console: Console
+) -> list[Result]:
     results: list[Result] = []
     columns = (TextColumn("zoo"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -107,7 +109,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo.run", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="models to run, for example 'hf:*'")
     parser.add_argument("--through", choices=("transform", "backend"), default="transform", help="default: %(default)s")
-    parser.add_argument("--inner", default="eager", help="inner backend, behind --through backend (default: %(default)s)")
+    parser.add_argument(
+        "--inner", default="eager", help="inner backend, behind --through backend (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="processes")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds until a model counts as hanging")
