@@ -151,6 +151,9 @@ class Backend:
         if isinstance(model, Transformed):
             return ()  # it has them already
         records = survey(model, example_inputs, example_kwargs, self.config, self._claims, check_modes(modes))
+        if "eval" in modes and torch.is_grad_enabled() and not all(record.origin.whole for record in records):
+            with torch.no_grad():  # some autograd functions break graphs with gradients only
+                records += survey(model, example_inputs, example_kwargs, self.config, self._claims, ("eval",))
         check_found(records, self.config)
         for record in records:
             self._create(model, record)
