@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,15 @@ from torch import fx, nn
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import close_graph, describe_added
 from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of
-from mhc_compile.errors import MhcError, NoParametersYetError, SecondModelError
+from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
+from mhc_compile.held import Held, second_model
 from mhc_compile.inner import Inner, InnerChoice
 from mhc_compile.instances import Instances
-from mhc_compile.owner import CHILD, HyperConnections, Transformed, check_module
-from mhc_compile.store import Claims, Slots, connections_of, create, fill, slots_of
+from mhc_compile.owner import CHILD, Transformed, check_module
+from mhc_compile.passes.plan import Plan
+from mhc_compile.store import Slots, connections_of, slots_of
 from mhc_compile.survey import survey
 from mhc_compile.transform import MODES, check_modes, make_config, warn_of_nothing
 
@@ -64,8 +65,7 @@ def dynamo_backend(
         made = backend(**{"mode": mode, **dict(options or {})})
     except MhcError as error:
         return _raising(error)
-    made.shared = True
-    return made(gm, example_inputs)
+    return Backend(made.config, made.inner, several_models=True)(gm, example_inputs)
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,16 @@ class Backend:
 
     Attributes:
         config: options of the rewrite.
+        inner: what compiles the rewritten graphs.
         records: what was found in each graph that was compiled, in order.
-        shared: whether it may serve several models, as the backend called by name does.
     """
 
-    def __init__(self, config: Config, inner: InnerChoice) -> None:
+    def __init__(self, config: Config, inner: InnerChoice, *, several_models: bool = False) -> None:
         """Use `backend(...)`, which validates options by name."""
         self.config = config
         self.records: list[GraphRecord] = []
-        self.shared = False
-        self._inner = inner
-        self._model: Callable[[], nn.Module | None] = lambda: None
-        self._claims: Claims = {}
-        self._loaded: dict[str, torch.Tensor] = {}
+        self.inner = inner
+        self._held = Held(config, several=several_models)
 
     def __call__(
         self,
@@ -119,7 +116,7 @@ class Backend:
             options: see `mode`.
         """
         try:
-            return self._compile(gm, example_inputs, self._inner.with_(mode, options).resolve())
+            return self._compile(gm, example_inputs, self.inner.with_(mode, options).resolve())
         except MhcError as error:
             return _raising(error)
 
@@ -147,16 +144,16 @@ class Backend:
             MhcError: as for `transform`; `SecondModelError` if the backend has another model.
         """
         model = check_module(getattr(model, "_orig_mod", model))
-        self._take(model)
+        self._held.take(model)
         if isinstance(model, Transformed):
             return ()  # it has them already
-        records = survey(model, example_inputs, example_kwargs, self.config, self._claims, check_modes(modes))
+        records = survey(model, example_inputs, example_kwargs, self.config, self._held.claims, check_modes(modes))
         if "eval" in modes and torch.is_grad_enabled() and not all(record.origin.whole for record in records):
             with torch.no_grad():  # some autograd functions break graphs with gradients only
-                records += survey(model, example_inputs, example_kwargs, self.config, self._claims, ("eval",))
+                records += survey(model, example_inputs, example_kwargs, self.config, self._held.claims, ("eval",))
         check_found(records, self.config)
         for record in records:
-            self._create(model, record)
+            self._held.create(model, record.plan)
         return records
 
     def explain(self, model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
@@ -169,7 +166,7 @@ class Backend:
         Raises:
             NoParametersYetError: neither `attach` nor a call has happened.
         """
-        return self._connections().parameters()
+        return self._held.connections().parameters()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The new parameters by the names they have in the state dict of a transformed model.
@@ -177,7 +174,7 @@ class Backend:
         Raises:
             NoParametersYetError: neither `attach` nor a call has happened.
         """
-        return {f"{CHILD}.{name}": value for name, value in self._connections().state_dict().items()}
+        return {f"{CHILD}.{name}": value for name, value in self._held.connections().state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the new parameters from a state dict; what else it holds is left to the model's own.
@@ -187,14 +184,10 @@ class Backend:
         Raises:
             OtherParametersError: a value has another shape than the parameter.
         """
-        self._loaded.update({name: value for name, value in state.items() if name.startswith(f"{CHILD}.")})
-        model = self._model()
-        child = None if model is None else connections_of(model)
-        if child is not None:
-            fill(child, self._loaded)
+        self._held.load(state)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner) -> Compiled:
-        model = self._model_for(find_model(gm))
+        model = self._held.model_for(find_model(gm))
         if model is None or isinstance(model, Transformed):  # nothing to widen, or done already
             return inner(gm, example_inputs)
         origin = origin_of(gm)
@@ -205,7 +198,7 @@ class Backend:
             return inner(gm, example_inputs)
 
         def learn(inputs: Sequence[Any]) -> Slots:
-            other = self._rewrite(gm, inputs, origin, self._model_for(compiled_module()) or model)
+            other = self._rewrite(gm, inputs, origin, self._held.model_for(compiled_module()) or model)
             assert other is not None, "the same graph has the same sites"
             return other.slots
 
@@ -218,7 +211,7 @@ class Backend:
         self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module
     ) -> _Rewritten | None:
         """The graph over the parameters of the modules whose weights are among `inputs`; None without a site."""
-        opened, record = examine(gm, inputs, origin, model, self.config, self._claims)
+        opened, record = examine(gm, inputs, origin, model, self.config, self._held.claims)
         self.records.append(record)
         if not record.plan.sites:
             if origin.whole and connections_of(model) is None and not any(r.plan.sites for r in self.records):
@@ -226,55 +219,19 @@ class Backend:
             return None
         from mhc_compile.passes.pipeline import rewrite_graph
 
-        self._check_owner(model, opened.foreign, record)
-        self._create(model, record)
+        _check_owner(model, opened.foreign, record.plan)
+        self._held.create(model, record.plan)
         rewrite_graph(opened.gm, record.plan, self.config)
         positions = opened.positions(weight for site in record.plan.sites for weight in site.weights[:1])
         closed, names = close_graph(opened)
         return _Rewritten(closed, slots_of(model, names), positions)
 
-    def _create(self, model: nn.Module, record: GraphRecord) -> None:
-        if create(model, record.plan, self.config, self._claims):
-            fill(self._connections(), self._loaded)
 
-    def _model_for(self, found: nn.Module | None) -> nn.Module | None:
-        """The model of this backend: that of its first graph, unless `attach` was told. It may be compiled in parts."""
-        known = self._model()
-        if known is not None and (found is None or found in set(known.modules()) or known in set(found.modules())):
-            return known
-        if found is not None:
-            self._take(found)
-        return found
-
-    def _take(self, model: nn.Module) -> None:
-        known = self._model()
-        if known is not None and known is not model and not self.shared:
-            raise SecondModelError(_second(known, type(model).__name__))
-        self._model = weakref.ref(model)
-        child = connections_of(model)
-        self._claims = {} if child is None else child.graphs
-
-    def _check_owner(self, model: nn.Module, foreign: Sequence[str], record: GraphRecord) -> None:
-        weights = {weight for site in record.plan.sites for weight in site.weights}
-        if weights and weights <= set(foreign):
-            raise SecondModelError(_second(model, f"module with the weight {min(weights)}"))
-
-    def _connections(self) -> HyperConnections:
-        model = self._model()
-        child = None if model is None else connections_of(model)
-        if child is None:
-            raise NoParametersYetError(
-                "the new parameters do not exist before the first call: "
-                "write backend.attach(model, example_inputs) first"
-            )
-        return child
-
-
-def _second(known: nn.Module, other: str) -> str:
-    return (
-        f"this backend already serves a {type(known).__name__} and was given a {other}: "
-        "write one mhc_compile.backend(...) for each model"
-    )
+def _check_owner(model: nn.Module, foreign: Sequence[str], plan: Plan) -> None:
+    """Refuse a graph whose weights are not those of the model: Dynamo has one graph for all models of a class."""
+    weights = {weight for site in plan.sites for weight in site.weights}
+    if weights and weights <= set(foreign):
+        raise second_model(model, f"module with the weight {min(weights)}")
 
 
 def _with_parameters(compiled: Compiled, instances: Instances) -> Compiled:
