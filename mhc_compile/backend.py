@@ -17,7 +17,7 @@ from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
 from mhc_compile.held import Held, second_model
 from mhc_compile.inner import Inner, InnerChoice
-from mhc_compile.instances import Instances
+from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import CHILD, Transformed, check_module
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Slots, connections_of, slots_of
@@ -70,12 +70,17 @@ def dynamo_backend(
 
 @dataclass(frozen=True)
 class _Rewritten:
-    """One graph for the inner backend, and where the parameters are that it takes behind Dynamo's inputs.
+    """One graph for the inner backend.
 
-    `positions` are the inputs that hold the weights of its sites.
+    Attributes:
+        gm: the graph.
+        sites: names of the adds that were rewritten.
+        slots: where the parameters are that it takes behind Dynamo's inputs.
+        positions: the inputs that tell the modules apart which it may be called for.
     """
 
     gm: fx.GraphModule
+    sites: tuple[str, ...]
     slots: Slots
     positions: tuple[int, ...]
 
@@ -194,37 +199,46 @@ class Backend:
         check_cut(origin, self.config)
         warn_of_limit(gm)
         first = self._rewrite(gm, example_inputs, origin, model)
-        if first is None:
+        if not first.sites and not self._chooses():
             return inner(gm, example_inputs)
 
-        def learn(inputs: Sequence[Any]) -> Slots:
+        def learn(inputs: Sequence[Any]) -> Served:
             other = self._rewrite(gm, inputs, origin, self._held.model_for(compiled_module()) or model)
-            assert other is not None, "the same graph has the same sites"
-            return other.slots
+            return codes.setdefault(
+                other.sites, other.gm
+            ), other.slots  # other sites left out: their graph runs as it is
 
+        added = describe_added(first.gm, [holder[name] for holder, name in first.slots])
+        codes = {first.sites: inner(first.gm, [*example_inputs, *added])}
         instances = Instances(first.positions, learn)
-        instances.add(example_inputs, first.slots)
-        added = describe_added(first.gm, instances.values(example_inputs))
-        return _with_parameters(inner(first.gm, [*example_inputs, *added]), instances)
+        instances.add(example_inputs, (codes[first.sites], first.slots))
+        return _function(instances)
 
-    def _rewrite(
-        self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module
-    ) -> _Rewritten | None:
-        """The graph over the parameters of the modules whose weights are among `inputs`; None without a site."""
+    def _chooses(self) -> bool:
+        """Whether the name of a module decides if it is rewritten."""
+        return bool(self.config.include or self.config.exclude)
+
+    def _rewrite(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module) -> _Rewritten:
+        """The graph over the parameters of the modules whose weights are among `inputs`."""
         opened, record = examine(gm, inputs, origin, model, self.config, self._held.claims)
         self.records.append(record)
-        if not record.plan.sites:
-            if origin.whole and connections_of(model) is None and not any(r.plan.sites for r in self.records):
-                warn_of_nothing(record.plan, self.config)
-            return None
+        plan = record.plan
+        weights = opened.inputs if self._chooses() else [w for site in plan.sites for w in site.weights[:1]]
+        positions = opened.positions(weights)
+        if not plan.sites:
+            self._warn_of_nothing(model, record)
+            return _Rewritten(gm, (), (), positions)
         from mhc_compile.passes.pipeline import rewrite_graph
 
-        _check_owner(model, opened.foreign, record.plan)
-        self._held.create(model, record.plan)
-        rewrite_graph(opened.gm, record.plan, self.config)
-        positions = opened.positions(weight for site in record.plan.sites for weight in site.weights[:1])
+        _check_owner(model, opened.foreign, plan)
+        self._held.create(model, plan)
+        rewrite_graph(opened.gm, plan, self.config)
         closed, names = close_graph(opened)
-        return _Rewritten(closed, slots_of(model, names), positions)
+        return _Rewritten(closed, tuple(site.add for site in plan.sites), slots_of(model, names), positions)
+
+    def _warn_of_nothing(self, model: nn.Module, record: GraphRecord) -> None:
+        if record.origin.whole and connections_of(model) is None and not any(r.plan.sites for r in self.records):
+            warn_of_nothing(record.plan, self.config)
 
 
 def _check_owner(model: nn.Module, foreign: Sequence[str], plan: Plan) -> None:
@@ -234,11 +248,11 @@ def _check_owner(model: nn.Module, foreign: Sequence[str], plan: Plan) -> None:
         raise second_model(model, f"module with the weight {min(weights)}")
 
 
-def _with_parameters(compiled: Compiled, instances: Instances) -> Compiled:
-    values = instances.values
+def _function(instances: Instances) -> Compiled:
+    """Dynamo wants a function, to mark as not to be traced."""
 
     def call(*inputs: Any) -> Any:
-        return compiled(*inputs, *values(inputs))
+        return instances(*inputs)
 
     return call
 

@@ -14,38 +14,38 @@ from typing import Any
 
 from mhc_compile.store import Slots
 
-Learn = Callable[[Sequence[Any]], Slots]
+Served = tuple[Callable[..., Any], Slots]
+"""The code that runs for certain modules, and where the parameters are that it takes behind the inputs."""
 
 
 class Instances:
-    """The parameters by the identity of the weights that a graph is called with."""
+    """What a compiled graph does, by the identity of the weights that it is called with."""
 
-    def __init__(self, positions: Sequence[int], learn: Learn) -> None:
+    def __init__(self, positions: Sequence[int], learn: Callable[[Sequence[Any]], Served]) -> None:
         """Know nobody yet.
 
         Args:
             positions: which inputs tell the modules apart.
-            learn: finds or creates the new parameters for the inputs of a call.
+            learn: finds out, or creates, what is needed for the inputs of a call.
         """
         self._weights = _picker(positions)
         self._learn = learn
-        self._known: dict[tuple[int, ...], Slots] = {}
+        self._known: dict[tuple[int, ...], Served] = {}
         self._watched: dict[tuple[int, ...], list[Any]] = {}
 
-    def values(self, inputs: Sequence[Any]) -> list[Any]:
-        """The new parameters for a call."""
-        slots = self._known.get(tuple(map(id, self._weights(inputs))))
-        if slots is None:
-            slots = self.add(inputs, self._learn(inputs))
-        return [holder[name] for holder, name in slots]
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the code for these inputs, with the new parameters behind them."""
+        served = self._known.get(tuple(map(id, self._weights(inputs))))
+        code, slots = served or self.add(inputs, self._learn(inputs))
+        return code(*inputs, *[holder[name] for holder, name in slots])
 
-    def add(self, inputs: Sequence[Any], slots: Slots) -> Slots:
-        """Remember whose parameters these are, for as long as the weights live: identities are used again."""
+    def add(self, inputs: Sequence[Any], served: Served) -> Served:
+        """Remember what serves these weights, for as long as they live: identities are used again."""
         weights = self._weights(inputs)
         key = tuple(map(id, weights))
-        self._known[key] = slots
+        self._known[key] = served
         self._watched[key] = [weakref.ref(weight, partial(self._forget, key)) for weight in weights]
-        return slots
+        return served
 
     def _forget(self, key: tuple[int, ...], dead: Any) -> None:
         self._known.pop(key, None)

@@ -17,9 +17,9 @@ from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_c
 from mhc_compile.errors import MhcError
 from mhc_compile.graphs import GraphRecord, check_cut, examine
 from mhc_compile.inputs import missing_inputs, resolve_inputs
-from mhc_compile.instances import Instances
+from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import check_module
-from mhc_compile.store import Claims, Slots
+from mhc_compile.store import Claims
 from mhc_compile.variants import training_mode
 
 
@@ -69,18 +69,14 @@ class _Recorder:
         self._codes.append(traced_code())
         origin = origin_of(gm)
 
-        def learn(inputs: Sequence[Any]) -> Slots:
+        def learn(inputs: Sequence[Any]) -> Served:
             self._record(gm, inputs, origin)
-            return ()
+            return gm.forward, ()
 
         state = [i for i, node in enumerate(gm.graph.find_nodes(op="placeholder")) if is_model_state(node)]
         instances = Instances(state, learn)
 
-        def run(*inputs: Any) -> Any:
-            instances.values(inputs)
-            return gm.forward(*inputs)
-
-        return run
+        return lambda *inputs: instances(*inputs)
 
     def _record(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin) -> None:
         try:

@@ -102,18 +102,33 @@ def test_one_graph_for_all_blocks_takes_the_parameters_of_each() -> None:
     gradients = [model.hyper_connections[key].bias.grad for key in LOOP]
     assert all(g is not None and bool(g.abs().sum()) for g in gradients)
     assert not torch.allclose(gradients[0], gradients[2])
-    expected = reference(model, x)
+    expected = reference(model, x, LOOP)
     assert distance(compiled(x), expected) <= 1e-10
 
 
-def reference(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Each block alone, transformed, with the parameters it has in `model`."""
-    for i, block in enumerate(model.blocks):
-        alone = mhc_compile.transform(block, example_inputs=(x,))
-        (key,) = alone.hyper_connections
-        state = {n: p.detach() for n, p in model.hyper_connections[f"blocks.{i}"].named_parameters()}
-        alone.hyper_connections[key].load_state_dict(state)
-        x = alone(x)
+@pytest.mark.parametrize("options", [{"exclude": ["blocks.1"]}, {"exclude": ["blocks.0"]}, {"include": ["blocks.2"]}])
+@pytest.mark.parametrize("inner", ["eager", "inductor"])
+def test_globs_choose_among_the_blocks_that_share_a_graph(options: dict[str, list[str]], inner: str) -> None:
+    model, x = made(Loop), inputs()
+    wanted = model(x)
+    compiled = torch.compile(model, backend=mhc_compile.backend(inner=inner, **options))
+    assert distance(compiled(x), wanted) <= 1e-10
+    chosen = options.get("include") or [key for key in LOOP if key not in options["exclude"]]
+    assert list(model.hyper_connections) == chosen
+    randomise(model)
+    compiled(x).square().sum().backward()
+    assert all(bool(model.hyper_connections[key].bias.grad.abs().sum()) for key in chosen)
+    assert distance(compiled(x), reference(model, x, chosen)) <= 1e-10
+
+
+def reference(model: nn.Module, x: torch.Tensor, chosen: list[str]) -> torch.Tensor:
+    """Each block alone: the chosen ones transformed, with the parameters they have in `model`."""
+    for key, block in zip(LOOP, model.blocks, strict=True):
+        if key in chosen:
+            block = mhc_compile.transform(block, example_inputs=(x,))
+            (only,) = block.hyper_connections
+            block.hyper_connections[only].load_state_dict(model.hyper_connections[key].state_dict())
+        x = block(x)
     return x.detach()
 
 
