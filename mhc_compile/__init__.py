@@ -2,13 +2,15 @@
 
     model = mhc_compile.transform(model, n=4, example_inputs=(x,))
 
-The functions are imported here by name because two of them share it with the module they come from.
+The functions are imported here by name because some of them share it with the module they come from.
 """
 
 from __future__ import annotations
 
 from mhc_compile import errors
+from mhc_compile.backend import Backend, backend
 from mhc_compile.config import Config
+from mhc_compile.explain import Explanation, explain
 from mhc_compile.optimizer import parameter_groups
 from mhc_compile.passes.plan import Plan
 from mhc_compile.traced import rewrite
@@ -16,4 +18,18 @@ from mhc_compile.transform import plan, revert, transform
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "Plan", "__version__", "errors", "parameter_groups", "plan", "revert", "rewrite", "transform"]
+__all__ = [
+    "Backend",
+    "Config",
+    "Explanation",
+    "Plan",
+    "__version__",
+    "backend",
+    "errors",
+    "explain",
+    "parameter_groups",
+    "plan",
+    "revert",
+    "rewrite",
+    "transform",
+]

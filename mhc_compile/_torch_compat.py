@@ -31,6 +31,16 @@ NAMES: dict[str, str] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
+    # backend
+    "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
+    "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
+    "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
+    "NNModuleSource": "torch._dynamo.source:NNModuleSource",
+    "TorchCompileInductorWrapper": "torch:_TorchCompileInductorWrapper",
+    "TracingContext": "torch._guards:TracingContext",
+    "lookup_backend": "torch._dynamo.backends.registry:lookup_backend",
+    "remove_from_cache": "torch._dynamo.eval_frame:remove_from_cache",
+    "tag_activation_checkpoint": "torch._higher_order_ops.wrap:tag_activation_checkpoint",
     # lowering
     "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
     "FloorDiv": "torch.utils._sympy.functions:FloorDiv",

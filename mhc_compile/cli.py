@@ -1,5 +1,7 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
+`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks.
+
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
 
@@ -45,6 +47,7 @@ examples
   mhc-compile inspect hf:llama --config num_hidden_layers=80,hidden_size=8192 --json
   mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
   mhc-compile inspect torchvision:resnet50 --why layer1.1
+  mhc-compile explain hf:llama --train
 
 exit codes
   0 done, at least one site   2 user error, or nothing to transform   70 internal error
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        _inspect(arguments)
+        arguments.run(arguments)
     except MhcError as error:
         return _fail("error", str(error), USER_ERROR, arguments.debug)
     except KeyboardInterrupt:
@@ -78,18 +81,42 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mhc-compile", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"mhc-compile {version('mhc-compile')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser(
+    inspect = _add_command(
+        commands,
         "inspect",
-        help="report which residual connections would be rewritten",
-        description="Trace a model and report which residual connections would be rewritten. Nothing is changed.",
+        "report which residual connections would be rewritten",
+        "Trace a model and report which residual connections would be rewritten. Nothing is changed.",
+    )
+    inspect.set_defaults(run=_inspect)
+    output = inspect.add_argument_group("output")
+    what = output.add_mutually_exclusive_group()
+    what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
+    _add_output_options(output, what)
+    output.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
+    explain = _add_command(
+        commands,
+        "explain",
+        "report the same for each graph of torch.compile, and the graph breaks",
+        "Run a model once under Dynamo and report what the backend would find in each graph. Nothing is changed.",
+    )
+    explain.set_defaults(run=_explain, graph=None, why=None)
+    output = explain.add_argument_group("output")
+    _add_output_options(output, output)
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    inspect.add_argument("target", metavar="TARGET", help="the model, see below")
-    _add_transform_options(inspect.add_argument_group("what is planned"))
-    _add_model_options(inspect.add_argument_group("the model"))
-    _add_output_options(inspect.add_argument_group("output"))
-    return parser
+    command.add_argument("target", metavar="TARGET", help="the model, see below")
+    _add_transform_options(command.add_argument_group("what is planned"))
+    _add_model_options(command.add_argument_group("the model"))
+    return command
 
 
 def _add_transform_options(group: argparse._ArgumentGroup) -> None:
@@ -122,11 +149,8 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
 
 
-def _add_output_options(group: argparse._ArgumentGroup) -> None:
-    what = group.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="print the plan as JSON and nothing else")
-    what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
-    group.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
+def _add_output_options(group: Any, what: Any) -> None:
+    what.add_argument("--json", action="store_true", help="print JSON and nothing else")
     group.add_argument("--all", action="store_true", help="one row for each site and each add")
     group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -135,7 +159,11 @@ def _add_output_options(group: argparse._ArgumentGroup) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     _check_early(arguments, options)
-    plan = _make_plan(arguments, options)
+    with _target(arguments, options) as (target, model_options):
+        import mhc_compile
+
+        plan = mhc_compile.plan(target.model, **model_options)
+        plan = replace(plan, notes=(*target.notes, *plan.notes))
     _print_plan(plan, arguments)
     if arguments.graph:
         _draw(plan, arguments.graph)
@@ -157,11 +185,30 @@ def _check_early(arguments: argparse.Namespace, options: dict[str, Any]) -> None
         check_path(arguments.graph)
 
 
-def _make_plan(arguments: argparse.Namespace, options: dict[str, Any]) -> Plan:
-    """Build and trace the model. What its code prints goes to stderr, so that stdout holds the report alone."""
+def _explain(arguments: argparse.Namespace) -> None:
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    _check_early(arguments, options)
+    with _target(arguments, {}) as (target, inputs):
+        from mhc_compile.explain import explain_call
+
+        found = explain_call(
+            target.model, inputs.get("example_inputs"), inputs.get("example_kwargs"), Config(**options)
+        )
+    if arguments.json:
+        print(found.to_json())
+    else:
+        from mhc_compile.report import render_explanation
+
+        render_explanation(found, _console(arguments.width), target=arguments.target, show_all=arguments.all)
+    if not found.sites:
+        raise NothingToTransformError(f"{arguments.target} has no residual add that can be rewritten, in any graph")
+
+
+@contextmanager
+def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The built model, and options with its inputs. What its code prints goes to stderr: stdout holds the report."""
     with _progress() as say, redirect_stdout(sys.stderr):
         say("loading torch")
-        import mhc_compile
         from mhc_compile.targets import parse_options, resolve
 
         say(f"building {arguments.target}")
@@ -174,8 +221,7 @@ def _make_plan(arguments: argparse.Namespace, options: dict[str, Any]) -> Plan:
         args, kwargs = target.example_inputs, target.example_kwargs
         if args or kwargs:  # else those the model declares
             options = {**options, "example_inputs": args, "example_kwargs": kwargs}
-        plan = mhc_compile.plan(target.model, **options)
-    return replace(plan, notes=(*target.notes, *plan.notes))
+        yield target, options
 
 
 def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
@@ -188,10 +234,10 @@ def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
 
         render(plan, console, target=arguments.target, show_all=arguments.all)
         return
-    from mhc_compile.explain import explain
     from mhc_compile.report import render_roles
+    from mhc_compile.roles import roles_of
 
-    render_roles(explain(plan, arguments.why), console)
+    render_roles(roles_of(plan, arguments.why), console)
 
 
 def _draw(plan: Plan, path: str) -> None:

@@ -59,6 +59,26 @@ class NotTransformedError(MhcError):
     """The model was not made by `mhc_compile.transform`, so there is nothing to revert."""
 
 
+class SecondModelError(MhcError):
+    """One backend object was used for two models, whose parameters would be mixed up."""
+
+
+class NoParametersYetError(MhcError):
+    """The parameters of a backend were asked for before its first graph existed."""
+
+
+class OtherParametersError(MhcError):
+    """The model already has hyper-connections of other shapes than this call needs."""
+
+
+class DDPOptimizerError(MhcError):
+    """DDPOptimizer cut the graph into buckets before the backend saw it."""
+
+
+class LateParametersError(MhcError):
+    """New parameters would appear after DistributedDataParallel has listed those it synchronises."""
+
+
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 
@@ -81,3 +101,11 @@ class FactoryError(MhcError):
 
 class NothingToTransformWarning(UserWarning):
     """Like `NothingToTransformError`, under `strict=False`: the model was returned unchanged."""
+
+
+class EarlyOptimizerWarning(UserWarning):
+    """An optimizer was built before the new parameters existed, so it does not train them."""
+
+
+class RecompileLimitWarning(UserWarning):
+    """Dynamo is about to give up on a function, which then runs without hyper-connections."""

@@ -1,142 +1,144 @@
-"""What one node of a graph is to a plan: the answer to `--why NODE`."""
+"""What the backend would do to a model: which graphs Dynamo makes of it, where they break, which sites they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-from mhc_compile.errors import InvalidOptionError
-from mhc_compile.passes.plan import Plan, Rejection, Segment, Site
-from mhc_compile.wording import shape_text, short_location
+from torch import nn
 
-_CUTOFF = 0.5  # similarity above which another name is suggested
+from mhc_compile.capture import capture
+from mhc_compile.config import Config
+from mhc_compile.errors import CaptureError, GraphBreakError
+from mhc_compile.graphs import GraphRecord
+from mhc_compile.inputs import resolve_inputs
+from mhc_compile.owner import check_module
+from mhc_compile.passes.plan import Plan, Rejection, Site
+from mhc_compile.survey import survey
+from mhc_compile.wording import count_text, short_location
+
+_PLACE = re.compile(r" at (\S+:\d+) in ")
+"""How an error of the capture tells where it happened."""
 
 
 @dataclass(frozen=True)
-class Role:
-    """One part a node plays: a sentence, and names with values."""
+class Break:
+    """One graph break: streams are reduced in front of it and expanded after it.
 
-    sentence: str
-    facts: tuple[tuple[str, str], ...] = ()
+    Attributes:
+        reason: what Dynamo could not trace.
+        location: `file:line`.
+        count: how many graphs end there.
+    """
+
+    reason: str
+    location: str
+    count: int = 1
 
 
-def explain(plan: Plan, node: str) -> tuple[Role, ...]:
-    """Every part that `node` plays in the plan; the most important first.
+@dataclass(frozen=True)
+class Explanation:
+    """What was found in each graph of one call of a model. `str()` is a plain text report.
 
-    Args:
-        plan: the plan to search.
-        node: the name of a node, the key of a site or a readout, or the module of an add that is left alone.
+    Attributes:
+        graphs: one record per graph; a graph that serves several modules has one for each.
+        breaks: the graph breaks, in the order in which they were met.
+    """
+
+    graphs: tuple[GraphRecord, ...]
+    breaks: tuple[Break, ...]
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of all graphs, each key once."""
+        return tuple({site.key: site for plan in self.plans for site in plan.sites}.values())
+
+    @property
+    def rejected(self) -> tuple[Rejection, ...]:
+        """The float adds of all graphs that are left alone."""
+        return tuple(rejection for plan in self.plans for rejection in plan.rejected)
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of each graph."""
+        return tuple(record.plan for record in self.graphs)
+
+    def headline(self) -> str:
+        """How many graphs, breaks, sites and adds left alone."""
+        breaks = sum(b.count for b in self.breaks)
+        return ", ".join(
+            (
+                count_text(len(self.graphs), "graph"),
+                count_text(breaks, "graph break"),
+                count_text(len(self.sites), "site"),
+                f"{count_text(len(self.rejected), 'other add')}",
+            )
+        )
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Graphs with their plans (docs/plan_schema.md), and breaks, as JSON."""
+        graphs = [{**asdict(record.origin), "plan": record.plan.to_dict()} for record in self.graphs]
+        return json.dumps({"graphs": graphs, "breaks": [asdict(b) for b in self.breaks]}, indent=indent)
+
+    def __str__(self) -> str:
+        lines = [self.headline()]
+        lines += [f"break at {b.location or 'an unknown place'} (x{b.count}): {b.reason}" for b in self.breaks]
+        for i, record in enumerate(self.graphs):
+            lines.append(f"graph {i}: {short_location(record.origin.frame)}")
+            lines += [f"  {line}" for line in str(record.plan).splitlines()]
+        return "\n".join(lines)
+
+
+def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+    """What `torch.compile(model, backend=mhc_compile.backend())` would find in `model(*args, **kwargs)`.
+
+    The model is run once, uncompiled, in the mode it is in, and left as it was. For other options than the defaults
+    write `mhc_compile.backend(n=2).explain(model, ...)`.
 
     Raises:
-        InvalidOptionError: the plan mentions no such name.
+        MhcError: as for `transform`, except that graph breaks are reported.
     """
-    roles = (*_as_site(plan, node), *_as_rejection(plan, node), *_in_segments(plan, node), *_in_branches(plan, node))
-    if not roles:
-        raise InvalidOptionError(_unknown(plan, node))
-    return roles
+    return explain_call(model, args, kwargs, Config())
 
 
-def _as_site(plan: Plan, node: str) -> Iterator[Role]:
-    for site in plan.sites:
-        if node == site.key or node == site.add:
-            yield Role(f"{node} is a residual add and becomes a hyper-connection.", _site_facts(plan, site))
-        elif node in site.adds:
-            yield Role(f"{node} is an inner add of the residual sum {site.add}.", _site_facts(plan, site))
+def explain_call(
+    model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, config: Config
+) -> Explanation:
+    """The same with options; without `args` and `kwargs`, the inputs that the model declares."""
+    model = check_module(getattr(model, "_orig_mod", model))
+    mode = "train" if model.training else "eval"
+    records = survey(model, args, kwargs, config, {}, (mode,))
+    breaks = _located_breaks(records)
+    if not breaks and any(record.origin.partial for record in records):
+        breaks = _first_break(model, args, kwargs)
+    return Explanation(records, breaks)
 
 
-def _as_rejection(plan: Plan, node: str) -> Iterator[Role]:
-    for rejection in plan.rejected:
-        if node == rejection.add:
-            yield Role(f"{node} is left alone: {rejection.reason.value}.", _rejection_facts(rejection))
-        elif node in rejection.adds:
-            sentence = f"{node} is an inner add of {rejection.add}, which is left alone: {rejection.reason.value}."
-            yield Role(sentence, _rejection_facts(rejection))
-        elif node == rejection.module:
-            sentence = f"{rejection.add} in module {node} is left alone: {rejection.reason.value}."
-            yield Role(sentence, _rejection_facts(rejection))
+def _located_breaks(records: Sequence[GraphRecord]) -> tuple[Break, ...]:
+    counts: dict[tuple[str, str], int] = {}
+    for origin in (record.origin for record in records if record.origin.break_reason):
+        where = (_first_line(origin.break_reason), origin.break_location)
+        counts[where] = counts.get(where, 0) + 1
+    return tuple(Break(reason, location, count) for (reason, location), count in counts.items())
 
 
-def _in_segments(plan: Plan, node: str) -> Iterator[Role]:
-    for segment in plan.segments:
-        if node == segment.entry:
-            yield Role(
-                f"{node} is the entry of segment {segment.index}: its value is expanded to {plan.n} equal streams."
-            )
-        if node in segment.lifts:
-            yield Role(f"{node} lies between sites of segment {segment.index} and is applied to each of its streams.")
-        yield from _as_readout(segment, node)
+def _first_break(model: nn.Module, args: Any, kwargs: Any) -> tuple[Break, ...]:
+    """A break in a loop makes Dynamo leave the whole function, and no graph tells where: tracing in one graph does."""
+    inputs = resolve_inputs(model, args, kwargs)
+    assert inputs is not None, "the survey needed inputs as well"
+    try:
+        capture(model, inputs.args, inputs.kwargs)
+    except GraphBreakError as error:
+        found = _PLACE.search(str(error))
+        return (Break(_first_line(str(error)).rpartition(": ")[2], found.group(1) if found else ""),)
+    except CaptureError as error:
+        return (Break(_first_line(str(error)), ""),)
+    return (Break("Dynamo left the function around some graphs uncompiled", ""),)
 
 
-def _as_readout(segment: Segment, node: str) -> Iterator[Role]:
-    for readout in segment.readouts:
-        if node in (readout.node, readout.key):
-            users = ", ".join(readout.users)
-            yield Role(f"the streams of segment {segment.index} are read out at {readout.node} for {users}.")
-        elif node in readout.users:
-            yield Role(f"{node} uses {readout.node}, where the streams of segment {segment.index} are read out.")
-
-
-def _in_branches(plan: Plan, node: str) -> Iterator[Role]:
-    for site in plan.sites:
-        if node in site.branch_nodes:
-            yield Role(f"{node} is part of the branch of site {site.key}, which stays as it is.")
-        if node == site.base:
-            yield Role(f"{node} is where the branch of site {site.key} leaves the residual path.")
-        elif node == site.skip:
-            yield Role(f"{node} is the skip of site {site.key}.")
-
-
-def _site_facts(plan: Plan, site: Site) -> tuple[tuple[str, str], ...]:
-    segment = next((str(s.index) for s in plan.segments if site.key in s.sites), "none")
-    facts = {
-        "site": site.key,
-        "segment": segment,
-        "kind": site.kind,
-        "sum": " + ".join((site.skip, *site.branches)),
-        "subtracted": ", ".join(site.negated),
-        "adds": ", ".join(site.adds),
-        "skip": site.skip,
-        "base": site.base,
-        "branch": f"{site.branch_summary} ({len(site.branch_nodes)} nodes)",
-        "weights": ", ".join(site.weights),
-        "shape": f"{shape_text(site.shape)} {site.dtype}",
-        "channels": f"{site.channels} (axis {site.channel_axis})",
-        "new parameters": f"{site.parameters:,}",
-        "source": short_location(site.location),
-    }
-    return _known(facts)
-
-
-def _rejection_facts(rejection: Rejection) -> tuple[tuple[str, str], ...]:
-    facts = {
-        "reason": rejection.reason.name,
-        "detail": rejection.detail,
-        "adds": ", ".join(rejection.adds),
-        "shape": shape_text(rejection.shape),
-        "module": rejection.module,
-        "source": short_location(rejection.location),
-    }
-    return _known(facts)
-
-
-def _known(facts: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in facts.items() if value)
-
-
-def _unknown(plan: Plan, node: str) -> str:
-    near = get_close_matches(node, sorted(_names(plan)), n=4, cutoff=_CUTOFF)
-    hint = f"did you mean {' or '.join(near)}?" if near else "write a site key or a node name from the report (--all)."
-    return f"{node!r} is no site key, and no node of a residual sum, its branch, or a float add left alone: {hint}"
-
-
-def _names(plan: Plan) -> set[str]:
-    names: set[str] = set()
-    for site in plan.sites:
-        names |= {site.key, site.skip, site.base, *site.adds, *site.branch_nodes}
-    for rejection in plan.rejected:
-        names |= {rejection.module, *rejection.adds}
-    for segment in plan.segments:
-        names |= {segment.entry, *segment.lifts}
-        names |= {name for r in segment.readouts for name in (r.key, r.node, *r.users)}
-    return names
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""

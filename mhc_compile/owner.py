@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +26,38 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
 class HyperConnections(nn.Module):
-    """The new parameters by site key, a read-only mapping: `model.hyper_connections["layers.0.mlp"].phi`."""
+    """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
 
-    def __init__(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+    Attributes:
+        graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
+        graphs: MutableMapping[str, dict[str, tuple[str, ...]]] | None = None,
+    ) -> None:
         """Register the parameters.
 
         Args:
             sites: key -> (identifier the child is registered under, parameter name -> initial value).
+            graphs: see the class.
         """
         super().__init__()
-        self._identifiers = {key: identifier for key, (identifier, _) in sites.items()}
-        for identifier, values in sites.values():
+        self._identifiers: dict[str, str] = {}
+        self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
+        self.add(sites)
+
+    def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+        """Register the parameters of further sites; those of known keys stay as they are."""
+        for key, (identifier, values) in sites.items():
+            if key in self._identifiers:
+                continue
             child = nn.Module()
             for name, value in values.items():
                 child.register_parameter(name, nn.Parameter(value))
             self.add_module(identifier, child)
+            self._identifiers[key] = identifier
 
     def __getitem__(self, key: str) -> nn.Module:
         if key not in self._identifiers:
@@ -175,20 +192,30 @@ def _shallow(model: nn.Module) -> dict[str, Any]:
     return {k: copy.copy(v) if k in _MODULE_INTERNALS else v for k, v in vars(model).items()}
 
 
+def check_module(model: object) -> nn.Module:
+    """The argument, if it is a module.
+
+    Raises:
+        NotAModuleError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "write an instance, Model(), not the class" if isinstance(model, type) else "pass a torch.nn.Module"
+        raise NotAModuleError(f"got {model!r}, which is no torch.nn.Module: {hint}")
+    return model
+
+
 def check_untransformed(model: object) -> nn.Module:
     """The argument, if it is a module without hyper-connections.
 
     Raises:
         NotAModuleError: it is no module.
-        AlreadyTransformedError: it or one of its submodules was made by `transform`.
+        AlreadyTransformedError: it or one of its submodules was made by `transform`, or compiled by `backend`.
     """
-    if not isinstance(model, nn.Module):
-        hint = "write an instance, Model(), not the class" if isinstance(model, type) else "pass a torch.nn.Module"
-        raise NotAModuleError(f"got {model!r}, which is no torch.nn.Module: {hint}")
+    model = check_module(model)
     for name, module in model.named_modules():
         if isinstance(module, (Transformed, HyperConnections)):
             raise AlreadyTransformedError(
                 f"{name or 'the model'} already has hyper-connections: write mhc_compile.revert(model) first, "
-                "or transform only the outer model"
+                "or transform only the outer model (behind mhc_compile.backend: del model.hyper_connections)"
             )
     return model

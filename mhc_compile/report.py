@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mhc_compile.collapse import Group, collapse, singles
-from mhc_compile.explain import Role
+from mhc_compile.explain import Explanation
 from mhc_compile.passes.plan import Plan, Rejection, Segment, Site
 from mhc_compile.passes.steps import StepKind, Unfused
 from mhc_compile.recommendations import recommend
+from mhc_compile.roles import Role
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 
 
@@ -66,8 +67,28 @@ def render(plan: Plan, console: Console, *, target: str, show_all: bool = False)
             _section(console, title, bullets(sentences))
 
 
+def render_explanation(found: Explanation, console: Console, *, target: str, show_all: bool = False) -> None:
+    """Print what the backend would find: the graph breaks, then the report of each graph.
+
+    Args:
+        found: what to report.
+        console: where to.
+        target: name of the model, for the header.
+        show_all: as for `render`.
+    """
+    console.print(facts([("target", target), ("compiled", found.headline())]))
+    if found.breaks:
+        table = _table(console.is_terminal, "Breaks", "Where", "Why", right=("Breaks",))
+        for b in found.breaks:
+            table.add_row(str(b.count), short_location(b.location) or "unknown", b.reason)
+        _section(console, "Graph breaks (streams are reduced before and expanded after)", table)
+    for i, record in enumerate(found.graphs):
+        console.print()
+        render(record.plan, console, target=f"graph {i}: {short_location(record.origin.frame)}", show_all=show_all)
+
+
 def render_roles(roles: Sequence[Role], console: Console) -> None:
-    """Print what `explain` found out about one node."""
+    """Print what `roles_of` found out about one node."""
     for i, role in enumerate(roles):
         if i:
             console.print()

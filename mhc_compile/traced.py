@@ -13,7 +13,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
 from mhc_compile.owner import CHILD, HyperConnections, check_untransformed
 from mhc_compile.passes.plan import Plan
-from mhc_compile.transform import _nothing, make_config
+from mhc_compile.transform import make_config, warn_of_nothing
 from mhc_compile.variants import initial_sites
 
 
@@ -47,12 +47,12 @@ def rewrite(
             "write mhc_compile.transform(model, example_inputs=(x,)) for modules"
         )
     check_untransformed(gm)
-    copied = _copy(gm)
+    copied = copy_graph_module(gm)
     if not _has_shapes(copied):
         _propagate(copied, example_inputs)
     plan = make_plan(copied, config)
     if not plan.sites:
-        _nothing(plan, config)
+        warn_of_nothing(plan, config)
         return copied, plan
     copied.add_module(CHILD, HyperConnections(initial_sites([plan], config, copied)).train(gm.training))
     rewritten = rewrite_graph(copied, plan, config)
@@ -61,7 +61,7 @@ def rewrite(
     return rewritten, plan
 
 
-def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+def copy_graph_module(gm: fx.GraphModule) -> fx.GraphModule:
     """A second graph over the same submodules, parameters and attributes, unused ones included."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(gm.graph, {}))

@@ -69,7 +69,7 @@ def transform(
     config = make_config(n, options)
     check_untransformed(model)
     reject_wrapped(model)
-    modes = _check_modes(modes)
+    modes = check_modes(modes)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         plans, variants = [_plan_without_inputs(model, config)], []
@@ -77,7 +77,7 @@ def transform(
         variants = _trace_modes(model, inputs, config, modes)
         plans = [v.plan for v in variants]
     if not any(p.sites for p in plans):
-        _nothing(plans[0], config)
+        warn_of_nothing(plans[0], config)
         return model
     owner = own(model, initial_sites(plans, config, model), plans[0], config)
     for variant in variants:
@@ -130,7 +130,12 @@ def make_config(n: int, options: Mapping[str, Any]) -> Config:
     return Config(n=n, **options)
 
 
-def _check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+    """The modes in a tuple, without repetitions.
+
+    Raises:
+        InvalidOptionError: there is none, or another than `train` and `eval`.
+    """
     chosen = (modes,) if isinstance(modes, str) else tuple(modes)
     if not chosen or any(mode not in MODES for mode in chosen):
         raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
@@ -189,7 +194,12 @@ def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     return found
 
 
-def _nothing(found: Plan, config: Config) -> None:
+def warn_of_nothing(found: Plan, config: Config) -> None:
+    """Say that a plan holds no site, and why.
+
+    Raises:
+        NothingToTransformError: under `strict=True`.
+    """
     reasons = sorted({r.reason.value for r in found.rejected})
     message = (
         f"no residual connection to rewrite among {found.float_adds} floating point adds"

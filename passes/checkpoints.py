@@ -20,6 +20,9 @@ from mhc_compile.passes.values import attribute, flat_nodes
 META = "mhc_checkpoint"
 """Key of a node's meta that holds its `Region`."""
 
+CONTEXT_FN = "_checkpoint_context_fn"
+"""Key of the meta in which Dynamo keeps the `context_fn` of selective checkpointing."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -33,9 +36,11 @@ def inline_checkpoints(gm: fx.GraphModule) -> None:
     """Replace every checkpointed call by the nodes of its body, marked with their region."""
     for index, node in enumerate(n for n in list(gm.graph.nodes) if _is_checkpoint(n)):
         keywords = dict(node.kwargs)
-        if "_checkpoint_context_fn" in node.meta:
-            keywords["context_fn"] = node.meta["_checkpoint_context_fn"]
-        _inline(gm, node, Region(index, keywords))
+        body = attribute(gm, str(node.args[0].target))
+        for meta in (node.meta, body.meta):  # where torch 2.13 and 2.14 keep it
+            if CONTEXT_FN in meta:
+                keywords["context_fn"] = meta[CONTEXT_FN]
+        _inline(gm, node, body, Region(index, keywords))
 
 
 def outline_checkpoints(gm: fx.GraphModule) -> None:
@@ -52,10 +57,9 @@ def _is_checkpoint(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "tag_activation_checkpoint"
 
 
-def _inline(gm: fx.GraphModule, call: fx.Node, region: Region) -> None:
+def _inline(gm: fx.GraphModule, call: fx.Node, body: fx.GraphModule, region: Region) -> None:
     handle = call.args[0]
     assert isinstance(handle, fx.Node)
-    body = attribute(gm, str(handle.target))
     inputs = iter(call.args[1:])
     copies: dict[fx.Node, Any] = {}
     with gm.graph.inserting_before(call):
@@ -86,6 +90,7 @@ def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> No
         handle = gm.graph.get_attr(name)
     with gm.graph.inserting_after(handle):
         call = gm.graph.call_function(checkpoint, (handle, *inputs), {"use_reentrant": False, **region.keywords})
+    _hold_policy(gm, region, call)
     last = call
     for i, output in enumerate(outputs):
         with gm.graph.inserting_after(last):
@@ -97,6 +102,15 @@ def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> No
         last = node
     for node in reversed(nodes):
         gm.graph.erase_node(node)
+
+
+def _hold_policy(gm: fx.GraphModule, region: Region, call: fx.Node) -> None:
+    """The policy of selective checkpointing is a function, which generated code can only take from an attribute."""
+    if "context_fn" in call.kwargs:
+        name = f"mhc_checkpoint_policy_{region.index}"
+        setattr(gm, name, call.kwargs["context_fn"])
+        with gm.graph.inserting_before(call):
+            call.kwargs = {**call.kwargs, "context_fn": gm.graph.create_node("get_attr", name)}
 
 
 def _dependants_within(nodes: Sequence[fx.Node]) -> list[fx.Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _NOT_IDENTIFIER = re.compile(r"\W")
 
@@ -27,9 +27,9 @@ def common_path(paths: Iterable[str]) -> str:
     return ".".join(shared)
 
 
-def unique(keys: Sequence[str]) -> list[str]:
-    """Number repeated keys in order: a layer used twice gives `layer` and `layer#2`."""
-    seen: Counter[str] = Counter()
+def unique(keys: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """Number repeated keys in order: a layer used twice gives `layer` and `layer#2`, behind those already taken."""
+    seen = Counter(key.partition("#")[0] for key in taken)
     names = []
     for key in keys:
         seen[key] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import fx
@@ -18,8 +18,10 @@ from mhc_compile.passes.planner import plan_graph
 from mhc_compile.passes.rewrite import rewrite_planned
 
 
-def make_plan(gm: fx.GraphModule, config: Config) -> Plan:
+def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = ()) -> Plan:
     """Plan the rewrite of a traced graph; nodes carry fake values in `meta["val"]` or `meta["example_value"]`.
+
+    Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number.
 
     The graph is normalised in place (in-place writes become functional, checkpointed bodies are inlined); what it
     computes does not change.
@@ -29,7 +31,7 @@ def make_plan(gm: fx.GraphModule, config: Config) -> Plan:
     """
     with _no_collection():
         inline_checkpoints(gm)
-        return plan_graph(Ancestry(normalise(gm)), config)
+        return plan_graph(Ancestry(normalise(gm)), config, taken)
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import fx
@@ -26,8 +26,10 @@ from mhc_compile.passes.sums import is_float_add
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
 
 
-def plan_graph(graph: Ancestry, config: Config) -> Plan:
+def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = ()) -> Plan:
     """Detect, choose and describe everything `rewrite` will do to the graph.
+
+    Keys in `taken` belong to other graphs of the same model.
 
     Raises:
         PatternError: an `include` or `exclude` glob matches no site.
@@ -40,7 +42,7 @@ def plan_graph(graph: Ancestry, config: Config) -> Plan:
     dropped += [found for found in channels.values() if isinstance(found, Rejected)]
     sized = {add: found for add, found in channels.items() if isinstance(found, Channels)}
     kept = [c for c in kept if c.add in sized]
-    keys = _keys(graph, kept)
+    keys = _keys(graph, kept, taken)
     kept, filtered = _select(kept, keys, config)
     chains, short = _long_enough(graph, kept, config.min_sites)
     rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)
@@ -62,8 +64,8 @@ def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
     return Rejected(loser.total.adds, Reason.NESTED, detail)
 
 
-def _keys(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, str]:
-    names = unique([_key(graph, c) for c in candidates])
+def _keys(graph: Ancestry, candidates: Sequence[Candidate], taken: Collection[str]) -> dict[int, str]:
+    names = unique([_key(graph, c) for c in candidates], taken)
     return {c.add: name for c, name in zip(candidates, names, strict=True)}
 
 

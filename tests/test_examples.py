@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from examples import demo, hf_llama, inspect_model, train_char_gpt, upcycle_vit
+from examples import demo, hf_llama, inspect_model, train_char_gpt, train_compiled, upcycle_vit
 
-EXAMPLES = {demo, hf_llama, inspect_model, train_char_gpt, upcycle_vit}
+EXAMPLES = {demo, hf_llama, inspect_model, train_char_gpt, train_compiled, upcycle_vit}
 
 
 def test_every_example_is_tested_here():
@@ -23,6 +23,11 @@ def test_inspect_model_prints_report_and_plan(capsys):
     assert "n = 2" in printed
     assert "24 residual adds; the first keys are ['blocks.0.attn', 'blocks.0.mlp']" in printed
     assert "{'BROADCAST': 1}" in printed
+
+
+def test_a_gpt_trains_through_the_backend_as_through_transform(capsys):
+    assert train_compiled.main(["--short", "--inner", "eager"]) <= 1e-4
+    assert "eager: 6,252 new parameters" in capsys.readouterr().out
 
 
 @pytest.mark.slow

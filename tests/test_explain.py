@@ -1,68 +1,133 @@
+"""`explain`: which graphs, which breaks, which sites, which adds are left alone; in Python and on the command line."""
+
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
+from torch import nn
 
-from mhc_compile.errors import InvalidOptionError
-from mhc_compile.explain import explain
-from mhc_compile.passes.plan import Plan, Reason
-from tests import hand_plans as hand
-
-
-def example() -> Plan:
-    chain = [
-        hand.site("h.0.attn", "add_2", adds=("add_1", "add_2")),
-        hand.site("h.0.mlp", "add_3", skip="cast", base="add_2"),
-    ]
-    folded = hand.rejection("mask_2", Reason.NOT_ANCESTOR, adds=("mask_1", "mask_2"))
-    return hand.plan([chain], (folded,), segments=(hand.segment(0, chain, lifts=("cast",)),))
+import mhc_compile
+from mhc_compile.cli import main
+from mhc_compile.errors import NotAModuleError
+from tests.test_backend import inputs, tower
+from tests.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
 
 
-@pytest.mark.parametrize("name", ["h.0.attn", "add_2"])
-def test_a_site_is_found_by_key_and_by_node(name: str) -> None:
-    role = explain(example(), name)[0]
-    facts = dict(role.facts)
-    assert "becomes a hyper-connection" in role.sentence
-    assert facts["site"] == "h.0.attn" and facts["segment"] == "0" and facts["shape"] == "s0\u00d7197\u00d7192 float32"
-    assert facts["adds"] == "add_1, add_2" and facts["weights"] == "h.0.attn.weight"
-    assert facts["new parameters"] == "18,459" and facts["source"] == "timm/models/vision_transformer.py:169"
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> None:
+    torch.compiler.reset()
 
 
-@pytest.mark.parametrize(
-    ("node", "words"),
-    [
-        ("add_1", "inner add of the residual sum add_2"),
-        ("mask_2", "left alone: no operand is computed from another"),
-        ("mask_1", "inner add of mask_2"),
-        ("blocks.0", "mask_2 in module blocks.0 is left alone"),
-        ("entry_0", "entry of segment 0: its value is expanded to 4 equal streams"),
-        ("cast", "applied to each of its streams"),
-        ("h.0.mlp.readout", "read out at add_3 for norm_0"),
-        ("norm_0", "norm_0 uses add_3"),
-        ("norm_of_add_2", "part of the branch of site h.0.attn"),
-        ("skip_of_add_2", "where the branch of site h.0.attn leaves"),
-    ],
-)
-def test_every_part_a_node_can_play_is_explained(node: str, words: str) -> None:
-    assert any(words in role.sentence for role in explain(example(), node))
+def test_one_graph_is_the_plan_of_the_dry_run() -> None:
+    model, x = tower(), inputs()
+    found = mhc_compile.explain(model, x)
+    plan = mhc_compile.plan(model, example_inputs=(x,))
+    assert len(found.graphs) == 1 and found.breaks == ()
+    assert [s.key for s in found.sites] == [s.key for s in plan.sites]
+    assert [(r.add, r.reason) for r in found.rejected] == [(r.add, r.reason) for r in plan.rejected]
 
 
-def test_a_node_with_several_parts_gets_all_of_them() -> None:
-    sentences = [role.sentence for role in explain(example(), "add_3")]
-    assert any("becomes a hyper-connection" in s for s in sentences)
-    assert any("read out at add_3" in s for s in sentences)
+def test_the_model_is_left_as_it_was() -> None:
+    model = tower()
+    names = list(model.state_dict())
+    mhc_compile.explain(model, inputs())
+    assert list(model.state_dict()) == names and not hasattr(model, "hyper_connections")
 
 
-def test_a_rejection_shows_reason_detail_and_place() -> None:
-    facts = dict(explain(example(), "mask_2")[0].facts)
-    assert facts["reason"] == "NOT_ANCESTOR" and facts["detail"] == "pos_embed is broadcast"
-    assert facts["module"] == "blocks.0" and facts["source"] == "/nowhere/model.py:7"
+def test_a_break_is_named_with_file_and_line() -> None:
+    found = mhc_compile.explain(made(Halves), inputs())
+    assert [s.key for s in found.sites] == HALVES
+    assert len(found.graphs) == 2
+    (only,) = found.breaks
+    line = int(only.location.rpartition(":")[2])
+    source = Path(__file__).with_name("test_graph_breaks.py").read_text().splitlines()
+    assert "graph_break()" in source[line - 1] and only.count == 1
+    assert "graph_break" in only.reason
+    assert f"break at {only.location} (x1)" in str(found)
 
 
-def test_an_unknown_name_suggests_near_ones() -> None:
-    with pytest.raises(InvalidOptionError, match=r"did you mean .*h\.0\.attn"):
-        explain(example(), "h.0.atn")
+def test_a_break_in_a_loop_is_found_although_no_graph_ends_there() -> None:
+    found = mhc_compile.explain(made(Loop), inputs())
+    assert [s.key for s in found.sites] == LOOP
+    assert all(record.origin.partial for record in found.graphs)
+    assert "test_graph_breaks.py:" in found.breaks[0].location
 
 
-def test_a_name_like_no_other_says_what_to_write() -> None:
-    with pytest.raises(InvalidOptionError, match="write a site key"):
-        explain(example(), "zzzzzzzzzzzz")
+def test_only_the_mode_of_the_model_is_run() -> None:
+    assert len(mhc_compile.explain(made(Halves).eval(), inputs()).graphs) == 1
+
+
+def test_options_are_those_of_the_backend() -> None:
+    backend = mhc_compile.backend(n=2, exclude=["blocks.0"])
+    found = backend.explain(tower(), inputs())
+    assert [s.key for s in found.sites] == ["blocks.1", "blocks.2"]
+    assert found.plans[0].n == 2
+
+
+def test_json_holds_graphs_and_breaks() -> None:
+    found = json.loads(mhc_compile.explain(made(Halves), inputs()).to_json())
+    assert [len(graph["plan"]["sites"]) for graph in found["graphs"]] == [3, 3]
+    assert [b["count"] for b in found["breaks"]] == [1]
+
+
+def test_a_class_is_refused() -> None:
+    with pytest.raises(NotAModuleError, match="an instance"):
+        mhc_compile.explain(nn.Linear, torch.ones(1))
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(8, 8)
+    def forward(self, x):
+        return x + self.f(x)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Block(), Block()
+    def forward(self, x):
+        x = self.a(x)
+        torch._dynamo.graph_break()
+        return self.b(x)
+
+def make():
+    return Net()
+
+def plain():
+    return nn.Linear(8, 8)
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    path = tmp_path / "net.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def test_the_command_line_prints_the_same(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:make", "--input", "2x3x8"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 graphs, 1 graph break, 2 sites" in printed
+    assert f"{target}:18" in printed
+    assert "graph 0" in printed and "graph 1" in printed
+    assert "new parameters  795" in printed
+
+
+def test_the_command_line_prints_json(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:make", "--input", "2x3x8", "--json", "--n", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [graph["plan"]["n"] for graph in found["graphs"]] == [2, 2]
+
+
+def test_without_a_site_the_command_line_fails(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:plain", "--input", "2x3x8"]) == 2
+    assert "in any graph" in capsys.readouterr().err

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+import mhc_compile
 from mhc_compile.passes.checkpoints import META, inline_checkpoints, outline_checkpoints
 from tests.passes.graphs import error, rewritten, traced
 from tests.passes.shapes import SHAPES
+from tests.toy_models import Block
 
 
 def opened(name):
@@ -62,3 +65,39 @@ def test_graphs_without_checkpoints_are_left_alone():
     inline_checkpoints(gm)
     outline_checkpoints(gm)
     assert [str(n) for n in gm.graph.nodes] == before
+
+
+class Selective(torch.nn.Module):
+    """Blocks checkpointed under a policy that is told about every operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(Block() for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=policy_contexts)
+        return x
+
+
+ASKED = []
+
+
+def policy(context, op, *args, **kwargs):
+    ASKED.append(op)
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def policy_contexts():
+    return create_selective_checkpoint_contexts(policy)
+
+
+def test_the_policy_of_selective_checkpointing_survives_a_transformation():
+    model, x = Selective().double(), torch.randn(3, 8, dtype=torch.float64)
+    transformed = mhc_compile.transform(model, example_inputs=(x,))
+    ASKED.clear()
+    out = transformed(x)
+    assert torch.ops.aten.addmm.default in ASKED
+    assert error(out, model(x)) <= 1e-10
+    out.sum().backward()
+    assert all(p.grad is not None for p in transformed.hyper_connections.parameters())

@@ -32,3 +32,7 @@ def test_identifier(key, expected):
 
 def test_identifiers_of_the_uses_of_one_layer_differ():
     assert len({identifier(key) for key in unique(["f"] * 12)}) == 12
+
+
+def test_keys_taken_by_other_graphs_are_numbered_on():
+    assert unique(["a", "b", "a"], ["a", "a#2"]) == ["a#3", "b", "a#4"]

@@ -1,4 +1,8 @@
-"""`python -m tests.zoo.run`: every model of the zoo through `mhc_compile.transform`, one row per model."""
+"""`python -m tests.zoo.run`: every model of the zoo through `mhc_compile.transform`, one row per model.
+
+With `--through backend` it goes through `mhc_compile.backend` instead, which must find the same sites; `--inner` names
+what compiles the rewritten graphs.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"no model matches {' '.join(options.only)}: write a glob such as 'hf:*' or 'timm:vit*'", markup=False
         )
         return 2
-    results = _run(targets, options.jobs, options.timeout, console)
+    call = check_one if options.through == "transform" else partial(check_compiled, inner=options.inner)
+    results = _run(targets, call, options.jobs, options.timeout, console)
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     failed = [result for result in results if not result.passed]
@@ -55,6 +61,18 @@ def check_one(target: str) -> Result:
     return check(target, transform)
 
 
+def check_compiled(target: str, inner: str = "eager") -> Result:
+    """The same through the backend, in double precision."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    from tests.zoo.compiled import compiled
+
+    facts = EXPECTED[target]
+    if facts.get("graphs", 1) != 1 or facts.get("graphs_train", 1) != 1:
+        facts = {**facts, "sites": None}  # what a graph break cuts is no site
+    return check(target, partial(compiled, inner=inner), expected=facts, dtypes=(torch.float64,))
+
+
 def row(result: Result) -> str:
     """One line of the table."""
     verdict = "ok  " if result.passed else "FAIL"
@@ -71,12 +89,14 @@ def _short(name: str) -> str:
     return mode + dtype.removeprefix("float").replace("bfloat16", "bf16")
 
 
-def _run(targets: Sequence[str], jobs: int, timeout: float, console: Console) -> list[Result]:
+def _run(
+    targets: Sequence[str], call: Callable[[str], Result], jobs: int, timeout: float, console: Console
+) -> list[Result]:
     results: list[Result] = []
     columns = (TextColumn("zoo"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("zoo", total=len(targets))
-        for target, found, reason in call_isolated(check_one, targets, jobs=jobs, timeout=timeout):
+        for target, found, reason in call_isolated(call, targets, jobs=jobs, timeout=timeout):
             result = found or Result(target, EXPECTED[target]["sites"], failure=reason)
             results.append(result)
             style = None if result.passed else "red"
@@ -88,6 +108,10 @@ def _run(targets: Sequence[str], jobs: int, timeout: float, console: Console) ->
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo.run", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="models to run, for example 'hf:*'")
+    parser.add_argument("--through", choices=("transform", "backend"), default="transform", help="default: %(default)s")
+    parser.add_argument(
+        "--inner", default="eager", help="inner backend, behind --through backend (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="processes")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds until a model counts as hanging")

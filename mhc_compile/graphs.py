@@ -1,0 +1,152 @@
+"""One plan for each graph that Dynamo makes of a model, with keys that do not clash between them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.config import Config
+from mhc_compile.dynamo_graph import OpenGraph, open_graph
+from mhc_compile.dynamo_model import Origin
+from mhc_compile.errors import CaptureError, DDPOptimizerError, GraphBreakError, PatternError, RecompileLimitWarning
+from mhc_compile.owner import Transformed
+from mhc_compile.store import Claims
+from mhc_compile.transform import warn_of_nothing
+
+if TYPE_CHECKING:
+    from mhc_compile.passes.plan import Plan
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """What was found in one graph.
+
+    Attributes:
+        origin: where it was traced, and the graph break at its end.
+        plan: sites and rejected adds of this graph.
+    """
+
+    origin: Origin
+    plan: Plan
+
+    @property
+    def left_out(self) -> list[str]:
+        """Keys of the sites that `include` and `exclude` left out."""
+        from mhc_compile.passes.plan import Reason
+
+        return [r.detail for r in self.plan.rejected if r.reason is Reason.EXCLUDED]
+
+
+def examine(
+    gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module, config: Config, claims: Claims
+) -> tuple[OpenGraph, GraphRecord]:
+    """Plan one graph of Dynamo's, called with `inputs`, on a copy of it.
+
+    A module used on both sides of a graph break gets one key per use, as in one graph: `claims` knows the keys used
+    before the break, and is extended. A frame traced again (another shape, another mode) gets the same keys, and so do
+    a model and its parts that are traced by themselves.
+    Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
+    """
+    from mhc_compile.passes.keys import common_path, module_of
+    from mhc_compile.passes.pipeline import make_plan
+
+    opened = open_graph(gm, inputs, model)
+    frame = f"{origin.frame}({common_path(map(module_of, opened.inputs))})"
+    origin = replace(origin, frame=frame)
+    parts = claims.setdefault(origin.function, {})
+    taken = list(_taken_before(parts, origin))
+    everything = replace(config, include=(), exclude=())
+    plan = make_plan(opened.gm, everything, taken)
+    keys = [site.key for site in plan.sites]
+    parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
+    left_out = [key for key in keys if not _wanted(key, config)] + _rewritten_already(opened.gm, plan)
+    if left_out:
+        plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
+    return opened, GraphRecord(origin, plan)
+
+
+def check_cut(origin: Origin, config: Config) -> None:
+    """Refuse a graph that was cut where streams must not be.
+
+    Raises:
+        DDPOptimizerError: DDPOptimizer cut it.
+        GraphBreakError: it ends at a graph break, under `strict=True`.
+    """
+    if origin.break_reason.startswith("DDPOptimizer"):
+        raise DDPOptimizerError(
+            "DDPOptimizer cut the model into buckets before the backend saw it, and streams cannot cross its cuts: "
+            "write torch._dynamo.config.optimize_ddp = False, or raise bucket_cap_mb of DistributedDataParallel"
+        )
+    if config.strict and not origin.whole:
+        what = (
+            f"breaks at {origin.break_location}: {origin.break_reason}"
+            if origin.break_reason
+            else "lies behind a break"
+        )
+        raise GraphBreakError(
+            f"the graph of {origin.frame} {what}\n"
+            "Streams are reduced at a graph break and expanded after it: remove the break, or write strict=False"
+        )
+
+
+def warn_of_limit(gm: fx.GraphModule) -> None:
+    """Warn at the last graph Dynamo makes of a function: what comes next runs uncompiled, and so without streams."""
+    number = getattr(gm.meta.get("dynamo_compile_id"), "frame_compile_id", None)
+    limit = compat.dynamo_config.recompile_limit
+    if number is not None and number + 1 >= limit and not compat.dynamo_config.fail_on_recompile_limit_hit:
+        warnings.warn(
+            f"Dynamo has compiled this function {limit} times and will run any other kind of call uncompiled, that is, "
+            "without hyper-connections: write torch._dynamo.config.recompile_limit = 64, or "
+            "torch._dynamo.config.fail_on_recompile_limit_hit = True to have an error instead",
+            RecompileLimitWarning,
+            stacklevel=2,
+        )
+
+
+def check_found(records: Sequence[GraphRecord], config: Config) -> None:
+    """Check all graphs of a model together.
+
+    Raises:
+        PatternError: an `include` or `exclude` glob matches no site of any graph.
+        NothingToTransformError: there is no site in any, under `strict=True`; else a warning says so.
+        CaptureError: there is no graph.
+    """
+    if not records:
+        raise CaptureError(
+            "Dynamo made no graph of the model: check that torch.compile is not disabled and that the model computes "
+            "on tensors"
+        )
+    known = [site.key for record in records for site in record.plan.sites] + [k for r in records for k in r.left_out]
+    for pattern in (*config.include, *config.exclude):
+        if not any(fnmatchcase(key, pattern) for key in known):
+            raise PatternError(f"{pattern!r} matches no site: the sites are {', '.join(known[:5]) or 'none'}")
+    if not any(record.plan.sites for record in records):
+        warn_of_nothing(records[0].plan, config)
+
+
+def _taken_before(parts: Mapping[str, tuple[str, ...]], origin: Origin) -> Iterator[str]:
+    """What the parts of the same function in front of this one use."""
+    for frame, keys in parts.items() if origin.resumed else ():
+        if frame == origin.frame:
+            return
+        yield from keys
+
+
+def _wanted(key: str, config: Config) -> bool:
+    included = not config.include or any(fnmatchcase(key, glob) for glob in config.include)
+    return included and not any(fnmatchcase(key, glob) for glob in config.exclude)
+
+
+def _rewritten_already(gm: fx.GraphModule, plan: Plan) -> list[str]:
+    inside = {n.name for n in gm.graph.nodes if any(issubclass(kind, Transformed) for kind in _classes(n))}
+    return [site.key for site in plan.sites if site.add in inside]
+
+
+def _classes(node: fx.Node) -> list[type]:
+    return [kind for _, kind in (node.meta.get("nn_module_stack") or {}).values() if isinstance(kind, type)]

@@ -1,0 +1,96 @@
+"""The new parameters of a model that is compiled rather than transformed: created once, found again by site key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.config import Config
+from mhc_compile.early_optimizer import warn_of_early_optimizers
+from mhc_compile.errors import LateParametersError, OtherParametersError
+from mhc_compile.owner import CHILD, HyperConnections
+from mhc_compile.variants import initial_sites, specs_of
+
+if TYPE_CHECKING:
+    from mhc_compile.passes.plan import Plan
+
+Claims = MutableMapping[str, dict[str, tuple[str, ...]]]
+"""Function -> frame -> the keys that its graph uses in front of a graph break, in the order of first sight."""
+
+Slots = Sequence[tuple[Mapping[str, Any], str]]
+"""Where each parameter is found at a call, so that replacing one works as in any module."""
+
+
+def connections_of(model: nn.Module) -> HyperConnections | None:
+    """The parameters that were created for a model so far."""
+    child = model._modules.get(CHILD)
+    return child if isinstance(child, HyperConnections) else None
+
+
+def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool:
+    """Give the model the parameters it lacks for a plan, under `hyper_connections`; those it has must fit.
+
+    Returns:
+        Whether any were created.
+
+    Raises:
+        OtherParametersError: it has one of another shape.
+        LateParametersError: DistributedDataParallel would not synchronise them.
+    """
+    child = connections_of(model) or HyperConnections({}, claims).train(model.training)
+    _check_shapes(child, plan, config)
+    lacking = [key for key in specs_of(plan, config) if key not in child]
+    if not lacking:
+        return False
+    if compat.DistributedDataParallel._get_active_ddp_module() is not None:
+        raise LateParametersError(
+            f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, so its gradients would differ from rank "
+            "to rank: write backend.attach(model, example_inputs) before DistributedDataParallel(model)"
+        )
+    if CHILD not in model._modules:
+        model.add_module(CHILD, child)
+    with torch.inference_mode(False), torch.enable_grad():
+        sites = initial_sites([plan], config, model)
+        child.add({key: sites[key] for key in lacking})
+    warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
+    return True
+
+
+def fill(child: nn.Module, loaded: MutableMapping[str, torch.Tensor]) -> None:
+    """Give parameters the values that were loaded for them, and strike those off the list.
+
+    Raises:
+        OtherParametersError: a value has another shape than the parameter.
+    """
+    for name, parameter in child.named_parameters():
+        value = loaded.pop(f"{CHILD}.{name}", None)
+        if value is not None:
+            if value.shape != parameter.shape:
+                raise OtherParametersError(_mismatch(name, tuple(value.shape), tuple(parameter.shape)))
+            with torch.no_grad():
+                parameter.copy_(value)
+
+
+def slots_of(model: nn.Module, names: Sequence[str]) -> Slots:
+    """Where the parameters of these names (under `hyper_connections`) are kept."""
+    split = [name.rpartition(".") for name in names]
+    return [(model.get_submodule(f"{CHILD}.{path}")._parameters, last) for path, _, last in split]
+
+
+def _check_shapes(child: HyperConnections, plan: Plan, config: Config) -> None:
+    for key, spec in specs_of(plan, config).items():
+        for name, parameter in child[key].named_parameters() if key in child else ():
+            wanted = tuple(spec.shapes.get(name, ()))
+            if tuple(parameter.shape) != wanted:
+                raise OtherParametersError(_mismatch(f"{key}.{name}", tuple(parameter.shape), wanted))
+
+
+def _mismatch(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return (
+        f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed: use the options (n, connection, "
+        f"reduce) it was made with, or write del model.{CHILD} to start anew"
+    )

@@ -1,0 +1,119 @@
+"""Which graphs Dynamo makes of a model, found by running it once, without compiling anything."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.config import Config
+from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_code
+from mhc_compile.errors import MhcError
+from mhc_compile.graphs import GraphRecord, check_cut, examine
+from mhc_compile.inputs import missing_inputs, resolve_inputs
+from mhc_compile.instances import Instances, Served
+from mhc_compile.owner import check_module
+from mhc_compile.store import Claims
+from mhc_compile.variants import training_mode
+
+
+def survey(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    config: Config,
+    claims: Claims,
+    modes: Sequence[str],
+) -> tuple[GraphRecord, ...]:
+    """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
+
+    Args:
+        model: run on its own device; its buffers, training flags and the random generators are put back.
+        example_inputs: as for `transform`.
+        example_kwargs: as for `transform`.
+        config: options of the rewrite.
+        claims: see `examine`; extended.
+        modes: `train`, `eval` or both; the model's own comes first.
+
+    Raises:
+        MhcError: as for `transform`, and for graph breaks under `strict=True`.
+    """
+    check_module(model)
+    inputs = resolve_inputs(model, example_inputs, example_kwargs)
+    if inputs is None:
+        raise missing_inputs(model, "its graphs depend on them")
+    recorder = _Recorder(model, config, claims)
+    for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
+        flag = None if (mode == "train") is model.training else mode == "train"
+        with _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
+            torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
+    return tuple(recorder.records)
+
+
+class _Recorder:
+    """A backend that plans each graph, for each module it is called for, and runs it as it is."""
+
+    def __init__(self, model: nn.Module, config: Config, claims: Claims) -> None:
+        self.records: list[GraphRecord] = []
+        self._model, self._config, self._claims = model, config, claims
+        self._codes: list[Any] = []
+        self._error: MhcError | None = None
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        self._codes.append(traced_code())
+        origin = origin_of(gm)
+
+        def learn(inputs: Sequence[Any]) -> Served:
+            self._record(gm, inputs, origin)
+            return gm.forward, ()
+
+        state = [i for i, node in enumerate(gm.graph.find_nodes(op="placeholder")) if is_model_state(node)]
+        instances = Instances(state, learn)
+
+        return lambda *inputs: instances(*inputs)
+
+    def _record(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin) -> None:
+        try:
+            check_cut(origin, self._config)
+            self.records.append(examine(gm, inputs, origin, self._model, self._config, self._claims)[1])
+        except MhcError as error:  # raised where nothing of Dynamo's lies between
+            self._error = self._error or error
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """What Dynamo has learnt meanwhile is forgotten, so that the real compilation starts afresh."""
+        try:
+            yield
+        finally:
+            for code in filter(None, self._codes):
+                compat.remove_from_cache(code)
+            self._codes.clear()
+        if self._error is not None:
+            raise self._error
+
+
+def _unlimited() -> AbstractContextManager[Any]:
+    """What was compiled before, for other backends, counts towards Dynamo's limit, behind which it traces nothing."""
+    limits = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
+    patched: AbstractContextManager[Any] = compat.dynamo_config.patch(limits)
+    return patched
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Buffers (running statistics, caches) and random generators are afterwards as they were."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in before and buffer.shape == before[name].shape:
+                        buffer.copy_(before[name])

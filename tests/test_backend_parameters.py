@@ -1,0 +1,203 @@
+"""The new parameters of a backend: when they appear, who owns them, how they are saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import mhc_compile
+from mhc_compile.errors import (
+    CaptureError,
+    EarlyOptimizerWarning,
+    MissingInputsError,
+    NoParametersYetError,
+    NotAModuleError,
+    NothingToTransformWarning,
+    OtherParametersError,
+    PatternError,
+    SecondModelError,
+)
+from tests.test_backend import distance, inputs, randomise, tower
+from tests.toy_models import WIDTH, Block, Normalised
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> None:
+    torch.compiler.reset()
+
+
+class Skipped(Block):
+    """A block that Dynamo is told to leave alone."""
+
+    forward = torch.compiler.disable(Block.forward)
+
+
+def eager(**options: object) -> mhc_compile.Backend:
+    return mhc_compile.backend(inner="eager", **options)
+
+
+class TestAttach:
+    def test_parameters_exist_before_the_first_call_and_stay(self) -> None:
+        model, x = tower(), inputs()
+        backend = eager()
+        backend.attach(model, (x,))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        made = list(backend.parameters())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.compile(model, backend=backend)(x).square().sum().backward()
+        optimizer.step()
+        assert [id(p) for p in backend.parameters()] == [id(p) for p in made]
+        assert all(p.grad is not None for p in made)
+
+    def test_the_model_is_left_as_it_was_otherwise(self) -> None:
+        model = Normalised().double()
+        before, x = copy.deepcopy(model.state_dict()), torch.randn(4, WIDTH, dtype=torch.float64)
+        torch.manual_seed(3)
+        eager().attach(model, (x,))
+        drawn = torch.rand(1)
+        torch.manual_seed(3)
+        assert torch.equal(drawn, torch.rand(1)), "the random generator moved on"
+        assert model.training
+        for name, value in before.items():
+            assert torch.equal(model.state_dict()[name], value), name
+
+    def test_it_costs_no_recompile_later(self) -> None:
+        model, x = tower(), inputs()
+        backend = eager()
+        backend.attach(model, (x,))
+        compiled = torch.compile(model, backend=backend)
+        compiled(x)
+        compiled(x)
+        assert len(backend.records) == 1
+
+    def test_a_compiled_model_may_be_given(self) -> None:
+        model, x = tower(), inputs()
+        backend = eager()
+        compiled = torch.compile(model, backend=backend)
+        backend.attach(compiled, (x,))
+        assert len(model.hyper_connections) == 3
+
+    def test_attaching_again_keeps_the_parameters(self) -> None:
+        model, x = tower(), inputs()
+        eager().attach(model, (x,))
+        made = [id(p) for p in model.hyper_connections.parameters()]
+        eager().attach(model, (x,))
+        assert [id(p) for p in model.hyper_connections.parameters()] == made
+
+    def test_a_copy_has_its_own(self) -> None:
+        model, x = tower(), inputs()
+        eager().attach(model, (x,))
+        twin = copy.deepcopy(model)
+        randomise(twin)
+        wanted = model(x)
+        assert distance(torch.compile(model, backend=eager())(x), wanted) <= 1e-10
+        assert distance(torch.compile(twin, backend=eager())(x), wanted) > 1e-3
+
+    def test_other_options_than_those_it_was_made_with_are_refused(self) -> None:
+        model, x = tower(), inputs()
+        eager(n=4).attach(model, (x,))
+        with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
+            torch.compile(model, backend=eager(n=2))(x)
+
+    def test_wrong_arguments_are_errors_with_advice(self) -> None:
+        with pytest.raises(NotAModuleError):
+            eager().attach(nn.Linear, (inputs(),))
+        with pytest.raises(MissingInputsError):
+            eager().attach(tower())
+        with pytest.raises(PatternError, match=r"the sites are blocks\.0, blocks\.1"):
+            eager(exclude=["nothing.*"]).attach(tower(), (inputs(),))
+        with pytest.warns(NothingToTransformWarning):
+            eager().attach(nn.Linear(3, 3), (torch.ones(2, 3),))
+
+    def test_two_models_are_refused(self) -> None:
+        backend = eager()
+        kept = tower()
+        backend.attach(kept, (inputs(),))
+        with pytest.raises(SecondModelError):
+            backend.attach(tower(), (inputs(),))
+
+    def test_a_model_dynamo_skips_is_said(self) -> None:
+        with pytest.raises(CaptureError, match="no graph"):
+            eager().attach(Skipped().double(), (inputs(),))
+
+
+class TestCheckpoints:
+    def test_one_of_transform_loads_and_back(self) -> None:
+        model, x = tower(), inputs()
+        transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+        randomise(transformed)
+        backend = eager()
+        backend.attach(model, (x,))
+        assert str(model.load_state_dict(transformed.state_dict())) == "<All keys matched successfully>"
+        compiled = torch.compile(model, backend=backend)
+        assert distance(compiled(x), transformed(x)) <= 1e-10
+        randomise(model)
+        transformed.load_state_dict(model.state_dict())
+        assert distance(compiled(x), transformed(x)) <= 1e-10
+
+    def test_loaded_before_the_first_call_they_are_there_at_it(self) -> None:
+        model, x = tower(), inputs()
+        transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+        randomise(transformed)
+        backend = eager()
+        backend.load_state_dict(transformed.state_dict())
+        assert distance(torch.compile(model, backend=backend)(x), transformed(x)) <= 1e-10
+        state = backend.state_dict()
+        assert set(state) == {n for n in transformed.state_dict() if n.startswith("hyper_connections.")}
+
+    def test_loaded_after_it_they_are_used_at_once(self) -> None:
+        model, x = tower(), inputs()
+        backend = eager()
+        compiled = torch.compile(model, backend=backend)
+        compiled(x)
+        state = {name: torch.randn_like(value) * 0.3 for name, value in backend.state_dict().items()}
+        before = compiled(x)
+        backend.load_state_dict(state)
+        assert distance(compiled(x), before) > 1e-3
+
+    def test_replaced_parameters_are_used(self) -> None:
+        model, x = tower(), inputs()
+        compiled = torch.compile(model, backend=eager())
+        before = compiled(x)
+        state = {n: torch.randn_like(v) * 0.3 for n, v in model.hyper_connections.state_dict().items()}
+        model.hyper_connections.load_state_dict(state, assign=True)
+        assert distance(compiled(x), before) > 1e-3
+
+    def test_a_wrong_shape_is_refused(self) -> None:
+        backend = eager()
+        backend.load_state_dict({"hyper_connections.blocks__0.alpha": torch.ones(7)})
+        with pytest.raises(OtherParametersError, match=r"alpha has shape \[7\], and \[3\] is needed"):
+            torch.compile(tower(), backend=backend)(inputs())
+
+    def test_before_there_are_any_it_is_said_what_to_write(self) -> None:
+        for ask in (lambda b: list(b.parameters()), lambda b: b.state_dict()):
+            with pytest.raises(NoParametersYetError, match=r"backend\.attach"):
+                ask(eager())
+
+
+class TestEarlyOptimizer:
+    def test_one_built_before_the_first_call_is_reported(self) -> None:
+        model = tower()
+        optimizer = torch.optim.Adam(model.parameters())
+        with pytest.warns(EarlyOptimizerWarning, match=r"Adam .* none of the 9 new ones.*backend.attach"):
+            torch.compile(model, backend=eager())(inputs())
+        assert optimizer.param_groups
+
+    def test_so_is_one_built_before_attach(self) -> None:
+        model = tower()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.warns(EarlyOptimizerWarning, match="SGD"):
+            eager().attach(model, (inputs(),))
+        assert optimizer.param_groups
+
+    def test_one_of_another_model_is_not(self) -> None:
+        optimizer = torch.optim.SGD(tower().parameters(), lr=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.compile(tower(), backend=eager())(inputs())
+        assert optimizer.param_groups

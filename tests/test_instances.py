@@ -1,0 +1,76 @@
+"""Which parameters a call takes: those of the weights it is made with."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from torch import nn
+
+from mhc_compile.instances import Instances, Served
+
+
+class Weight:
+    """Anything that can be referred to weakly."""
+
+
+def last(*inputs: Any) -> Any:
+    """The parameter behind the inputs."""
+    return inputs[-1]
+
+
+def learnt_names() -> tuple[list[Sequence[Any]], Any]:
+    asked: list[Sequence[Any]] = []
+
+    def learn(inputs: Sequence[Any]) -> Served:
+        asked.append(inputs)
+        return last, [({"phi": f"of call {len(asked)}"}, "phi")]
+
+    return asked, learn
+
+
+def test_each_combination_of_weights_is_learnt_once() -> None:
+    asked, learn = learnt_names()
+    instances = Instances([0, 2], learn)
+    first, second, shared = Weight(), Weight(), Weight()
+    assert instances(first, "x", shared) == "of call 1"
+    assert instances(second, "x", shared) == "of call 2"
+    assert instances(first, "y", shared) == "of call 1"
+    assert len(asked) == 2
+
+
+def test_without_weights_there_is_one() -> None:
+    asked, learn = learnt_names()
+    instances = Instances([], learn)
+    assert instances(1) == instances(2) == "of call 1" and len(asked) == 1
+
+
+def test_an_identity_that_is_used_again_is_not_taken_for_the_old_one() -> None:
+    asked, learn = learnt_names()
+    instances = Instances([0], learn)
+    weight = Weight()
+    instances(weight)
+    del weight
+    gc.collect()
+    again = Weight()  # CPython hands the same address out again
+    instances(again)
+    assert len(asked) == 2
+
+
+def test_a_replaced_parameter_is_seen() -> None:
+    module = nn.Linear(2, 2)
+    instances = Instances([0], lambda inputs: (last, [(module._parameters, "weight")]))
+    weight = Weight()
+    before = instances(weight)
+    module.weight = nn.Parameter(before.detach().clone())
+    assert instances(weight) is module.weight is not before
+
+
+def test_what_learning_raises_is_raised() -> None:
+    def learn(inputs: Sequence[Any]) -> Any:
+        raise KeyError("unknown")
+
+    with pytest.raises(KeyError):
+        Instances([], learn)()
