@@ -16,6 +16,7 @@ from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin
 from mhc_compile.errors import MhcError, NoParametersYetError, SecondModelError
 from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
+from mhc_compile.header import Header, check_state
 from mhc_compile.inner import Inner, InnerChoice
 from mhc_compile.instances import Instances
 from mhc_compile.owner import CHILD, HyperConnections, Transformed, check_module
@@ -183,7 +184,9 @@ class Backend:
 
         Raises:
             OtherParametersError: a value has another shape than the parameter.
+            CheckpointMismatchError: they are of another connection, n or reduce.
         """
+        check_state(state, Header.of(self.config))
         self._loaded.update({name: value for name, value in state.items() if name.startswith(f"{CHILD}.")})
         model = self._model()
         child = None if model is None else connections_of(model)
