@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ def unpickle(file: IO[bytes], source: str | os.PathLike[str], map_location: Any 
     try:
         return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise UnsafeCheckpointError(
                 f"{source} asks for more than tensors and plain data: {_reason(error)}. Nothing in it was run. "
                 "Save model.state_dict(), not the model; and open no file from a source that you do not trust"
@@ -123,5 +124,5 @@ def _sync_folder(folder: Path) -> None:
 def _reason(error: Exception) -> str:
     """The first line of an error of PyTorch's that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "WeightsUnpickler error" in line or not line.startswith(_REFUSED)]
+    telling = [line for line in lines if not line.startswith((_REFUSED, "(1)", "(2)"))]
     return (telling or lines or [type(error).__name__])[0].rstrip(".")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,16 @@ class HyperConnections(nn.Module):
                 child.register_parameter(name, nn.Parameter(value))
             self.add_module(identifier, child)
             self._identifiers[key] = identifier
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> HyperConnections:
+        """Moves and casts as in any module, but never below fp32, where steps of an optimizer would be lost."""
+
+        def keep_fp32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            narrow = moved.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device, torch.float32) if narrow else moved
+
+        return super()._apply(keep_fp32, recurse)
 
     def get_extra_state(self) -> torch.Tensor:
         """The header, which names connection, n and format in every checkpoint."""
