@@ -27,6 +27,10 @@ class GraphBreakError(CaptureError):
     """Dynamo stopped at a construct it cannot trace; the message names the construct and its location."""
 
 
+class WrappedModelError(CaptureError):
+    """The model is inside DistributedDataParallel or DataParallel, which must come after the transformation."""
+
+
 class MissingInputsError(CaptureError):
     """No example inputs were given, none are declared by the model, and it cannot be traced without."""
 
