@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
@@ -61,7 +63,7 @@ def save(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     if Path(folder, _METADATA).exists():
         raise FileExistsError(f"{folder} already holds a checkpoint: write each to a folder of its own, {folder}-2")
     with _single_process_is_fine():
-        dcp.save(state, checkpoint_id=folder)
+        state_dict_saver.save(state, checkpoint_id=folder)
 
 
 def load(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
@@ -98,8 +100,8 @@ def load(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
 def _read(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     try:
         with _single_process_is_fine():
-            dcp.load(state, storage_reader=_SafeReader(folder), planner=_SafePlanner(Path(folder)))
-    except dcp.CheckpointException as error:
+            state_dict_loader.load(state, storage_reader=_SafeReader(folder), planner=_SafePlanner(Path(folder)))
+    except CheckpointException as error:
         ours = next((e for e, _ in error.failures.values() if isinstance(e, MhcError)), None)
         if ours is not None:
             raise ours from error
@@ -110,7 +112,7 @@ def _read(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
-class _SafeReader(dcp.FileSystemReader):
+class _SafeReader(FileSystemReader):
     """Reads metadata as data. PyTorch's own reader unpickles it without a check."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

@@ -57,12 +57,19 @@ def test_a_newer_format_is_refused_whatever_else_it_says():
         Header.from_tensor(written(format=FORMAT + 1, streams={"attention": 8}))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [torch.zeros(SIZE, dtype=torch.uint8), written(connection="mhc"), torch.randn(3), {"format": 1}, None, written(format="x")],
-)  # fmt: skip
+NO_HEADERS = [
+    torch.zeros(SIZE, dtype=torch.uint8),
+    torch.randn(3),
+    written(connection="mhc"),
+    written(format="x"),
+    {"format": 1},
+    None,
+]
+
+
+@pytest.mark.parametrize("content", NO_HEADERS)
 def test_something_else_is_unreadable(content):
-    with pytest.raises(UnreadableCheckpointError, match="model.state_dict"):
+    with pytest.raises(UnreadableCheckpointError, match=r"model.state_dict"):
         Header.from_tensor(content)
 
 

@@ -110,7 +110,7 @@ def test_sites_of_the_second_mode_are_checked_too():
     mhc_compile.revert(twin, strict=True)
     with torch.no_grad():
         twin.hyper_connections["other.0"].alpha.zero_()
-    with pytest.raises(NotPreservingError, match="other.0"):
+    with pytest.raises(NotPreservingError, match=r"other.0"):
         mhc_compile.revert(twin, strict=True)
 
 
