@@ -21,6 +21,7 @@ import torch
 from mhc_compile.errors import UnreadableCheckpointError, UnsafeCheckpointError
 
 _SAFETENSORS = ".safetensors"
+_ADVICE = "load a file that mhc_compile.checkpoint.save or torch.save(model.state_dict(), path) wrote to its end"
 _REFUSED = "Weights only load failed"  # how torch.load begins when it meets a global it does not know
 
 
@@ -39,12 +40,11 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.safetensors_file import to_bytes
+        from mhc_compile.safetensors_file import write_file
 
-        content = to_bytes(state)
-        write_atomically(path, lambda file: file.write(content))
+        write_atomically(path, lambda beside: write_file(state, beside))
     else:
-        write_atomically(path, lambda file: torch.save(dict(state), file))
+        write_atomically(path, lambda beside: torch.save(dict(state), beside))
 
 
 def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -65,9 +65,9 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.safetensors_file import from_file
+        from mhc_compile.safetensors_file import read_file
 
-        state = from_file(path, map_location)
+        state = read_file(path, map_location)
     else:
         with path.open("rb") as file:
             state = unpickle(file, path, map_location)
@@ -93,16 +93,12 @@ def unpickle(file: IO[bytes], source: str | os.PathLike[str], map_location: Any 
         ) from error
 
 
-_ADVICE = "load a file that mhc_compile.checkpoint.save or torch.save(model.state_dict(), path) wrote to its end"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside `path`, wait until the disk has it, and rename it; on an error nothing is left behind."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with beside.open("xb") as file:
-            write(file)
-            file.flush()
+        write(beside)
+        with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:

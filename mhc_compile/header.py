@@ -108,6 +108,7 @@ def check_state(state: Mapping[str, Any], wanted: Header, prefix: str = "") -> N
 
 
 def is_plain(names: Iterable[str], prefix: str = "") -> bool:
-    """Whether a state dict with these names is one of an original model, without hyper-connections."""
+    """Whether a state dict with these names has an original model under `prefix`: weights, but no hyper-connections."""
     child = prefix + KEY.partition(".")[0] + "."
-    return not any(name.startswith(child) for name in names)
+    own = [name for name in names if name.startswith(prefix)]
+    return bool(own) and not any(name.startswith(child) for name in own)

@@ -165,7 +165,7 @@ class Transformed(nn.Module):
             from mhc_compile.preserved import warn_of_trained
 
             warn_of_trained(self)
-            state_dict.update(self.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}."))
+            state_dict.update(self.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
         else:
             check_state(state_dict, self.hyper_connections.header, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -39,48 +39,47 @@ class _Parts:
     pickled: list[str]
 
 
-def to_bytes(state: Mapping[str, Any]) -> bytes:
-    """The content of a safetensors file.
+def write_file(state: Mapping[str, Any], path: Path) -> None:
+    """Write a safetensors file.
 
     Raises:
         MissingPackageError: safetensors is not installed.
     """
     parts = _take_apart(state)
     about = {"tied": parts.tied, "pickled": parts.pickled, "connections": _headers(state)}
-    content: bytes = _library().save(parts.tensors, {"format": "pt", _ENTRY: json.dumps(about)})
-    return content
+    _library().torch.save_file(parts.tensors, str(path), {"format": "pt", _ENTRY: json.dumps(about)})
 
 
-def from_file(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read_file(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The state dict in a file, which may come from another program.
 
     Raises:
         UnreadableCheckpointError: it is truncated or no safetensors file.
         UnsafeCheckpointError: an entry that is no tensor asks for code to be run.
         MissingPackageError: safetensors is not installed.
+        FileNotFoundError: there is no such file.
     """
     library = _library()
-    content = path.read_bytes()
     try:
-        tensors = library.load(content)
-        about = json.loads(_metadata(content).get(_ENTRY, "{}"))
-        pickled, tied = about.get("pickled", []), about.get("tied", {})
-        state: dict[str, Any] = {name: t.to(map_location) for name, t in tensors.items() if name not in pickled}
-        blobs = {name: tensors[name] for name in pickled}
-        state.update({name: state[kept] for name, kept in tied.items()})
+        with library.safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            state: dict[str, Any] = {name: file.get_tensor(name).to(map_location) for name in file.keys()}  # noqa: SIM118
+        blobs = {name: state[name].cpu().numpy().tobytes() for name in about.get("pickled", ())}
+        state.update({name: state[kept] for name, kept in about.get("tied", {}).items()})
+    except FileNotFoundError:
+        raise
     except Exception as error:  # SafetensorError, or metadata that someone else wrote
         raise UnreadableCheckpointError(
             f"{path} is truncated or no safetensors file ({error}): load one that mhc_compile.checkpoint.save or "
             "safetensors wrote to its end"
         ) from error
-    for name, blob in blobs.items():
-        state[name] = unpickle(io.BytesIO(bytes(blob.tolist())), f"{path}: {name}", map_location)
-    return state
+    return state | {name: unpickle(io.BytesIO(b), f"{path}: {name}", map_location) for name, b in blobs.items()}
 
 
 def _take_apart(state: Mapping[str, Any]) -> _Parts:
     parts = _Parts({}, {}, [])
     first: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
     for name, value in state.items():
         if not isinstance(value, Tensor):
             parts.tensors[name] = _pickle(value)
@@ -88,9 +87,17 @@ def _take_apart(state: Mapping[str, Any]) -> _Parts:
         elif (kept := first.setdefault(_memory(value, name), name)) != name:
             parts.tied[name] = kept
         else:
-            # A clone: views of one tensor, such as the parts of a fused weight, become tensors of their own.
-            parts.tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            parts.tensors[name] = _separate(value.detach().cpu().contiguous(), storages)
     return parts
+
+
+def _separate(tensor: Tensor, storages: set[int]) -> Tensor:
+    """A copy where an entry before has the same storage: two parts of one tensor, such as those of a fused weight."""
+    storage = tensor.untyped_storage().data_ptr()
+    if storage in storages:
+        return tensor.clone()
+    storages.add(storage)
+    return tensor
 
 
 def _memory(tensor: Tensor, name: str) -> tuple[Any, ...]:
@@ -111,18 +118,12 @@ def _headers(state: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(Header.from_tensor(value, name)) for name, value in state.items() if name.endswith(KEY)}
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    """The `__metadata__` of a file whose header safetensors has checked: 8 bytes of length, then JSON."""
-    length = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    return found
-
-
 def _library() -> Any:
     try:
+        import safetensors
         import safetensors.torch
     except ImportError as error:
         raise MissingPackageError(
             "a .safetensors file needs the safetensors package: pip install 'mhc-compile[safetensors]', or write .pt"
         ) from error
-    return safetensors.torch
+    return safetensors

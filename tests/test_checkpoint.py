@@ -19,6 +19,7 @@ import mhc_compile
 from mhc_compile import checkpoint
 from mhc_compile.errors import (
     CheckpointMismatchError,
+    MissingPackageError,
     NewerCheckpointError,
     NotPreservingWarning,
     UnreadableCheckpointError,
@@ -283,18 +284,41 @@ for step in range(100_000):
 """
 
 
+def test_upcycling_leaves_the_new_parameters_the_same_objects():
+    twin = transformed()
+    before = dict(twin.hyper_connections.named_parameters())
+    twin.load_state_dict(Tower().state_dict(), strict=True, assign=True)
+    assert all(p is before[n] for n, p in twin.hyper_connections.named_parameters())
+
+
+def test_a_state_dict_of_other_parts_leaves_the_model_alone(recwarn):
+    outer = nn.ModuleDict({"net": randomise(transformed()), "head": nn.Linear(2, 2)})
+    found = outer.load_state_dict({"head.weight": torch.ones(2, 2), "head.bias": torch.ones(2)}, strict=False)
+    assert "net.hyper_connections.blocks__0.phi" in found.missing_keys
+    assert not [w for w in recwarn if w.category is NotPreservingWarning]
+
+
+def test_safetensors_is_optional(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'mhc-compile\[safetensors\]'"):
+        checkpoint.save(trained.state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(MissingPackageError):
+        checkpoint.load(tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
-def test_a_killed_process_leaves_a_checkpoint_that_loads(tmp_path):
-    path, midway = tmp_path / "last.pt", 0
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_killed_process_leaves_a_checkpoint_that_loads(tmp_path, suffix):
+    path = tmp_path / f"last.{suffix}"
     process = subprocess.Popen([sys.executable, "-c", SAVES_FOREVER, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
     process.stdout.readline()
-    for pause in random.Random(1).sample(range(30), 4):
+    for pause in random.Random(1).sample(range(30), 5):
         time.sleep(pause / 100)
-        process.send_signal(signal.SIGSTOP)  # as if killed here: what is on the disk now must load
-        midway += bool(list(tmp_path.glob(".last.pt.*.tmp")))
+        process.send_signal(signal.SIGSTOP)  # what is on the disk now is what a kill at this moment would leave
         _check_whole(path)
         process.send_signal(signal.SIGCONT)
-    while not list(tmp_path.glob(".last.pt.*.tmp")):
+    while not list(tmp_path.glob(".last.*.tmp")):
         time.sleep(0.001)
     process.kill()
     process.wait()

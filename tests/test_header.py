@@ -83,5 +83,6 @@ def test_a_state_dict_is_checked_under_its_prefix():
 def test_a_plain_state_dict_is_told_by_its_names():
     assert is_plain(["blocks.0.weight", "hyper_connections_of_mine.weight"])
     assert not is_plain(["blocks.0.weight", "hyper_connections.blocks__0.phi"])
-    assert is_plain(["hyper_connections.x.phi"], "module.")
+    assert is_plain(["module.weight", "hyper_connections.x.phi"], "module.")
+    assert not is_plain(["other.weight"], "module."), "nothing of the model is in it"
     assert not is_plain(["module.hyper_connections.x.phi"], "module.")
