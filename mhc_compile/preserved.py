@@ -84,9 +84,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _moved(parameter: torch.Tensor, value: torch.Tensor) -> float | None:
-    """The largest difference, if it is more than the rounding of the parameter's dtype; on meta nothing is known."""
+    """The largest difference, if fp32 (which a cast to fp64 may have followed) does not explain it; None on meta."""
     if parameter.is_meta or not parameter.numel():
         return None
     difference = (parameter.to(value.dtype) - value).abs()
-    allowed = torch.finfo(parameter.dtype).eps * value.abs()
+    allowed = torch.finfo(torch.float32).eps * value.abs()
     return None if bool((difference <= allowed).all()) else float(difference.max())

@@ -47,7 +47,11 @@ def write_file(state: Mapping[str, Any], path: Path) -> None:
     """
     parts = _take_apart(state)
     about = {"tied": parts.tied, "pickled": parts.pickled, "connections": _headers(state)}
-    _library().torch.save_file(parts.tensors, str(path), {"format": "pt", _ENTRY: json.dumps(about)})
+    library = _library()
+    path.touch()
+    mode = path.stat().st_mode
+    library.torch.save_file(parts.tensors, str(path), {"format": "pt", _ENTRY: json.dumps(about)})
+    path.chmod(mode)  # the library makes files that only their owner may read
 
 
 def read_file(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

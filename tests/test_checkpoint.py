@@ -78,6 +78,14 @@ def test_a_model_comes_back_bit_for_bit_with_strict_loading(trained, tmp_path, s
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_files_may_be_read_by_whom_the_user_lets(tmp_path):
+    (tmp_path / "other").touch()
+    for suffix in SUFFIXES:
+        checkpoint.save({"a": torch.ones(1)}, tmp_path / f"x.{suffix}")
+        assert (tmp_path / f"x.{suffix}").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_files_of_torch_and_safetensors_themselves_are_read_and_can_be_written(trained, tmp_path):
     import safetensors.torch
 

@@ -54,6 +54,11 @@ def test_fp64_models_are_preserving():
     assert mhc_compile.revert(twin, strict=True).stem.weight.dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_casts_are_no_training(dtype):
+    mhc_compile.revert(transformed().to(dtype), strict=True)
+
+
 def test_frozen_hyper_connections_stay_so_while_the_model_trains():
     twin = transformed()
     twin.hyper_connections.requires_grad_(False)
