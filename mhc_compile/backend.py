@@ -15,6 +15,7 @@ from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
+from mhc_compile.header import Header, check_state
 from mhc_compile.held import Held, second_model
 from mhc_compile.inner import Inner, InnerChoice
 from mhc_compile.instances import Instances, Served
@@ -188,7 +189,9 @@ class Backend:
 
         Raises:
             OtherParametersError: a value has another shape than the parameter.
+            CheckpointMismatchError: they are of another connection, n or reduce.
         """
+        check_state(state, Header.of(self.config))
         self._held.load(state)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner) -> Compiled:

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture_errors import translate
-from mhc_compile.errors import CaptureError, NoFloatError
+from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
 from mhc_compile.side_effects import check_side_effects, watched
 
@@ -181,11 +181,18 @@ def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:
 
 
 def reject_wrapped(model: nn.Module) -> None:
-    """Refuse compiled and scripted modules, which have no Python forward of their own.
+    """Refuse compiled and scripted modules, which have no Python forward of their own, and data-parallel wrappers.
 
     Raises:
         CaptureError: with the order of calls to write instead.
+        WrappedModelError: the same, for a wrapper.
     """
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        wrapper = type(model).__name__
+        raise WrappedModelError(
+            f"the model is wrapped in {wrapper}, which has listed its parameters already: write "
+            f"{wrapper}(mhc_compile.transform(model, ...)), with the model inside, {wrapper.lower()}.module"
+        )
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         scripted = isinstance(model, torch.jit.ScriptModule)
         kind = "a ScriptModule" if scripted else "the result of torch.compile"

@@ -27,6 +27,10 @@ class GraphBreakError(CaptureError):
     """Dynamo stopped at a construct it cannot trace; the message names the construct and its location."""
 
 
+class WrappedModelError(CaptureError):
+    """The model is inside DistributedDataParallel or DataParallel, which must come after the transformation."""
+
+
 class MissingInputsError(CaptureError):
     """No example inputs were given, none are declared by the model, and it cannot be traced without."""
 
@@ -79,6 +83,26 @@ class LateParametersError(MhcError):
     """New parameters would appear after DistributedDataParallel has listed those it synchronises."""
 
 
+class CheckpointMismatchError(MhcError):
+    """A checkpoint has hyper-connections of another kind or number than the model that is to take it."""
+
+
+class NewerCheckpointError(MhcError):
+    """A checkpoint was written in a format that only later versions of this package know."""
+
+
+class UnreadableCheckpointError(MhcError):
+    """A checkpoint is truncated, incomplete, or no checkpoint at all."""
+
+
+class UnsafeCheckpointError(MhcError):
+    """A checkpoint asks for code to be run; it was not."""
+
+
+class NotPreservingError(MhcError):
+    """The hyper-connections have been trained, so the plain model computes something else."""
+
+
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 
@@ -101,6 +125,10 @@ class FactoryError(MhcError):
 
 class NothingToTransformWarning(UserWarning):
     """Like `NothingToTransformError`, under `strict=False`: the model was returned unchanged."""
+
+
+class NotPreservingWarning(UserWarning):
+    """Like `NotPreservingError`, where it was not asked for strictly."""
 
 
 class EarlyOptimizerWarning(UserWarning):

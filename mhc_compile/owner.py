@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.config import Config
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
+from mhc_compile.header import Header, check_state, is_plain
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, module_state
 
@@ -29,21 +30,25 @@ class HyperConnections(nn.Module):
     """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
 
     Attributes:
+        header: what a checkpoint says of them.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
     """
 
     def __init__(
         self,
         sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
+        config: Config,
         graphs: MutableMapping[str, dict[str, tuple[str, ...]]] | None = None,
     ) -> None:
         """Register the parameters.
 
         Args:
             sites: key -> (identifier the child is registered under, parameter name -> initial value).
+            config: options they are made with.
             graphs: see the class.
         """
         super().__init__()
+        self.header = Header.of(config)
         self._identifiers: dict[str, str] = {}
         self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
         self.add(sites)
@@ -58,6 +63,28 @@ class HyperConnections(nn.Module):
                 child.register_parameter(name, nn.Parameter(value))
             self.add_module(identifier, child)
             self._identifiers[key] = identifier
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> HyperConnections:
+        """Moves and casts as in any module, but never below fp32, where steps of an optimizer would be lost."""
+
+        def keep_fp32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            narrow = moved.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device, torch.float32) if narrow else moved
+
+        return super()._apply(keep_fp32, recurse)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The header, which names connection, n and format in every checkpoint."""
+        return self.header.to_tensor()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Check the header of a checkpoint.
+
+        Raises:
+            CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError: see `header.check_state`.
+        """
+        Header.from_tensor(state).check(self.header)
 
     def __getitem__(self, key: str) -> nn.Module:
         if key not in self._identifiers:
@@ -92,6 +119,7 @@ class Ownership:
     Attributes:
         original: class of the model that was transformed.
         config: options it was transformed with.
+        plans: of all modes that were traced by `transform`; the first that names a key decides about its parameters.
         forward: a `forward` set on the original instance, which would hide that of the class.
         programs: the variants traced so far. They are derived data: pickles leave them out, and copies keep those
             that hold no tensors; what is missing is traced again at the first call that needs it.
@@ -99,6 +127,7 @@ class Ownership:
 
     original: type[nn.Module]
     config: Config
+    plans: tuple[Plan, ...] = ()
     forward: Any = None
     programs: list[Program] = field(default_factory=list)
 
@@ -106,7 +135,7 @@ class Ownership:
         return {**vars(self), "programs": []}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return Ownership(self.original, self.config, self.forward, [p for p in self.programs if not p.constants])
+        return replace(self, programs=[p for p in self.programs if not p.constants])
 
 
 class Transformed(nn.Module):
@@ -126,6 +155,20 @@ class Transformed(nn.Module):
         """The class exists in this process only, so a pickle names the original class."""
         reduced = super().__reduce_ex__(protocol)
         return (_rebuild, (self._mhc.original,), *reduced[2:])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Checks the header before anything is loaded, and lets a checkpoint of the original model in.
+
+        Such a one leaves the hyper-connections as they are; own values in its copy satisfy strict loading.
+        """
+        if is_plain(state_dict, prefix):
+            from mhc_compile.preserved import warn_of_trained
+
+            warn_of_trained(self)
+            state_dict.update(self.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
+        else:
+            check_state(state_dict, self.hyper_connections.header, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
@@ -155,15 +198,18 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
 
 
 def own(
-    model: nn.Module, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]], plan: Plan, config: Config
+    model: nn.Module, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]], plans: Sequence[Plan], config: Config
 ) -> Transformed:
-    """The transformed twin of `model`, without programs yet; `sites` as in `HyperConnections`."""
+    """The transformed twin of `model`, without programs yet; `sites` as in `HyperConnections`.
+
+    The first of the plans, which are those of its modes, becomes `mhc_plan`.
+    """
     twin: Transformed = object.__new__(_transformed_class(type(model)))
     state = _shallow(model)
     forward = state.pop("forward", None)
-    child = HyperConnections(sites).train(model.training)
+    child = HyperConnections(sites, config).train(model.training)
     state["_modules"][CHILD] = child
-    vars(twin).update(state, _mhc=Ownership(type(model), config, forward), mhc_plan=plan)
+    vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans), forward), mhc_plan=plans[0])
     return twin
 
 

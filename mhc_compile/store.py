@@ -41,7 +41,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
         OtherParametersError: it has one of another shape.
         LateParametersError: DistributedDataParallel would not synchronise them.
     """
-    child = connections_of(model) or HyperConnections({}, claims).train(model.training)
+    child = connections_of(model) or HyperConnections({}, config, claims).train(model.training)
     _check_shapes(child, plan, config)
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:

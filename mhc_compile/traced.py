@@ -54,7 +54,7 @@ def rewrite(
     if not plan.sites:
         warn_of_nothing(plan, config)
         return copied, plan
-    copied.add_module(CHILD, HyperConnections(initial_sites([plan], config, copied)).train(gm.training))
+    copied.add_module(CHILD, HyperConnections(initial_sites([plan], config, copied), config).train(gm.training))
     rewritten = rewrite_graph(copied, plan, config)
     rewritten.graph.lint()
     rewritten.recompile()

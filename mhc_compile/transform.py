@@ -20,7 +20,7 @@ from mhc_compile.errors import (
     NothingToTransformWarning,
 )
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.owner import check_untransformed, disown, own
+from mhc_compile.owner import Transformed, check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
 from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
 
@@ -79,7 +79,7 @@ def transform(
     if not any(p.sites for p in plans):
         warn_of_nothing(plans[0], config)
         return model
-    owner = own(model, initial_sites(plans, config, model), plans[0], config)
+    owner = own(model, initial_sites(plans, config, model), plans, config)
     for variant in variants:
         with training_mode(owner, variant.training):
             add_program(owner, variant.captured, variant.plan)
@@ -108,13 +108,26 @@ def plan(
     return _trace(model, inputs, config, mode, (mode,)).plan
 
 
-def revert(model: nn.Module) -> nn.Module:
+def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
     """A plain object of the original class over the same, possibly trained, parameters, without hyper-connections.
+
+    It computes what `model` does while the hyper-connections have their initial values under `init="preserve"`: fresh,
+    loaded from a plain checkpoint, or frozen. Otherwise a `NotPreservingWarning` names the first that has moved.
+
+    Args:
+        model: a transformed model. It stays usable.
+        strict: raise instead of warn.
 
     Raises:
         NotTransformedError: `model` was not made by `transform`.
+        NotPreservingError: under `strict=True`, the plain model would compute something else.
     """
-    return disown(model)
+    from mhc_compile.preserved import check_preserving
+
+    plain = disown(model)
+    assert isinstance(model, Transformed)
+    check_preserving(model, strict=strict)
+    return plain
 
 
 def make_config(n: int, options: Mapping[str, Any]) -> Config:

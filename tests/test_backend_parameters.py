@@ -12,6 +12,7 @@ from torch import nn
 import mhc_compile
 from mhc_compile.errors import (
     CaptureError,
+    CheckpointMismatchError,
     EarlyOptimizerWarning,
     MissingInputsError,
     NoParametersYetError,
@@ -155,7 +156,8 @@ class TestCheckpoints:
         backend = eager()
         compiled = torch.compile(model, backend=backend)
         compiled(x)
-        state = {name: torch.randn_like(value) * 0.3 for name, value in backend.state_dict().items()}
+        named = model.hyper_connections.named_parameters()
+        state = {f"hyper_connections.{n}": torch.randn_like(p) * 0.3 for n, p in named}
         before = compiled(x)
         backend.load_state_dict(state)
         assert distance(compiled(x), before) > 1e-3
@@ -164,9 +166,19 @@ class TestCheckpoints:
         model, x = tower(), inputs()
         compiled = torch.compile(model, backend=eager())
         before = compiled(x)
-        state = {n: torch.randn_like(v) * 0.3 for n, v in model.hyper_connections.state_dict().items()}
-        model.hyper_connections.load_state_dict(state, assign=True)
+        child = model.hyper_connections
+        state = {n: torch.randn_like(v) * 0.3 for n, v in child.named_parameters()}
+        child.load_state_dict({**child.state_dict(), **state}, assign=True)
         assert distance(compiled(x), before) > 1e-3
+
+    def test_those_of_another_n_are_refused(self) -> None:
+        state = mhc_compile.transform(tower(), n=2, example_inputs=(inputs(),)).state_dict()
+        with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
+            eager().load_state_dict(state)
+        model = tower()
+        eager(n=4).attach(model, (inputs(),))
+        with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
+            model.load_state_dict(state)
 
     def test_a_wrong_shape_is_refused(self) -> None:
         backend = eager()

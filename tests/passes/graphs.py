@@ -50,7 +50,7 @@ def rewritten(
     """The graph after all passes, runnable, over the model's own parameters; checked by `lint`."""
     gm, config = traced(model, *inputs, front_end=front_end), Config(**options)
     plan = make_plan(gm, config)
-    gm.add_module("hyper_connections", HyperConnections(initial_sites([plan], config, model)))
+    gm.add_module("hyper_connections", HyperConnections(initial_sites([plan], config, model), config))
     rewrite_graph(gm, plan, config).graph.lint()
     return gm, plan
 

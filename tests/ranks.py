@@ -1,0 +1,31 @@
+"""Several processes on this machine that form one group, over gloo on loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(function: Callable[..., None], folder: Path, *arguments: Any, size: int = 2) -> None:
+    """Call `function(rank, folder, *arguments)` in `size` new processes; an error in one of them is raised here.
+
+    `folder` is shared by the processes: what they return lies there. The function must be importable by name.
+    """
+    mp.start_processes(_join, (size, function, folder, arguments), nprocs=size, start_method="spawn")
+
+
+def _join(rank: int, size: int, function: Callable[..., None], folder: Path, arguments: tuple[Any, ...]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    meeting = folder / f"meeting-{os.getppid()}-{function.__name__}"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    try:
+        function(rank, folder, *arguments)
+    finally:
+        dist.destroy_process_group()
