@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import close_graph, describe_added
-from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of
+from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of, traced_code
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
@@ -188,7 +189,7 @@ class Backend:
         Parameters that do not exist yet get their values when they are created.
 
         Raises:
-            OtherParametersError: a value has another shape than the parameter.
+            OtherParametersError: a value has another shape than the parameter, or there are none.
             CheckpointMismatchError: they are of another connection, n or reduce.
         """
         check_state(state, Header.of(self.config))
@@ -261,9 +262,15 @@ def _function(instances: Instances) -> Compiled:
 
 
 def _raising(error: MhcError) -> Compiled:
-    """Dynamo would wrap an error of its backend; raised from the compiled code it stays what it is."""
+    """Dynamo would wrap an error of its backend; raised from the compiled code it stays what it is.
+
+    Dynamo forgets that code then: the next call is compiled anew, and works if what was wrong has been put right.
+    """
+    code = traced_code()
 
     def call(*inputs: Any) -> Any:
+        if code is not None:
+            compat.remove_from_cache(code)
         raise error
 
     return call

@@ -193,10 +193,15 @@ def reject_wrapped(model: nn.Module) -> None:
             f"the model is wrapped in {wrapper}, which has listed its parameters already: write "
             f"{wrapper}(mhc_compile.transform(model, ...)), with the model inside, {wrapper.lower()}.module"
         )
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        scripted = isinstance(model, torch.jit.ScriptModule)
-        kind = "a ScriptModule" if scripted else "the result of torch.compile"
-        later = (
-            "torch.jit.script cannot follow" if scripted else "torch.compile(mhc_compile.transform(model, ...)) after"
-        )
-        raise CaptureError(f"the model is {kind}: give the plain module to mhc_compile.transform, {later}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(_plain_first("a ScriptModule", "torch.jit.script cannot follow"))
+    if hasattr(model, "_orig_mod"):
+        later = "torch.compile(mhc_compile.transform(model, ...)) after"
+        raise CaptureError(_plain_first("the result of torch.compile", later))
+    if model._compiled_call_impl is not None:  # it would run instead of the rewritten forward
+        later = "model = mhc_compile.transform(model, ...) first, model.compile() after"
+        raise CaptureError(_plain_first("compiled in place", later))
+
+
+def _plain_first(kind: str, later: str) -> str:
+    return f"the model is {kind}: give the plain module to mhc_compile.transform, {later}"

@@ -21,7 +21,7 @@ from mhc_compile.passes.plan import Plan, Rejection, Site
 from mhc_compile.survey import survey
 from mhc_compile.wording import count_text, short_location
 
-_PLACE = re.compile(r" at (\S+:\d+) in ")
+_PLACE = re.compile(r"into one graph(?: at (\S+:\d+) in [^:]*)?: (.*)")
 """How an error of the capture tells where it happened."""
 
 
@@ -113,7 +113,7 @@ def explain_call(
     mode = "train" if model.training else "eval"
     records = survey(model, args, kwargs, config, {}, (mode,))
     breaks = _located_breaks(records)
-    if not breaks and any(record.origin.partial for record in records):
+    if not breaks and (not records or any(record.origin.partial for record in records)):
         breaks = _first_break(model, args, kwargs)
     return Explanation(records, breaks)
 
@@ -133,8 +133,8 @@ def _first_break(model: nn.Module, args: Any, kwargs: Any) -> tuple[Break, ...]:
     try:
         capture(model, inputs.args, inputs.kwargs)
     except GraphBreakError as error:
-        found = _PLACE.search(str(error))
-        return (Break(_first_line(str(error)).rpartition(": ")[2], found.group(1) if found else ""),)
+        found = _PLACE.search(_first_line(str(error)))
+        return (Break(*reversed(found.groups("")) if found else (_first_line(str(error)), "")),)
     except CaptureError as error:
         return (Break(_first_line(str(error)), ""),)
     return (Break("Dynamo left the function around some graphs uncompiled", ""),)

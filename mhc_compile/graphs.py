@@ -119,8 +119,9 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
     """
     if not records:
         raise CaptureError(
-            "Dynamo made no graph of the model: check that torch.compile is not disabled and that the model computes "
-            "on tensors"
+            "Dynamo made no graph of the model: a graph break inside a loop of its forward makes Dynamo leave the "
+            "whole function alone (mhc_compile.explain names the line). Otherwise check that torch.compile is not "
+            "disabled and that the model computes on tensors"
         )
     known = [site.key for record in records for site in record.plan.sites] + [k for r in records for k in r.left_out]
     for pattern in (*config.include, *config.exclude):

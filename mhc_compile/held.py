@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from mhc_compile.config import Config
-from mhc_compile.errors import NoParametersYetError, SecondModelError
+from mhc_compile.errors import NoParametersYetError, OtherParametersError, SecondModelError
 from mhc_compile.owner import CHILD, HyperConnections
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Claims, connections_of, create, fill
+
+COMPILED = "_orig_mod."
+"""What the result of `torch.compile` puts before the names of its model."""
 
 
 class Held:
@@ -88,9 +91,16 @@ class Held:
         """Take values for the new parameters, now or when they are created.
 
         Raises:
-            OtherParametersError: a value has another shape than the parameter.
+            OtherParametersError: a value has another shape than the parameter, or there are none.
         """
-        self._loaded.update({name: value for name, value in state.items() if name.startswith(f"{CHILD}.")})
+        plain = {name.removeprefix(COMPILED): value for name, value in state.items()}
+        found = {name: value for name, value in plain.items() if name.startswith(f"{CHILD}.")}
+        if not found:
+            raise OtherParametersError(
+                f"the state dict holds no {CHILD}.*, only {', '.join(list(plain)[:3]) or 'nothing'}: pass that of a "
+                "model with hyper-connections; the model itself loads its own parameters"
+            )
+        self._loaded.update(found)
         model = self._model()
         child = None if model is None else connections_of(model)
         if child is not None:

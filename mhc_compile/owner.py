@@ -234,8 +234,13 @@ def disown(model: nn.Module) -> nn.Module:
 
 
 def _shallow(model: nn.Module) -> dict[str, Any]:
-    """Attributes of a module, with its own registries (of parameters, submodules, hooks) over the same entries."""
-    return {k: copy.copy(v) if k in _MODULE_INTERNALS else v for k, v in vars(model).items()}
+    """Attributes of a module, with its own registries (of parameters, submodules, hooks) over the same entries.
+
+    What `model.compile()` left is not among them: it calls the module that it was made for.
+    """
+    state = {k: copy.copy(v) if k in _MODULE_INTERNALS else v for k, v in vars(model).items()}
+    state.pop("_compiled_call_impl", None)
+    return state
 
 
 def check_module(model: object) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_code
-from mhc_compile.errors import MhcError
+from mhc_compile.errors import CaptureError, MhcError
 from mhc_compile.graphs import GraphRecord, check_cut, examine
 from mhc_compile.inputs import missing_inputs, resolve_inputs
 from mhc_compile.instances import Instances, Served
@@ -51,7 +51,7 @@ def survey(
     recorder = _Recorder(model, config, claims)
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
-        with _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
+        with _values_needed(), _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
             torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
     return tuple(recorder.records)
 
@@ -96,6 +96,20 @@ class _Recorder:
             self._codes.clear()
         if self._error is not None:
             raise self._error
+
+
+@contextmanager
+def _values_needed() -> Iterator[None]:
+    """On the meta device a model runs until it asks for a value, which is where graphs break."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "meta tensors" not in str(error):
+            raise
+        raise CaptureError(
+            f"the model asks for the value of a tensor, and on the meta device there are none ({error}): build it with "
+            "memory, on the command line --no-meta"
+        ) from error
 
 
 def _unlimited() -> AbstractContextManager[Any]:

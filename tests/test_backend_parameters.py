@@ -180,6 +180,34 @@ class TestCheckpoints:
         with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
             model.load_state_dict(state)
 
+    def test_the_names_of_a_compiled_model_are_understood(self) -> None:
+        model, x = tower(), inputs()
+        first, second = eager(), eager()
+        first.attach(model, (x,))
+        randomise(model)
+        state = torch.compile(model, backend=first).state_dict()
+        assert all(name.startswith("_orig_mod.") for name in state)
+        other = tower()
+        second.attach(other, (x,))
+        second.load_state_dict(state)
+        pairs = zip(first.parameters(), second.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+    @pytest.mark.parametrize("state", [{}, {"weight": torch.zeros(1)}], ids=["nothing", "others"])
+    def test_a_state_without_them_is_refused(self, state: dict[str, torch.Tensor]) -> None:
+        with pytest.raises(OtherParametersError, match="holds no hyper_connections"):
+            eager().load_state_dict(state)
+
+    def test_what_was_refused_works_once_it_is_put_right(self) -> None:
+        model, x = tower(), inputs()
+        mhc_compile.backend(n=2, inner="eager").attach(model, (x,))
+        compiled = torch.compile(model, backend=mhc_compile.backend(n=4, inner="eager"))
+        with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
+            compiled(x)
+        del model.hyper_connections
+        assert distance(compiled(x), tower()(x)) < 1e-6
+        assert len(list(model.hyper_connections.parameters())) > 0
+
     def test_a_wrong_shape_is_refused(self) -> None:
         backend = eager()
         backend.load_state_dict({"hyper_connections.blocks__0.alpha": torch.ones(7)})

@@ -29,6 +29,11 @@ def split_devices():
     return model
 
 
+def _in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
 class Holder(nn.Module):
     """Holds a transformed model as a submodule."""
 
@@ -70,6 +75,7 @@ CASES = {
     "no input": (Branching, {}, errors.MissingInputsError, r"mhc_compile\.transform\(model, n=4, example_inputs"),
     "exclude": (Tower, {**GIVEN, "exclude": "nowhere.*"}, errors.PatternError, r"nowhere\.\*"),
     "include": (Tower, {**GIVEN, "include": ["nowhere.*"]}, errors.PatternError, r"nowhere\.\*"),
+    "compiled in place": (lambda: _in_place(Tower()), GIVEN, errors.CaptureError, "model.compile.. after"),
     "compiled": (lambda: torch.compile(Tower()), GIVEN, errors.CaptureError, "give the plain module to"),
 }
 

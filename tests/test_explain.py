@@ -11,9 +11,10 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.cli import main
-from mhc_compile.errors import NotAModuleError
+from mhc_compile.errors import CaptureError, NotAModuleError
 from tests.test_backend import inputs, tower
 from tests.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
+from tests.toy_models import WIDTH
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,35 @@ def test_a_break_in_a_loop_is_found_although_no_graph_ends_there() -> None:
     assert [s.key for s in found.sites] == LOOP
     assert all(record.origin.partial for record in found.graphs)
     assert "test_graph_breaks.py:" in found.breaks[0].location
+
+
+class OwnLoop(nn.Module):
+    """Adds and a break in one loop of the model's own: Dynamo makes no graph at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+            if x.sum().item() > 1e9:
+                x = x * 2
+        return x
+
+
+def test_a_break_that_leaves_no_graph_is_named() -> None:
+    found = mhc_compile.explain(OwnLoop().double(), inputs())
+    assert found.graphs == ()
+    (only,) = found.breaks
+    line = int(only.location.rpartition(":")[2])
+    assert ".item()" in Path(__file__).read_text().splitlines()[line - 1]
+    assert "data-dependent" in only.reason
+
+
+def test_a_value_on_the_meta_device_asks_for_memory() -> None:
+    with pytest.raises(CaptureError, match="--no-meta"):
+        mhc_compile.explain(OwnLoop().double().to("meta"), inputs().to("meta"))
 
 
 def test_only_the_mode_of_the_model_is_run() -> None:

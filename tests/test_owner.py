@@ -11,7 +11,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile import variants
-from mhc_compile.errors import CaptureError
+from mhc_compile.errors import CaptureError, NotPreservingWarning
 from mhc_compile.owner import HyperConnections
 from tests.toy_models import WIDTH, Block, Checkpointed, Forked, Normalised, Tokens, Tower
 
@@ -282,3 +282,15 @@ def test_compiled_without_fullgraph_traces_the_new_kind_itself():
     torch._dynamo.reset()
     twin = transformed()
     assert close(torch.compile(twin, backend="eager")(X, gain=2.0), twin(X, gain=2.0))
+
+
+def test_what_was_compiled_in_place_does_not_follow_its_copy():
+    twin = transformed()
+    twin.compile(backend="eager")
+    with torch.no_grad():
+        for parameter in twin.hyper_connections.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    with pytest.warns(NotPreservingWarning):
+        plain = mhc_compile.revert(twin)
+    assert plain._compiled_call_impl is None
+    assert not close(plain(X), twin(X))
