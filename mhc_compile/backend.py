@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.compiled_graph import Compiled, compile_graph
 from mhc_compile.config import Config
-from mhc_compile.dynamo_graph import close_graph, describe_added
-from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of, traced_code
+from mhc_compile.dynamo_model import traced_code
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
-from mhc_compile.graphs import GraphRecord, check_cut, check_found, examine, warn_of_limit
+from mhc_compile.graphs import GraphRecord, check_found
 from mhc_compile.header import Header, check_state
-from mhc_compile.held import Held, second_model
+from mhc_compile.held import Held
 from mhc_compile.inner import Inner, InnerChoice
-from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import CHILD, Transformed, check_module
-from mhc_compile.passes.plan import Plan
-from mhc_compile.store import Slots, connections_of, slots_of
 from mhc_compile.survey import survey
-from mhc_compile.transform import MODES, check_modes, make_config, warn_of_nothing
-
-Compiled = Callable[..., Any]
+from mhc_compile.transform import MODES, check_modes, make_config
 
 
 def backend(
@@ -70,23 +65,6 @@ def dynamo_backend(
     return Backend(made.config, made.inner, several_models=True)(gm, example_inputs)
 
 
-@dataclass(frozen=True)
-class _Rewritten:
-    """One graph for the inner backend.
-
-    Attributes:
-        gm: the graph.
-        sites: names of the adds that were rewritten.
-        slots: where the parameters are that it takes behind Dynamo's inputs.
-        positions: the inputs that tell the modules apart which it may be called for.
-    """
-
-    gm: fx.GraphModule
-    sites: tuple[str, ...]
-    slots: Slots
-    positions: tuple[int, ...]
-
-
 class Backend:
     """Rewrites each graph Dynamo hands over, over the same parameters, and hands it on to the inner backend.
 
@@ -96,15 +74,22 @@ class Backend:
     Attributes:
         config: options of the rewrite.
         inner: what compiles the rewritten graphs.
-        records: what was found in each graph that was compiled, in order.
     """
 
     def __init__(self, config: Config, inner: InnerChoice, *, several_models: bool = False) -> None:
         """Use `backend(...)`, which validates options by name."""
         self.config = config
-        self.records: list[GraphRecord] = []
         self.inner = inner
         self._held = Held(config, several=several_models)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or what a pickle gives back, has the options; its model is the next that it is used for."""
+        return (Backend, (self.config, self.inner))
+
+    @property
+    def records(self) -> list[GraphRecord]:
+        """What was found in each graph that was compiled, in order."""
+        return self._held.records
 
     def __call__(
         self,
@@ -123,7 +108,7 @@ class Backend:
             options: see `mode`.
         """
         try:
-            return self._compile(gm, example_inputs, self.inner.with_(mode, options).resolve())
+            return compile_graph(gm, example_inputs, self.inner.with_(mode, options).resolve(), self._held)
         except MhcError as error:
             return _raising(error)
 
@@ -148,19 +133,20 @@ class Backend:
             What was found in each graph; nothing for a model that `transform` made.
 
         Raises:
-            MhcError: as for `transform`; `SecondModelError` if the backend has another model.
+            MhcError: as for `transform`; `SecondModelError` if the backend has another model, `OtherParametersError` if
+                values were loaded for sites that it does not have.
         """
         model = check_module(getattr(model, "_orig_mod", model))
-        self._held.take(model)
-        if isinstance(model, Transformed):
+        owner = self._held.model_for(model)
+        if owner is None or isinstance(owner, Transformed):
             return ()  # it has them already
-        records = survey(model, example_inputs, example_kwargs, self.config, self._held.claims, check_modes(modes))
+        find = partial(survey, model, example_inputs, example_kwargs, self.config, self._held.claims, owner=owner)
+        records = find(check_modes(modes))
         if "eval" in modes and torch.is_grad_enabled() and not all(record.origin.whole for record in records):
             with torch.no_grad():  # some autograd functions break graphs with gradients only
-                records += survey(model, example_inputs, example_kwargs, self.config, self._held.claims, ("eval",))
+                records += find(("eval",))
         check_found(records, self.config)
-        for record in records:
-            self._held.create(model, record.plan)
+        self._held.create_all(owner, [record.plan for record in records])
         return records
 
     def explain(self, model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
@@ -194,71 +180,6 @@ class Backend:
         """
         check_state(state, Header.of(self.config))
         self._held.load(state)
-
-    def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner) -> Compiled:
-        model = self._held.model_for(find_model(gm))
-        if model is None or isinstance(model, Transformed):  # nothing to widen, or done already
-            return inner(gm, example_inputs)
-        origin = origin_of(gm)
-        check_cut(origin, self.config)
-        warn_of_limit(gm)
-        first = self._rewrite(gm, example_inputs, origin, model)
-        if not first.sites and not self._chooses():
-            return inner(gm, example_inputs)
-
-        def learn(inputs: Sequence[Any]) -> Served:
-            other = self._rewrite(gm, inputs, origin, self._held.model_for(compiled_module()) or model)
-            return codes.setdefault(
-                other.sites, other.gm
-            ), other.slots  # other sites left out: their graph runs as it is
-
-        added = describe_added(first.gm, [holder[name] for holder, name in first.slots])
-        codes = {first.sites: inner(first.gm, [*example_inputs, *added])}
-        instances = Instances(first.positions, learn)
-        instances.add(example_inputs, (codes[first.sites], first.slots))
-        return _function(instances)
-
-    def _chooses(self) -> bool:
-        """Whether the name of a module decides if it is rewritten."""
-        return bool(self.config.include or self.config.exclude)
-
-    def _rewrite(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module) -> _Rewritten:
-        """The graph over the parameters of the modules whose weights are among `inputs`."""
-        opened, record = examine(gm, inputs, origin, model, self.config, self._held.claims)
-        self.records.append(record)
-        plan = record.plan
-        weights = opened.inputs if self._chooses() else [w for site in plan.sites for w in site.weights[:1]]
-        positions = opened.positions(weights)
-        if not plan.sites:
-            self._warn_of_nothing(model, record)
-            return _Rewritten(gm, (), (), positions)
-        from mhc_compile.passes.pipeline import rewrite_graph
-
-        _check_owner(model, opened.foreign, plan)
-        self._held.create(model, plan)
-        rewrite_graph(opened.gm, plan, self.config)
-        closed, names = close_graph(opened)
-        return _Rewritten(closed, tuple(site.add for site in plan.sites), slots_of(model, names), positions)
-
-    def _warn_of_nothing(self, model: nn.Module, record: GraphRecord) -> None:
-        if record.origin.whole and connections_of(model) is None and not any(r.plan.sites for r in self.records):
-            warn_of_nothing(record.plan, self.config)
-
-
-def _check_owner(model: nn.Module, foreign: Sequence[str], plan: Plan) -> None:
-    """Refuse a graph whose weights are not those of the model: Dynamo has one graph for all models of a class."""
-    weights = {weight for site in plan.sites for weight in site.weights}
-    if weights and weights <= set(foreign):
-        raise second_model(model, f"module with the weight {min(weights)}")
-
-
-def _function(instances: Instances) -> Compiled:
-    """Dynamo wants a function, to mark as not to be traced."""
-
-    def call(*inputs: Any) -> Any:
-        return instances(*inputs)
-
-    return call
 
 
 def _raising(error: MhcError) -> Compiled:

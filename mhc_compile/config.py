@@ -68,6 +68,11 @@ class Config:
             )
 
     @property
+    def chooses(self) -> bool:
+        """Whether the name of a module decides if it is rewritten."""
+        return bool(self.include or self.exclude)
+
+    @property
     def streams(self) -> int:
         """The number of streams really made: 1 for `connection="residual"`, else `n`."""
         return 1 if self.connection == "residual" else self.n

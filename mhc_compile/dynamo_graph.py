@@ -15,9 +15,9 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.dynamo_model import is_model_state, state_path
 from mhc_compile.owner import CHILD
 from mhc_compile.passes.checkpoints import CONTEXT_FN
+from mhc_compile.state_names import name_state
 from mhc_compile.traced import copy_graph_module
 
 _HANDED_ON = ("compile_subgraph_reason", "_param_name_to_source", "_source_to_user_stacks", "_backend_id")
@@ -32,13 +32,15 @@ class OpenGraph:
         original: what Dynamo handed over; never changed.
         gm: the copy, in which the state of the model is attributes. Its placeholders are those of `original`.
         inputs: attribute -> the placeholder it stands for.
-        foreign: the attributes that are no parameters or buffers of the model, named by the way Dynamo found them.
+        foreign: see `StateNames`, as for `tied`.
+        tied: see there.
     """
 
     original: fx.GraphModule
     gm: fx.GraphModule
     inputs: Mapping[str, fx.Node]
     foreign: tuple[str, ...]
+    tied: frozenset[str]
 
     def positions(self, attributes: Iterable[str]) -> tuple[int, ...]:
         """Which inputs hold these attributes."""
@@ -59,23 +61,19 @@ def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
     _name_modules(gm, model)
-    names = _state_names(model)
     placeholders = gm.graph.find_nodes(op="placeholder")
-    inputs, foreign = {}, []
+    found = name_state(placeholders, values, model)
+    inputs = {name: node for node, name in found.names.items()}
     for node, value in zip(placeholders, values, strict=True):
-        name = names.get(id(value))
-        if name is None and isinstance(value, torch.Tensor) and is_model_state(node):
-            name = state_path(node)
-            foreign.append(name)
-        if name is not None:
-            _assign(gm, name, value)
-            inputs[name] = node
+        if node in found.names:
+            name = found.names[node]
+            _assign(gm, name, _as_parameter(value) if name in found.parameters else value)
     for name, node in inputs.items():
         with gm.graph.inserting_after(placeholders[-1]):
             state = gm.graph.create_node("get_attr", name)
         state.meta.update({k: v for k, v in node.meta.items() if k == "example_value"})
         node.replace_all_uses_with(state)
-    return OpenGraph(original, gm, inputs, tuple(foreign))
+    return OpenGraph(original, gm, inputs, found.foreign, found.tied)
 
 
 def close_graph(opened: OpenGraph) -> tuple[fx.GraphModule, list[str]]:
@@ -143,15 +141,6 @@ def _without_state(opened: OpenGraph) -> fx.GraphModule:
     return closed
 
 
-def _state_names(model: nn.Module) -> dict[int, str]:
-    """The name of each parameter and buffer by identity; tied parameters under the first, as `capture` names them."""
-    names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), name)
-    names.update((id(buffer), name) for name, buffer in model.named_buffers(remove_duplicate=False))
-    return names
-
-
 def _name_modules(gm: fx.GraphModule, model: nn.Module) -> None:
     """Paths of modules from the model on: behind a graph break, Dynamo starts them at the submodule it is in."""
     paths = {str(id(module)): name for name, module in model.named_modules()}
@@ -161,6 +150,12 @@ def _name_modules(gm: fx.GraphModule, model: nn.Module) -> None:
             node.meta["nn_module_stack"] = {
                 key: (paths.get(key.partition("@")[0], path), kind) for key, (path, kind) in stack.items()
             }
+
+
+def _as_parameter(value: Any) -> Any:
+    """`torch.func.functional_call` puts plain tensors in the places of parameters, which they stand for."""
+    plain = type(value) is torch.Tensor and (value.is_floating_point() or value.is_complex())
+    return nn.Parameter(value.detach(), requires_grad=value.requires_grad) if plain else value
 
 
 def _assign(gm: fx.GraphModule, name: str, value: Any) -> None:

@@ -99,8 +99,23 @@ def is_model_state(placeholder: fx.Node) -> bool:
 
 def state_path(placeholder: fx.Node) -> str:
     """A dotted name for a tensor that a module holds, from the variable it is reached through."""
-    parts = re.findall(r"\w+", placeholder._dynamo_source.name)  # type: ignore[attr-defined]
-    return ".".join(p for p in parts[1:] if p not in ("_modules", "_parameters", "_buffers"))
+    return _dotted(re.findall(r"\w+", placeholder._dynamo_source.name)[1:])  # type: ignore[attr-defined]
+
+
+def path_from_root(placeholder: fx.Node) -> tuple[str, str] | None:
+    """How Dynamo names the outermost module on the way to a tensor, and the dotted path from there on.
+
+    None for what no module holds, and where the way is more than attributes and items.
+    """
+    source = getattr(placeholder, "_dynamo_source", None)
+    root = _outermost_module(source)
+    if root is None or not source.name.startswith(root.name):
+        return None
+    return root.name, _dotted(re.findall(r"\w+", source.name.removeprefix(root.name)))
+
+
+def _dotted(parts: list[str]) -> str:
+    return ".".join(part for part in parts if part not in ("_modules", "_parameters", "_buffers"))
 
 
 def _is_part(gm: fx.GraphModule) -> bool:

@@ -72,7 +72,7 @@ class NoParametersYetError(MhcError):
 
 
 class OtherParametersError(MhcError):
-    """The model already has hyper-connections of other shapes than this call needs."""
+    """The hyper-connections of a model, or values loaded for them, are others than this call needs."""
 
 
 class DDPOptimizerError(MhcError):
@@ -137,3 +137,15 @@ class EarlyOptimizerWarning(UserWarning):
 
 class RecompileLimitWarning(UserWarning):
     """Dynamo is about to give up on a function, which then runs without hyper-connections."""
+
+
+class UnusedParametersWarning(UserWarning):
+    """Values were loaded for hyper-connections that no graph of the model has asked for."""
+
+
+class PatternWarning(UserWarning):
+    """Like `PatternError`, where further graphs of the model may still be compiled."""
+
+
+class LooseWeightsWarning(UserWarning):
+    """A compiled function is given weights that belong to no model, so they stay without hyper-connections."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -13,9 +12,18 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import OpenGraph, open_graph
-from mhc_compile.dynamo_model import Origin
-from mhc_compile.errors import CaptureError, DDPOptimizerError, GraphBreakError, PatternError, RecompileLimitWarning
+from mhc_compile.dynamo_model import Origin, is_model_state
+from mhc_compile.errors import (
+    CaptureError,
+    DDPOptimizerError,
+    GraphBreakError,
+    LooseWeightsWarning,
+    PatternError,
+    PatternWarning,
+    RecompileLimitWarning,
+)
 from mhc_compile.owner import Transformed
+from mhc_compile.owners import check_owner
 from mhc_compile.store import Claims
 from mhc_compile.transform import warn_of_nothing
 
@@ -42,6 +50,11 @@ class GraphRecord:
 
         return [r.detail for r in self.plan.rejected if r.reason is Reason.EXCLUDED]
 
+    @property
+    def found(self) -> list[str]:
+        """Keys of all sites, with those that were left out."""
+        return [site.key for site in self.plan.sites] + self.left_out
+
 
 def examine(
     gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module, config: Config, claims: Claims
@@ -54,6 +67,7 @@ def examine(
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
     from mhc_compile.passes.keys import common_path, module_of
+    from mhc_compile.passes.patterns import is_chosen
     from mhc_compile.passes.pipeline import make_plan
 
     opened = open_graph(gm, inputs, model)
@@ -65,9 +79,10 @@ def examine(
     plan = make_plan(opened.gm, everything, taken)
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
-    left_out = [key for key in keys if not _wanted(key, config)] + _rewritten_already(opened.gm, plan)
+    left_out = [key for key in keys if not is_chosen(key, config)] + _rewritten_already(opened.gm, plan)
     if left_out:
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
+    check_owner(model, opened, plan)
     return opened, GraphRecord(origin, plan)
 
 
@@ -109,6 +124,26 @@ def warn_of_limit(gm: fx.GraphModule) -> None:
         )
 
 
+def warn_of_loose_weights(gm: fx.GraphModule) -> None:
+    """Warn of layers whose weights come from nowhere: no site is found without knowing what is a weight."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    runs_layers = any(issubclass(kind, layers) for node in gm.graph.nodes for kind in _classes(node))
+    if runs_layers and not any(map(is_model_state, gm.graph.find_nodes(op="placeholder"))):
+        warnings.warn(
+            "a compiled function runs layers with weights that belong to no model, as torch.func.functional_call does, "
+            "so their residual connections are left alone: compile the model, and write functional_call(compiled, ...)",
+            LooseWeightsWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_unmatched(records: Sequence[GraphRecord], config: Config) -> None:
+    """Warn of an `include` or `exclude` glob that matches no site of these graphs, which may not be all."""
+    problem = _unmatched(records, config)
+    if problem:
+        warnings.warn(f"{problem}. backend.attach(model, example_inputs) makes this an error", PatternWarning, 2)
+
+
 def check_found(records: Sequence[GraphRecord], config: Config) -> None:
     """Check all graphs of a model together.
 
@@ -123,10 +158,9 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
             "whole function alone (mhc_compile.explain names the line). Otherwise check that torch.compile is not "
             "disabled and that the model computes on tensors"
         )
-    known = [site.key for record in records for site in record.plan.sites] + [k for r in records for k in r.left_out]
-    for pattern in (*config.include, *config.exclude):
-        if not any(fnmatchcase(key, pattern) for key in known):
-            raise PatternError(f"{pattern!r} matches no site: the sites are {', '.join(known[:5]) or 'none'}")
+    problem = _unmatched(records, config)
+    if problem:
+        raise PatternError(problem)
     if not any(record.plan.sites for record in records):
         warn_of_nothing(records[0].plan, config)
 
@@ -139,9 +173,10 @@ def _taken_before(parts: Mapping[str, tuple[str, ...]], origin: Origin) -> Itera
         yield from keys
 
 
-def _wanted(key: str, config: Config) -> bool:
-    included = not config.include or any(fnmatchcase(key, glob) for glob in config.include)
-    return included and not any(fnmatchcase(key, glob) for glob in config.exclude)
+def _unmatched(records: Sequence[GraphRecord], config: Config) -> str:
+    from mhc_compile.passes.patterns import unmatched
+
+    return unmatched(config, [key for record in records for key in record.found])
 
 
 def _rewritten_already(gm: fx.GraphModule, plan: Plan) -> list[str]:

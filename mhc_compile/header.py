@@ -80,11 +80,15 @@ class Header:
         Raises:
             CheckpointMismatchError: its hyper-connections are others.
         """
-        if self._made() != wanted._made():
+        if not self.fits(wanted):
             raise CheckpointMismatchError(
                 f"the checkpoint has {self}, the model has {wanted}: write mhc_compile.transform(model, n={self.n}, "
                 f"connection={self.connection!r}, reduce={self.reduce!r}, ...), or load a checkpoint of that model"
             )
+
+    def fits(self, other: Header) -> bool:
+        """Whether parameters made under one mean the same under the other."""
+        return self._made() == other._made()
 
     def _made(self) -> tuple[str, int, str]:
         """What decides: with one stream every readout is that stream."""

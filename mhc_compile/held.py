@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from mhc_compile.config import Config
-from mhc_compile.errors import NoParametersYetError, OtherParametersError, SecondModelError
+from mhc_compile.errors import NoParametersYetError, OtherParametersError, UnusedParametersWarning
+from mhc_compile.graphs import GraphRecord, warn_of_unmatched
+from mhc_compile.header import KEY
 from mhc_compile.owner import CHILD, HyperConnections
+from mhc_compile.owners import owner_of, second_model
 from mhc_compile.passes.plan import Plan
-from mhc_compile.store import Claims, connections_of, create, fill
+from mhc_compile.store import Claims, connections_of, create, fill, names_of
+from mhc_compile.wording import count_text, names_text
 
 COMPILED = "_orig_mod."
 """What the result of `torch.compile` puts before the names of its model."""
@@ -22,20 +27,20 @@ class Held:
     """One model, known from `attach` or from the first graph. The parameters belong to it, not to the backend.
 
     Attributes:
+        config: options of the rewrite.
+        several: whether another model may take the place of the first.
         claims: see `mhc_compile.graphs.examine`.
+        records: what was found in each graph that was compiled, in order.
     """
 
     def __init__(self, config: Config, *, several: bool) -> None:
-        """Hold none yet.
-
-        Args:
-            config: options of the rewrite.
-            several: whether another model may take the place of the first.
-        """
+        """Hold none yet."""
+        self.config, self.several = config, several
         self.claims: Claims = {}
-        self._config, self._several = config, several
+        self.records: list[GraphRecord] = []
         self._model: Callable[[], nn.Module | None] = lambda: None
         self._loaded: dict[str, torch.Tensor] = {}
+        self._complete = False
 
     def take(self, model: nn.Module) -> None:
         """Hold this model.
@@ -44,8 +49,10 @@ class Held:
             SecondModelError: there is another one.
         """
         known = self._model()
-        if known is not None and known is not model and not self._several:
+        if known is not None and known is not model and not self.several:
             raise second_model(known, type(model).__name__)
+        if known is not model:
+            self._complete = False
         self._model = weakref.ref(model)
         child = connections_of(model)
         self.claims = {} if child is None else child.graphs
@@ -55,12 +62,16 @@ class Held:
 
         Raises:
             SecondModelError: `found` has nothing to do with the model held.
+            OtherParametersError: see `owner_of`.
         """
         known = self._model()
         if known is not None and (found is None or found in set(known.modules()) or known in set(found.modules())):
             return known
-        if found is not None:
-            self.take(found)
+        if found is None:
+            return None
+        if known is None or self.several:
+            found = owner_of(found)
+        self.take(found)
         return found
 
     def create(self, model: nn.Module, plan: Plan) -> None:
@@ -69,8 +80,34 @@ class Held:
         Raises:
             MhcError: as for `mhc_compile.store.create`.
         """
-        if create(model, plan, self._config, self.claims):
-            fill(self.connections(), self._loaded)
+        if create(model, plan, self.config, self.claims):
+            fill(self._child(), self._loaded)
+
+    def create_all(self, model: nn.Module, plans: Sequence[Plan]) -> None:
+        """The same for all plans of a model, behind which there are no others.
+
+        Raises:
+            MhcError: as for `mhc_compile.store.create`; `OtherParametersError` also for loaded values of no site.
+        """
+        child = connections_of(model)
+        names = {name for plan in plans for name in names_of(plan, self.config)}
+        _check_taken(self._loaded, names | set(child.state_dict() if child is not None else ()))
+        for plan in plans:
+            self.create(model, plan)
+        self._complete = True
+
+    def first_call_over(self) -> None:
+        """Say, once, what none of the graphs took so far: loaded values, globs."""
+        if not self._complete:
+            self._complete = True
+            self._warn_of_loaded()
+            if not self.several:
+                warn_of_unmatched(self.records, self.config)
+
+    @property
+    def expects(self) -> bool:
+        """Whether `first_call_over` still has something to say."""
+        return not self._complete and bool(self._loaded or self.config.include or self.config.exclude)
 
     def connections(self) -> HyperConnections:
         """The new parameters.
@@ -78,6 +115,33 @@ class Held:
         Raises:
             NoParametersYetError: there are none yet.
         """
+        child = self._child()
+        self._warn_of_loaded()
+        return child
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take values for the new parameters, now or when they are created.
+
+        Raises:
+            OtherParametersError: a value has another shape than the parameter or belongs to no site, or there are none.
+        """
+        plain = {name.removeprefix(COMPILED): value for name, value in state.items()}
+        found = {name: value for name, value in plain.items() if name.startswith(f"{CHILD}.")}
+        if not found:
+            raise OtherParametersError(
+                f"the state dict holds no {CHILD}.*, only {', '.join(list(plain)[:3]) or 'nothing'}: pass that of a "
+                "model with hyper-connections; the model itself loads its own parameters"
+            )
+        found.pop(KEY, None)
+        model = self._model()
+        child = None if model is None else connections_of(model)
+        if child is not None and self._complete:
+            _check_taken(found, set(child.state_dict()))
+        self._loaded.update(found)
+        if child is not None:
+            fill(child, self._loaded)
+
+    def _child(self) -> HyperConnections:
         model = self._model()
         child = None if model is None else connections_of(model)
         if child is None:
@@ -87,29 +151,25 @@ class Held:
             )
         return child
 
-    def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take values for the new parameters, now or when they are created.
-
-        Raises:
-            OtherParametersError: a value has another shape than the parameter, or there are none.
-        """
-        plain = {name.removeprefix(COMPILED): value for name, value in state.items()}
-        found = {name: value for name, value in plain.items() if name.startswith(f"{CHILD}.")}
-        if not found:
-            raise OtherParametersError(
-                f"the state dict holds no {CHILD}.*, only {', '.join(list(plain)[:3]) or 'nothing'}: pass that of a "
-                "model with hyper-connections; the model itself loads its own parameters"
+    def _warn_of_loaded(self) -> None:
+        if self._loaded:
+            warnings.warn(
+                f"{_untaken(self._loaded)} so far. They are kept for graphs that are still to be compiled",
+                UnusedParametersWarning,
+                stacklevel=4,
             )
-        self._loaded.update(found)
-        model = self._model()
-        child = None if model is None else connections_of(model)
-        if child is not None:
-            fill(child, self._loaded)
 
 
-def second_model(known: nn.Module, other: str) -> SecondModelError:
-    """The error that says what to write."""
-    return SecondModelError(
-        f"this backend already serves a {type(known).__name__} and was given a {other}: "
-        "write one mhc_compile.backend(...) for each model"
-    )
+def _check_taken(loaded: Collection[str], names: Collection[str]) -> None:
+    """Refuse values for parameters that the model does not have; `names` are those under `hyper_connections`."""
+    unknown = [name for name in loaded if name.removeprefix(f"{CHILD}.") not in names]
+    if unknown:
+        raise OtherParametersError(
+            f"{_untaken(unknown)}: load a checkpoint of this model, made with the same include, exclude and nested, "
+            "or leave these entries out"
+        )
+
+
+def _untaken(names: Collection[str]) -> str:
+    shown = names_text(list(names))
+    return f"the state dict that was loaded has {count_text(len(names), 'value')} that no site takes ({shown})"

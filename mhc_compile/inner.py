@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,11 +44,10 @@ class InnerChoice:
         """A function of a graph and its example inputs.
 
         Raises:
-            InvalidOptionError: there is no backend of this name.
+            InvalidOptionError: there is no backend of this name, or it does not take this mode or these options.
         """
         if self.inner == "inductor":
-            wrapper: Inner = compat.TorchCompileInductorWrapper(self.mode, dict(self.options or {}), None)
-            return wrapper
+            return self._inductor()
         try:
             found = compat.lookup_backend(self.inner)
         except compat.InvalidBackend as error:
@@ -55,4 +55,24 @@ class InnerChoice:
         keywords: dict[str, Any] = {"mode": self.mode} if self.mode and self.mode != "default" else {}
         if self.options:
             keywords["options"] = dict(self.options)
+        for name, value in keywords.items():
+            if not _takes(found, name, named=isinstance(self.inner, str)):
+                raise InvalidOptionError(
+                    f"{name}={value!r} means nothing to inner={self.inner!r}: leave it out, or write inner='inductor'"
+                )
         return lambda gm, example_inputs: found(gm, example_inputs, **keywords)
+
+    def _inductor(self) -> Inner:
+        try:
+            wrapper: Inner = compat.TorchCompileInductorWrapper(self.mode, dict(self.options or {}), None)
+        except RuntimeError as error:  # an unknown mode, an unknown option, or one of another type
+            raise InvalidOptionError(f"mode={self.mode!r}, options={self.options!r}: {error}") from error
+        return wrapper
+
+
+def _takes(function: Any, name: str, *, named: bool) -> bool:
+    """Whether a backend has a use for this argument. PyTorch's own take any, and log that they ignore it."""
+    module = getattr(function, "__module__", None) or ""
+    parameters = inspect.signature(function).parameters
+    ignores = named and module.partition(".")[0] == "torch"
+    return name in parameters or (not ignores and any(p.kind is p.VAR_KEYWORD for p in parameters.values()))

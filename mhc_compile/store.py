@@ -12,6 +12,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.config import Config
 from mhc_compile.early_optimizer import warn_of_early_optimizers
 from mhc_compile.errors import LateParametersError, OtherParametersError
+from mhc_compile.header import Header, check_state
 from mhc_compile.owner import CHILD, HyperConnections
 from mhc_compile.variants import initial_sites, specs_of
 
@@ -38,11 +39,11 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
         Whether any were created.
 
     Raises:
-        OtherParametersError: it has one of another shape.
+        OtherParametersError: they were made with other options.
         LateParametersError: DistributedDataParallel would not synchronise them.
     """
     child = connections_of(model) or HyperConnections({}, config, claims).train(model.training)
-    _check_shapes(child, plan, config)
+    _check_fit(child, plan, config)
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
         return False
@@ -53,6 +54,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
         )
     if CHILD not in model._modules:
         model.add_module(CHILD, child)
+        _check_checkpoints(model)
     with torch.inference_mode(False), torch.enable_grad():
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
@@ -81,7 +83,16 @@ def slots_of(model: nn.Module, names: Sequence[str]) -> Slots:
     return [(model.get_submodule(f"{CHILD}.{path}")._parameters, last) for path, _, last in split]
 
 
-def _check_shapes(child: HyperConnections, plan: Plan, config: Config) -> None:
+def names_of(plan: Plan, config: Config) -> list[str]:
+    """The names, under `hyper_connections`, of the parameters that a plan asks for."""
+    return [f"{spec.identifier}.{name}" for spec in specs_of(plan, config).values() for name in spec.shapes]
+
+
+def _check_fit(child: HyperConnections, plan: Plan, config: Config) -> None:
+    if not child.header.fits(Header.of(config)):
+        raise OtherParametersError(
+            _advice(f"the model's {CHILD} have {child.header}, this backend {Header.of(config)}")
+        )
     for key, spec in specs_of(plan, config).items():
         for name, parameter in child[key].named_parameters() if key in child else ():
             wanted = tuple(spec.shapes.get(name, ()))
@@ -89,8 +100,25 @@ def _check_shapes(child: HyperConnections, plan: Plan, config: Config) -> None:
                 raise OtherParametersError(_mismatch(f"{key}.{name}", tuple(parameter.shape), wanted))
 
 
+def _check_checkpoints(model: nn.Module) -> None:
+    """Have PyTorch ask for the header before it loads anything into a model, as a transformed one does."""
+    hooks = model._load_state_dict_pre_hooks.values()
+    if not any(getattr(hook, "hook", hook) is _check_header for hook in hooks):
+        model.register_load_state_dict_pre_hook(_check_header)
+
+
+def _check_header(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    child = connections_of(model)
+    if child is not None:
+        check_state(state_dict, child.header, prefix)
+
+
 def _mismatch(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return _advice(f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed")
+
+
+def _advice(problem: str) -> str:
     return (
-        f"{CHILD}.{name} has shape {list(shape)}, and {list(wanted)} is needed: use the options (n, connection, "
-        f"reduce) it was made with, or write del model.{CHILD} to start anew"
+        f"{problem}: use the options (n, connection, reduce) they were made with, or write del model.{CHILD} to start "
+        "anew"
     )

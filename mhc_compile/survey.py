@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -30,6 +31,8 @@ def survey(
     config: Config,
     claims: Claims,
     modes: Sequence[str],
+    *,
+    owner: nn.Module | None = None,
 ) -> tuple[GraphRecord, ...]:
     """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
 
@@ -40,6 +43,7 @@ def survey(
         config: options of the rewrite.
         claims: see `examine`; extended.
         modes: `train`, `eval` or both; the model's own comes first.
+        owner: the module that holds the new parameters, and whose names are used; the model itself by default.
 
     Raises:
         MhcError: as for `transform`, and for graph breaks under `strict=True`.
@@ -48,7 +52,7 @@ def survey(
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         raise missing_inputs(model, "its graphs depend on them")
-    recorder = _Recorder(model, config, claims)
+    recorder = _Recorder(owner or model, config, claims)
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
         with _values_needed(), _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
@@ -61,7 +65,7 @@ class _Recorder:
 
     def __init__(self, model: nn.Module, config: Config, claims: Claims) -> None:
         self.records: list[GraphRecord] = []
-        self._model, self._config, self._claims = model, config, claims
+        self._model, self._config, self._claims = weakref.ref(model), config, claims  # Dynamo keeps backends
         self._codes: list[Any] = []
         self._error: MhcError | None = None
 
@@ -71,17 +75,17 @@ class _Recorder:
 
         def learn(inputs: Sequence[Any]) -> Served:
             self._record(gm, inputs, origin)
-            return gm.forward, ()
+            return Served(gm.forward)
 
         state = [i for i, node in enumerate(gm.graph.find_nodes(op="placeholder")) if is_model_state(node)]
-        instances = Instances(state, learn)
-
-        return lambda *inputs: instances(*inputs)
+        return Instances(state, learn).function()
 
     def _record(self, gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin) -> None:
+        model = self._model()
+        assert model is not None, "it is being called"
         try:
             check_cut(origin, self._config)
-            self.records.append(examine(gm, inputs, origin, self._model, self._config, self._claims)[1])
+            self.records.append(examine(gm, inputs, origin, model, self._config, self._claims)[1])
         except MhcError as error:  # raised where nothing of Dynamo's lies between
             self._error = self._error or error
 

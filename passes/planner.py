@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import fx
 
@@ -19,6 +18,7 @@ from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.fusions import plan_steps
 from mhc_compile.passes.keys import common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
+from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
 from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
@@ -85,27 +85,14 @@ def _weights(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
 
 
 def _select(kept: list[Candidate], keys: Mapping[int, str], config: Config) -> tuple[list[Candidate], list[Rejected]]:
-    for name, patterns in (("include", config.include), ("exclude", config.exclude)):
-        for pattern in patterns:
-            if not any(fnmatchcase(key, pattern) for key in keys.values()):
-                raise PatternError(_no_match(name, pattern, keys.values()))
-    chosen = [c for c in kept if _is_chosen(keys[c.add], config)]
+    problem = unmatched(config, [keys[c.add] for c in kept])
+    if problem:
+        raise PatternError(problem)
+    chosen = [c for c in kept if is_chosen(keys[c.add], config)]
     left_out = [
-        Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in kept if not _is_chosen(keys[c.add], config)
+        Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in kept if not is_chosen(keys[c.add], config)
     ]
     return chosen, left_out
-
-
-def _is_chosen(key: str, config: Config) -> bool:
-    included = not config.include or any(fnmatchcase(key, p) for p in config.include)
-    return included and not any(fnmatchcase(key, p) for p in config.exclude)
-
-
-def _no_match(name: str, pattern: str, keys: Iterable[str]) -> str:
-    known = list(keys)
-    shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-    there = f"the sites are {shown}" if known else "the model has no sites"
-    return f"{name}={pattern!r} matches no site: {there}; write a glob over these keys, for example '*.mlp'"
 
 
 def _long_enough(graph: Ancestry, kept: Sequence[Candidate], min_sites: int) -> tuple[list[Chain], list[Rejected]]:

@@ -1,0 +1,87 @@
+"""Which module holds the new parameters of a module that is compiled: itself, a part of it, or one it is a part of.
+
+A model may be compiled whole, in parts, and inside a wrapper, one after the other and by different backends; its new
+parameters are made once.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+from torch import nn
+
+from mhc_compile.dynamo_graph import OpenGraph
+from mhc_compile.dynamo_model import compiled_module
+from mhc_compile.errors import OtherParametersError, SecondModelError
+from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.passes.plan import Plan
+from mhc_compile.store import connections_of
+
+
+def owner_of(module: nn.Module) -> nn.Module:
+    """The module that holds the new parameters of `module`; itself if there are none yet.
+
+    Raises:
+        OtherParametersError: several could be meant.
+    """
+    if isinstance(module, Transformed) or connections_of(module) is not None:
+        return module
+    found = [part for part in module.modules() if part is not module and _owns(part)] or _wholes(module)
+    if len(found) > 1:
+        names = " and ".join(type(one).__name__ for one in found[:2])
+        raise OtherParametersError(
+            f"{len(found)} modules in or around this {type(module).__name__} have {CHILD} of their own ({names}): "
+            f"compile each of them alone, or write del module.{CHILD} and backend.attach(model, example_inputs) "
+            "with the outermost model"
+        )
+    return found[0] if found else module
+
+
+def check_owner(model: nn.Module, opened: OpenGraph, plan: Plan) -> None:
+    """Refuse a graph with sites whose weights are not those of `model`, which holds the new parameters.
+
+    Raises:
+        SecondModelError: it is of another model: Dynamo has one graph for all models of a class.
+        OtherParametersError: some sites lie around the model, in the one that is compiled.
+    """
+    outside = [site for site in plan.sites if site.weights and set(site.weights) <= set(opened.foreign)]
+    if not outside:
+        return
+    weight = min(outside[0].weights)
+    if len(outside) == len(plan.sites):
+        raise second_model(model, f"module with the weight {weight}")
+    compiled = compiled_module()
+    if compiled not in (None, model) and model in set(compiled.modules()):
+        raise OtherParametersError(
+            f"{weight} lies outside of the {type(model).__name__} that holds {CHILD}: write del model.{CHILD} and "
+            f"backend.attach(outer_model, example_inputs), or exclude={outside[0].key!r}"
+        )
+
+
+def second_model(known: nn.Module, other: str) -> SecondModelError:
+    """The error that says what to write."""
+    return SecondModelError(
+        f"this backend already serves a {type(known).__name__} and was given a {other}: "
+        "write one mhc_compile.backend(...) for each model"
+    )
+
+
+def _wholes(module: nn.Module) -> Sequence[nn.Module]:
+    """The modules with new parameters that `module` is a part of.
+
+    No module knows what it is a part of, so the garbage collector is asked for all objects: a fraction of a second, and
+    only where new parameters are to be made.
+    """
+    for thorough in (False, True):  # what is found the first time may be garbage
+        if thorough:
+            gc.collect()
+        modules = [found for found in gc.get_objects() if issubclass(type(found), nn.Module)]
+        wholes = [m for m in modules if "_modules" in vars(m) and _owns(m) and module in set(m.modules())]
+        if not wholes:
+            break
+    return wholes
+
+
+def _owns(module: nn.Module) -> bool:
+    return not isinstance(module, Transformed) and connections_of(module) is not None
