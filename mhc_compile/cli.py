@@ -8,17 +8,18 @@ Tracing, model libraries and rich are imported inside functions, so that `--help
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from mhc_compile.config import Config, Connection, Init, Nested, Reduce
-from mhc_compile.errors import InvalidOptionError, MhcError, NothingToTransformError
+from mhc_compile.arguments import build_parser
+from mhc_compile.config import Config
+from mhc_compile.errors import InvalidOptionError, MhcError, MissingInputsError, NothingToTransformError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,24 +36,6 @@ _PIPE_WIDTH = 10_000  # columns when nobody looks: nothing is ever folded
 _OPTIONS = ("n", "connection", "init", "reduce", "include", "exclude", "nested", "min_sites")
 _BEFORE_KEY = re.compile(r",(?=\s*[A-Za-z_][\w.]*\s*=)")  # a comma inside a value, as in [2,2], is left alone
 
-_EPILOG = """\
-TARGET is one of
-  timm:NAME, torchvision:NAME       a model of these libraries
-  hf:MODEL_TYPE                     a Hugging Face model type, from its configuration with random weights
-  package.module:factory            a function (or class) that returns a module
-  file.py:factory                   the same from a file
-
-examples
-  mhc-compile inspect timm:vit_base_patch16_224
-  mhc-compile inspect hf:llama --config num_hidden_layers=80,hidden_size=8192 --json
-  mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
-  mhc-compile inspect torchvision:resnet50 --why layer1.1
-  mhc-compile explain hf:llama --train
-
-exit codes
-  0 done, at least one site   2 user error, or nothing to transform   70 internal error
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -65,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        _COMMANDS[arguments.command](arguments)
     except MhcError as error:
         return _fail("error", str(error), USER_ERROR, arguments.debug)
     except KeyboardInterrupt:
@@ -74,86 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if arguments.debug else "\nThis is a defect: please report it with the output of --debug."
         return _fail("internal error", f"{type(error).__name__}: {error}{hint}", INTERNAL_ERROR, arguments.debug)
     return OK
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="mhc-compile", description=__doc__.splitlines()[0])
-    parser.add_argument("--version", action="version", version=f"mhc-compile {version('mhc-compile')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = _add_command(
-        commands,
-        "inspect",
-        "report which residual connections would be rewritten",
-        "Trace a model and report which residual connections would be rewritten. Nothing is changed.",
-    )
-    inspect.set_defaults(run=_inspect)
-    output = inspect.add_argument_group("output")
-    what = output.add_mutually_exclusive_group()
-    what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
-    _add_output_options(output, what)
-    output.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
-    explain = _add_command(
-        commands,
-        "explain",
-        "report the same for each graph of torch.compile, and the graph breaks",
-        "Run a model once under Dynamo and report what the backend would find in each graph. Nothing is changed.",
-    )
-    explain.set_defaults(run=_explain, graph=None, why=None)
-    output = explain.add_argument_group("output")
-    _add_output_options(output, output)
-    return parser
-
-
-def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("target", metavar="TARGET", help="the model, see below")
-    _add_transform_options(command.add_argument_group("what is planned"))
-    _add_model_options(command.add_argument_group("the model"))
-    return command
-
-
-def _add_transform_options(group: argparse._ArgumentGroup) -> None:
-    default = Config()
-    group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
-    for name, choices in (("connection", Connection), ("init", Init), ("reduce", Reduce), ("nested", Nested)):
-        group.add_argument(
-            f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
-        )
-    group.add_argument("--include", nargs="+", action="extend", default=[], metavar="GLOB", help="only these site keys")
-    group.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="GLOB", help="not these site keys")
-    group.add_argument(
-        "--min-sites", type=int, default=default.min_sites, metavar="K", help="leave shorter segments alone"
-    )
-
-
-def _add_model_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--input",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="SPEC",
-        help="example inputs, [name=]SHAPE[:dtype], for example 2x3x224x224:float32 or input_ids=2x16:int64",
-    )
-    group.add_argument(
-        "--config", action="append", default=[], metavar="A=1,B=2", help="options of the model's constructor"
-    )
-    group.add_argument("--train", action="store_true", help="trace the model in training mode")
-    group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
-
-
-def _add_output_options(group: Any, what: Any) -> None:
-    what.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    group.add_argument("--all", action="store_true", help="one row for each site and each add")
-    group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -204,6 +107,9 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise NothingToTransformError(f"{arguments.target} has no residual add that can be rewritten, in any graph")
 
 
+_COMMANDS = {"inspect": _inspect, "explain": _explain}
+
+
 @contextmanager
 def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The built model, and options with its inputs. What its code prints goes to stderr: stdout holds the report."""
@@ -221,7 +127,14 @@ def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[
         args, kwargs = target.example_inputs, target.example_kwargs
         if args or kwargs:  # else those the model declares
             options = {**options, "example_inputs": args, "example_kwargs": kwargs}
-        yield target, options
+        try:
+            yield target, options
+        except MissingInputsError as error:
+            raise MissingInputsError(
+                f"{arguments.target} declares no example inputs and cannot be traced without: write them as in --input "
+                "2x3x224x224:float32, or with the name of an argument, as in --input input_ids=2x16:int64; "
+                f"forward takes {inspect.signature(target.model.forward)}"
+            ) from error
 
 
 def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:

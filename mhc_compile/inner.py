@@ -58,7 +58,7 @@ class InnerChoice:
         for name, value in keywords.items():
             if not _takes(found, name, named=isinstance(self.inner, str)):
                 raise InvalidOptionError(
-                    f"{name}={value!r} means nothing to inner={self.inner!r}: leave it out, or write inner='inductor'"
+                    f"inner={self.inner!r} has no use for {name}={value!r}: leave it out, or write inner='inductor'"
                 )
         return lambda gm, example_inputs: found(gm, example_inputs, **keywords)
 
@@ -66,7 +66,8 @@ class InnerChoice:
         try:
             wrapper: Inner = compat.TorchCompileInductorWrapper(self.mode, dict(self.options or {}), None)
         except RuntimeError as error:  # an unknown mode, an unknown option, or one of another type
-            raise InvalidOptionError(f"mode={self.mode!r}, options={self.options!r}: {error}") from error
+            problem = str(error).partition(", known options")[0]
+            raise InvalidOptionError(f"mode={self.mode!r}, options={self.options!r}: {problem}") from error
         return wrapper
 
 

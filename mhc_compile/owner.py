@@ -210,6 +210,7 @@ def own(
     child = HyperConnections(sites, config).train(model.training)
     state["_modules"][CHILD] = child
     vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans), forward), mhc_plan=plans[0])
+    _rebind_hooks(twin)
     return twin
 
 
@@ -230,7 +231,16 @@ def disown(model: nn.Module) -> nn.Module:
         state["forward"] = ownership.forward
     plain: nn.Module = object.__new__(ownership.original)
     vars(plain).update(state)
+    _rebind_hooks(plain)
     return plain
+
+
+def _rebind_hooks(twin: nn.Module) -> None:
+    """Hooks on loading get the twin as their module: they know the original weakly, and would fail once it is gone."""
+    hooks = twin._load_state_dict_pre_hooks
+    for key, hook in hooks.items():
+        if getattr(hook, "with_module", False):
+            hooks[key] = type(hook)(hook.hook, twin)
 
 
 def _shallow(model: nn.Module) -> dict[str, Any]:

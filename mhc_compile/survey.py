@@ -13,11 +13,12 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture_errors import translate
 from mhc_compile.config import Config
 from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_code
 from mhc_compile.errors import CaptureError, MhcError
 from mhc_compile.graphs import GraphRecord, check_cut, examine
-from mhc_compile.inputs import missing_inputs, resolve_inputs
+from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import check_module
 from mhc_compile.store import Claims
@@ -56,8 +57,15 @@ def survey(
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
         with _values_needed(), _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
-            torch.compile(model, backend=recorder)(*copy.deepcopy(inputs.args), **copy.deepcopy(inputs.kwargs))
+            _run(torch.compile(model, backend=recorder), model, copy.deepcopy(inputs))
     return tuple(recorder.records)
+
+
+def _run(compiled: Callable[..., Any], model: nn.Module, inputs: Inputs) -> None:
+    try:
+        compiled(*inputs.args, **inputs.kwargs)
+    except (compat.TorchRuntimeError, compat.Unsupported) as error:  # the inputs do not fit
+        raise translate(error, model, inputs.args, inputs.kwargs) from error
 
 
 class _Recorder:

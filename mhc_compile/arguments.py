@@ -1,0 +1,109 @@
+"""What the command line takes: commands, options, their help."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from typing import Any, get_args
+
+from mhc_compile.config import Config, Connection, Init, Nested, Reduce
+
+_EPILOG = """\
+TARGET is one of
+  timm:NAME, torchvision:NAME       a model of these libraries
+  hf:MODEL_TYPE                     a Hugging Face model type, from its configuration with random weights
+  package.module:factory            a function (or class) that returns a module
+  file.py:factory                   the same from a file
+
+examples
+  mhc-compile inspect timm:vit_base_patch16_224
+  mhc-compile inspect hf:llama --config num_hidden_layers=80,hidden_size=8192 --json
+  mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
+  mhc-compile inspect torchvision:resnet50 --why layer1.1
+  mhc-compile explain hf:llama --train
+
+exit codes
+  0 done, at least one site   2 user error, or nothing to transform   70 internal error
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="mhc-compile", description="Report what mhc_compile would rewrite in a model, without changing anything."
+    )
+    parser.add_argument("--version", action="version", version=f"mhc-compile {version('mhc-compile')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = _add_command(
+        commands,
+        "inspect",
+        "report which residual connections would be rewritten",
+        "Trace a model and report which residual connections would be rewritten. Nothing is changed.",
+    )
+    inspect.set_defaults(command="inspect")
+    output = inspect.add_argument_group("output")
+    what = output.add_mutually_exclusive_group()
+    what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
+    _add_output_options(output, what)
+    output.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
+    explain = _add_command(
+        commands,
+        "explain",
+        "report the same for each graph of torch.compile, and the graph breaks",
+        "Run a model once under Dynamo and report what the backend would find in each graph. Nothing is changed.",
+    )
+    explain.set_defaults(command="explain", graph=None, why=None)
+    output = explain.add_argument_group("output")
+    _add_output_options(output, output)
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("target", metavar="TARGET", help="the model, see below")
+    _add_transform_options(command.add_argument_group("what is planned"))
+    _add_model_options(command.add_argument_group("the model"))
+    return command
+
+
+def _add_transform_options(group: argparse._ArgumentGroup) -> None:
+    default = Config()
+    group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
+    for name, choices in (("connection", Connection), ("init", Init), ("reduce", Reduce), ("nested", Nested)):
+        group.add_argument(
+            f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
+        )
+    group.add_argument("--include", nargs="+", action="extend", default=[], metavar="GLOB", help="only these site keys")
+    group.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="GLOB", help="not these site keys")
+    group.add_argument(
+        "--min-sites", type=int, default=default.min_sites, metavar="K", help="leave shorter segments alone"
+    )
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SPEC",
+        help="example inputs, [name=]SHAPE[:dtype], for example 2x3x224x224:float32 or input_ids=2x16:int64",
+    )
+    group.add_argument(
+        "--config", action="append", default=[], metavar="A=1,B=2", help="options of the model's constructor"
+    )
+    group.add_argument("--train", action="store_true", help="trace the model in training mode")
+    group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
+
+
+def _add_output_options(group: Any, what: Any) -> None:
+    what.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    group.add_argument("--all", action="store_true", help="one row for each site and each add")
+    group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
