@@ -56,6 +56,8 @@ NAMES: dict[str, str] = {
     "tree_flatten": "torch.utils._pytree:tree_flatten",
     "tree_map": "torch.utils._pytree:tree_map",
     "tree_unflatten": "torch.utils._pytree:tree_unflatten",
+    "PythonReferenceAnalysis": "torch.utils._sympy.reference:PythonReferenceAnalysis",
+    "sympy_interp": "torch.utils._sympy.interp:sympy_interp",
     "PythonPrinter": "torch.utils._sympy.printers:PythonPrinter",
 }
 """Name in this module -> `module:attribute` in PyTorch."""

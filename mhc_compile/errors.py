@@ -103,6 +103,38 @@ class NotPreservingError(MhcError):
     """The hyper-connections have been trained, so the plain model computes something else."""
 
 
+class PipelineError(MhcError):
+    """A model cannot be cut into the stages that were asked for; each cause has a class of its own."""
+
+
+class UnknownCutError(PipelineError):
+    """A model is to be cut in front of a module that does not exist, or that computes nothing in the traced call."""
+
+
+class CutOrderError(PipelineError):
+    """The modules to cut in front of run in another order, or one stage would have nothing to compute."""
+
+
+class BranchCutError(PipelineError):
+    """A cut lies between the read and the write of a residual connection."""
+
+
+class SharedParameterError(PipelineError):
+    """Two stages of a pipeline use the same parameter, such as an embedding tied to the head."""
+
+
+class SharedWriteError(PipelineError):
+    """A stage of a pipeline changes a value in place that another stage uses."""
+
+
+class UnsentValueError(PipelineError):
+    """Something else than a tensor would have to be sent from one stage of a pipeline to the next."""
+
+
+class StageCallError(PipelineError):
+    """A stage of a pipeline is called in another way than it was traced for, and cannot be traced anew."""
+
+
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 

@@ -17,15 +17,20 @@ Guard = Callable[..., bool]
 
 @dataclass(frozen=True)
 class TensorLeaf:
-    """A tensor input. A size is an int if it was traced as a constant, else the name of the variable it binds."""
+    """A tensor input. A size is an int if it was traced as a constant, else the name of the variable it binds.
+
+    The device is None where any will do.
+    """
 
     dtype: torch.dtype
-    device: torch.device
+    device: torch.device | None
     shape: tuple[int | str, ...]
 
     def binds(self, value: Any, sizes: dict[str, int]) -> bool:
         """Whether `value` fits, given the variables bound so far in `sizes`, which is extended."""
-        if not isinstance(value, torch.Tensor) or value.dtype != self.dtype or value.device != self.device:
+        if not isinstance(value, torch.Tensor) or value.dtype != self.dtype:
+            return False
+        if self.device is not None and value.device != self.device:
             return False
         if value.dim() != len(self.shape):
             return False
@@ -49,6 +54,15 @@ class ValueLeaf:
 
 
 @dataclass(frozen=True)
+class AnyTensor:
+    """A tensor that another traced graph made: its sizes and dtype are as good as the inputs of that one."""
+
+    def binds(self, value: Any, sizes: dict[str, int]) -> bool:
+        """Whether `value` is a tensor."""
+        return isinstance(value, torch.Tensor)
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """The calls that one traced graph computes correctly.
 
@@ -61,7 +75,7 @@ class InputSpec:
     """
 
     tree: Any
-    leaves: tuple[TensorLeaf | ValueLeaf, ...]
+    leaves: tuple[TensorLeaf | ValueLeaf | AnyTensor, ...]
     sizes: tuple[str, ...]
     guard: Guard
     guard_source: str

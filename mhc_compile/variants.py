@@ -75,11 +75,11 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
         )
     captured = capture(disown(owner), args, kwargs)
     plan = plan_of(captured, owner._mhc.config)
-    _check_parameters(owner, plan)
+    check_parameters(owner, plan)
     return add_program(owner, captured, plan)
 
 
-def _check_parameters(owner: Transformed, plan: Plan) -> None:
+def check_parameters(owner: Transformed, plan: Plan) -> None:
     """Every parameter the plan asks for must exist in the right shape: new ones would be unknown to the optimizer."""
     for key, spec in specs_of(plan, owner._mhc.config).items():
         known = key in owner.hyper_connections

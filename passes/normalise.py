@@ -34,7 +34,7 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
 def observed_mutations(gm: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose value is changed in place by a write that `normalise` could not remove."""
     written = {node.args[0] for node in gm.graph.nodes if is_inplace(node) and node.args}
-    return {alias for target in written if isinstance(target, fx.Node) for alias in _aliases(target)}
+    return {alias for target in written if isinstance(target, fx.Node) for alias in aliases(target)}
 
 
 def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
@@ -44,7 +44,7 @@ def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
         return True
     here = order[node]
     # Views taken after the write see the new value either way; only those taken before it can tell.
-    others = [a for a in _aliases(target) - {target, node} if order.get(a, here) < here]
+    others = [a for a in aliases(target) - {target, node} if order.get(a, here) < here]
     return any(a.op in ("placeholder", "get_attr") or _used_after(a, here, order, node) for a in others)
 
 
@@ -52,7 +52,7 @@ def _used_after(alias: fx.Node, here: int, order: dict[fx.Node, int], write: fx.
     return any(order.get(user, here + 1) > here and user is not write for user in alias.users)
 
 
-def _aliases(node: fx.Node) -> set[fx.Node]:
+def aliases(node: fx.Node) -> set[fx.Node]:
     """Every node that may share memory with `node`: the bases it views and all views of those."""
     base = node
     while (source := _viewed(base) or _written(base)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import fx
@@ -11,11 +11,14 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.checkpoints import inline_checkpoints, outline_checkpoints
+from mhc_compile.passes.devices import follow_inputs
 from mhc_compile.passes.fuse import fuse
 from mhc_compile.passes.normalise import normalise
+from mhc_compile.passes.partition import StageGraph, partition
 from mhc_compile.passes.plan import Plan
 from mhc_compile.passes.planner import plan_graph
 from mhc_compile.passes.rewrite import rewrite_planned
+from mhc_compile.passes.stages import label_stages, split_steps, stage_of_sites
 
 
 def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = ()) -> Plan:
@@ -41,6 +44,30 @@ def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphMod
         outline_checkpoints(gm)
         gm.recompile()
     return gm
+
+
+def rewrite_stages(gm: fx.GraphModule, plan: Plan, config: Config, at: Sequence[str]) -> list[StageGraph]:
+    """Like `rewrite_graph`, but as one graph for each stage of a pipeline; `gm` is used up.
+
+    Args:
+        gm: with the new parameters under `hyper_connections`.
+        plan: made from `gm`.
+        config: the options it was made with.
+        at: the first module of every stage but the first.
+
+    Raises:
+        UnknownCutError, CutOrderError, BranchCutError, SharedWriteError: see `label_stages`.
+        UnsentValueError: see `partition`.
+    """
+    with _no_collection():
+        label_stages(gm, plan, at)
+        steps = split_steps(plan, stage_of_sites(gm, plan), at)
+        stages = partition(fuse(rewrite_planned(gm, plan, config), steps), len(at) + 1, config.streams)
+        for stage in stages:
+            follow_inputs(stage.gm)
+            outline_checkpoints(stage.gm)
+            stage.gm.recompile()
+    return stages
 
 
 @contextmanager

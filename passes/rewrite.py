@@ -20,11 +20,13 @@ from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.lifting import lift
 from mhc_compile.passes.plan import Plan, Readout, Site
 from mhc_compile.passes.segments import asks_size
+from mhc_compile.passes.stages import META as STAGE
+from mhc_compile.passes.values import STREAMS_OF, value_of
 
 OWNER = "hyper_connections"
 """Attribute of the model under which every new parameter lives."""
 
-_INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT)
+_INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT, STAGE)
 
 
 def rewrite_planned(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
@@ -82,7 +84,7 @@ class _Rewriter:
         while emitted is not before:
             self._describe(emitted, node, f"{node.name}_streams")
             emitted = emitted.prev
-        self.streams[node] = self.last[node] = twin
+        self._keep(node, twin)
 
     def _is_streamed(self, lifted: fx.Node, operand: fx.Node) -> bool:
         return operand in self.streams and (lifted.name, operand.name) not in self.sides
@@ -114,7 +116,7 @@ class _Rewriter:
             target = kernels.write if skip in self.streams else kernels.entry_write
             streams = self.graph.call_function(target, (self._stream(skip), y, post, mixing))
         self._describe(streams, add, f"{identifier(site.key)}_streams", site, "write")
-        self.streams[add] = self.last[add] = streams
+        self._keep(add, streams)
         for user in list(add.users):
             if user not in self.stale and user.name in site.size_users:
                 user.replace_input_with(add, y)
@@ -182,6 +184,10 @@ class _Rewriter:
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
         for user in users:
             self.read_by.setdefault(user, {})[value] = single
+
+    def _keep(self, value: fx.Node, streams: fx.Node) -> None:
+        self.streams[value] = self.last[value] = streams
+        streams.meta[STREAMS_OF] = value_of(value)
 
     def _stream(self, value: fx.Node) -> fx.Node:
         return self.streams.get(value, value)

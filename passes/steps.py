@@ -27,6 +27,7 @@ class Unfused(Enum):
     CHECKPOINT = "the two sites are recomputed in different checkpointed blocks"
     SHARED = "another site reads the same streams and is fused with their write"
     NEIGHBOUR = "the neighbouring site is in plain PyTorch"
+    BORDER = "a border between two stages of a pipeline lies between the two sites"
     LEARNED = "a learned readout needs the streams themselves"
 
 

@@ -12,6 +12,9 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mhc_compile.passes.plan import Dim
 
+STREAMS_OF = "mhc_streams_of"
+"""Key of a node's meta that holds, for streams `[n, *x.shape]`, the fake value of the `x` they stand for."""
+
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY = re.compile(r"/torch/(nn|_|fx|utils|functional)")
 
@@ -25,6 +28,12 @@ def tensor_of(node: fx.Node) -> torch.Tensor | None:
     """The fake tensor of the node, None if it is no tensor or unknown."""
     value = value_of(node)
     return value if isinstance(value, torch.Tensor) else None
+
+
+def example_of(node: fx.Node) -> torch.Tensor | None:
+    """The fake tensor of the node, for streams that of a single one; None if it is no tensor or unknown."""
+    single = node.meta.get(STREAMS_OF)
+    return single if isinstance(single, torch.Tensor) else tensor_of(node)
 
 
 def carries_data(node: fx.Node) -> bool:
