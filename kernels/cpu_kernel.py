@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
@@ -25,13 +25,29 @@ class CppKernel:
 
     Attributes:
         name: what it computes, for reports and generated programs.
-        source: everything that must be compiled; it exports `extern "C" void kernel(...)`.
+        library: templates, in an include guard.
+        code: `extern "C" void kernel(...)`; whatever else it defines at file scope has a name that begins with `kernel`.
         parameters: name and C type of each parameter, in order: pointers, then `int64_t` sizes.
     """
 
     name: str
-    source: str
+    library: str
+    code: str
     parameters: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def source(self) -> str:
+        """Everything that must be compiled."""
+        return self.library + self.code
+
+    def source_named(self, name: str) -> str:
+        """The source with `name` in place of `kernel`: several can stand in one file."""
+        return self.library + self.code.replace("kernel", name)
+
+    def declaration(self, name: str) -> str:
+        """What a caller of `source_named(name)` must have seen."""
+        arguments = ", ".join(f"{ctype} {key}" for key, ctype in self.parameters)
+        return f'namespace mhc {{ struct bf16; struct f16; }}\nextern "C" void {name}({arguments});\n'
 
 
 @cache

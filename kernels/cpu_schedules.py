@@ -141,7 +141,7 @@ def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Spec
 
 
 def _constants(inputs: Specs, n: int, axis: int) -> str:
-    """The struct S that says what the headers are compiled for."""
+    """The struct that says what the headers are compiled for."""
     types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
     out = _result_dtype(inputs)
     coefficient = C_TYPES[reference.coefficient_dtype(out)]
@@ -150,25 +150,26 @@ def _constants(inputs: Specs, n: int, axis: int) -> str:
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
     m, *stream = inputs["X"].shape
     last = str(axis == len(stream) - 1).lower()
-    return f"struct S {{ static constexpr int n = {n}, m = {m}; static constexpr bool last = {last}; {uses} }};"
+    return f"struct kernel_constants {{ static constexpr int n = {n}, m = {m}; static constexpr bool last = {last}; {uses} }};"
 
 
 @cache
 def _kernel(name: str, body: str, parameters: tuple[tuple[str, str], ...], constants: str) -> CppKernel:
     """The headers, what they are compiled for, and the function. One object serves all shapes: its text is long."""
     arguments = ", ".join(f"{ctype} {key}" for key, ctype in parameters)
-    source = f'{_library()}\n{constants}\n\nextern "C" void kernel({arguments}) {{\n  {body}\n}}\n'
-    return CppKernel(name, source, parameters)
+    code = f'{constants}\n\nextern "C" void kernel({arguments}) {{\n  using S = kernel_constants;\n  {body}\n}}\n'
+    return CppKernel(name, _library(), code, parameters)
 
 
 @cache
 def _library() -> str:
-    """The text of the headers, with the constants of the formulas."""
+    """The text of the headers, with the constants of the formulas, in an include guard."""
     constants = (
         f"#define MHC_SINKHORN_ITERATIONS {reference.SINKHORN_ITERATIONS}\n#define MHC_RMS_EPS {reference.RMS_EPS}\n"
     )
     folder = files("mhc_compile.kernels")
-    return constants + "\n".join(folder.joinpath(name).read_text() for name in HEADERS)
+    text = constants + "\n".join(folder.joinpath(name).read_text() for name in HEADERS)
+    return f"#ifndef MHC_KERNELS\n#define MHC_KERNELS\n{text}\n#endif\n\n"
 
 
 def _result_dtype(inputs: Specs) -> torch.dtype:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import sympy
 import torch
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.errors import PackageNeedsPythonError
 from mhc_compile.kernels import packed
 from mhc_compile.kernels.implementations import schedules, step_dtype, why_not_covered
 from mhc_compile.kernels.inductor_cpp import cpp_call
@@ -33,6 +34,9 @@ def install() -> None:
     for step in STEPS:
         op = getattr(torch.ops.mhc, step).default
         compat.register_lowering(op, type_promotion_kind=None)(_lowering(step, op))
+    for name in ("sinkhorn", "sinkhorn_backward"):
+        op = getattr(torch.ops.mhc, name).default
+        compat.register_lowering(op, type_promotion_kind=None)(partial(_call_operator, op, "it has no kernels"))
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:
@@ -44,8 +48,7 @@ def _lowering(step: str, op: Any) -> Callable[..., Any]:
         constants = {name: value for name, value in given.items() if name not in tensors}
         reason = _why_not(tensors, constants)
         if reason is not None:
-            _log_once(step, reason)
-            return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
+            return _call_operator(op, reason, *args)
         return _emit(step, tensors, constants)
 
     return lower
@@ -58,15 +61,27 @@ def _why_not(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> str | 
         return "the number of channels is not fixed"
     if any(size == 0 for size in X.get_size()):
         return "there are no tokens"
-    if compat.virtualized.V.graph.cpp_wrapper:
-        return "the C++ wrapper of AOTInductor calls the operator"
+    device = X.get_device().type
+    if compat.virtualized.V.graph.cpp_wrapper and device != "cpu":
+        return "the C++ wrapper calls the operator"
     dtype = step_dtype(X.get_dtype(), tensors["y"].get_dtype() if "y" in tensors else None)
-    return why_not_covered(X.get_device().type, dtype, constants["n"])
+    return why_not_covered(device, dtype, constants["n"])
+
+
+def _call_operator(op: Any, reason: str, *args: Any) -> Any:
+    """A call of the operator in the generated program, which then needs this package."""
+    if compat.virtualized.V.graph.aot_mode:
+        raise PackageNeedsPythonError(
+            f"a package of AOTInductor would call {op.name()} in Python, because {reason}: "
+            "write aoti_compile_and_package(mhc_compile.export.decompose(exported_program), ...)"
+        )
+    _log_once(op.name(), reason)
+    return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
 
 
 @cache
-def _log_once(step: str, reason: str) -> None:
-    _LOG.info("mhc::%s is not lowered and runs as an operator: %s", step, reason)
+def _log_once(op: str, reason: str) -> None:
+    _LOG.info("%s is not lowered and runs as an operator: %s", op, reason)
 
 
 def _emit(step: str, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:

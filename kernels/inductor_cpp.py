@@ -42,8 +42,10 @@ def _node_class() -> Any:
 
         def codegen(self, wrapper: Any) -> None:
             arguments = [value.codegen_reference() for value in self.inputs]
-            arguments += [wrapper.codegen_python_sizevar(size) for size in self.constant_args]
-            wrapper.generate_kernel_call(_define(wrapper, self.kernel), arguments, triton=False, device=self.device)
+            arguments += [wrapper.codegen_sizevar(size) for size in self.constant_args]
+            types = [ctype for _, ctype in self.kernel.parameters]
+            name = _define(wrapper, self.kernel, types)
+            wrapper.generate_kernel_call(name, arguments, triton=False, device=self.device, arg_types=types)
 
         def get_outputs(self) -> list[Any]:
             return list(self.mutation_outputs)
@@ -60,12 +62,15 @@ def _node_class() -> Any:
     return CppCall
 
 
-def _define(wrapper: Any, kernel: CppKernel) -> str:
+def _define(wrapper: Any, kernel: CppKernel, types: list[str]) -> str:
     """The name of the kernel in the program; its source is put there once."""
     known: dict[str, str] = wrapper.src_to_kernel
     if kernel.source not in known:
-        known[kernel.source] = f"{kernel.name}_{wrapper.next_kernel_suffix()}"
-        types = [ctype for _, ctype in kernel.parameters]
-        body = f"async_compile.cpp_pybinding({types!r}, r'''\n{kernel.source}''')"
-        wrapper.define_kernel(known[kernel.source], body, gpu=False)
+        name = known[kernel.source] = f"{kernel.name}_{wrapper.next_kernel_suffix()}"
+        if compat.virtualized.V.graph.cpp_wrapper:
+            definition = kernel.declaration(name)
+            wrapper.define_kernel(name, kernel.source_named(name), gpu=False, cpp_definition=definition)
+        else:
+            body = f"async_compile.cpp_pybinding({types!r}, r'''\n{kernel.source}''')"
+            wrapper.define_kernel(name, body, gpu=False)
     return known[kernel.source]

@@ -7,7 +7,6 @@ backward the streams, the branch and `stat`: coefficients and the streams behind
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels import checks, packed
 from mhc_compile.kernels.implementations import implementation
+from mhc_compile.kernels.inductor_hook import tell_inductor as _tell_inductor
 from mhc_compile.kernels.reference import coefficient_dtype
 
 Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
@@ -88,19 +88,6 @@ def _leave_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.check_leave_backward(g, X, y, mix, n, axis, scale)
     return implementation(X, y, n).leave_backward(g, X, y, mix, n, axis, scale)
-
-
-def _tell_inductor() -> None:
-    """Register the lowerings as soon as Inductor is in use: its tracing asks the functions below for shapes.
-
-    Whoever compiles has imported `compile_fx` by then, and nobody else pays for importing Inductor.
-    """
-    if "torch._inductor.compile_fx" in sys.modules:
-        from mhc_compile.kernels.inductor import install
-        from mhc_compile.kernels.inductor_cache import add_sources_to_cache_keys
-
-        install()
-        add_sources_to_cache_keys()
 
 
 def _tokens(X: Tensor, axis: int) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.kernels import reference
+from mhc_compile.kernels.inductor_hook import tell_inductor
 from mhc_compile.kernels.reference import SINKHORN_ITERATIONS
 
 
@@ -54,6 +55,7 @@ _sinkhorn_backward = torch.library.custom_op("mhc::sinkhorn_backward", sinkhorn_
 
 @_sinkhorn.register_fake
 def _sinkhorn_shape(logits: Tensor, iterations: int) -> Tensor:
+    tell_inductor()
     return logits.new_empty(logits.shape)
 
 

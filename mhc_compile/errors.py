@@ -143,6 +143,10 @@ class KernelInputError(MhcError, ValueError):
     """A tensor given to a fused step has a shape, dtype or device that does not fit the others."""
 
 
+class PackageNeedsPythonError(MhcError):
+    """A package of AOTInductor would call an operator of this package, which is Python; see docs/export.md."""
+
+
 class UnknownTargetError(MhcError):
     """A command line target cannot be understood or does not exist."""
 
