@@ -16,9 +16,10 @@ import sympy
 import torch
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.kernels import packed
+from mhc_compile.kernels import packed, recomputed
 from mhc_compile.kernels.implementations import schedules, step_dtype, why_not_covered
 from mhc_compile.kernels.inductor_cpp import cpp_call
+from mhc_compile.kernels.restoring import named
 from mhc_compile.kernels.schedule import Launch, Spec
 
 STEPS = ("gate", "write", "boundary", "leave", "gate_backward", "write_backward", "boundary_backward", "leave_backward")
@@ -33,6 +34,12 @@ def install() -> None:
     for step in STEPS:
         op = getattr(torch.ops.mhc, step).default
         compat.register_lowering(op, type_promotion_kind=None)(_lowering(step, op))
+    for step in recomputed.STEPS:
+        forward = getattr(torch.ops.mhc, f"{step.name}_recomputed").default
+        backward = getattr(torch.ops.mhc, f"{step.name}_recomputed_backward").default
+        plain = _lowering(step.name, getattr(torch.ops.mhc, step.name).default)
+        compat.register_lowering(forward, type_promotion_kind=None)(lambda *args, plain=plain: plain(*args[:-2]))
+        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(step, backward))
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:
@@ -47,6 +54,25 @@ def _lowering(step: str, op: Any) -> Callable[..., Any]:
             _log_once(step, reason)
             return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
         return _emit(step, tensors, constants)
+
+    return lower
+
+
+def _lowering_that_restores(step: recomputed.Step, op: Any) -> Callable[..., Any]:
+    """The lowering of the step's backward, on streams that are restored in front of it."""
+    name = f"{step.name}_backward"
+    then = _lowering(name, getattr(torch.ops.mhc, name).default)
+
+    def lower(*args: Any) -> Any:
+        start, past, *rest = args[step.gradients :]
+        n, axis, *_ = rest[-len(step.constants) :]
+        tensors, constants = named(start, past), {"n": n, "axis": axis}
+        widest = max(past[::2], key=lambda y: y.get_dtype().itemsize)
+        reason = _why_not({"X": start, "y": widest}, constants)
+        if reason is not None:
+            _log_once(f"{name} with recomputed streams", reason)
+            return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
+        return then(*args[: step.gradients], _emit("restore", tensors, constants), *rest)
 
     return lower
 
