@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,13 +64,26 @@ class HyperGPT(nn.Module):
         return plain.head(plain.norm(site.leave(X)))
 
 
+def vanilla(size: Size) -> CharGPT:
+    """The plain GPT, always the same weights."""
+    torch.manual_seed(0)
+    return CharGPT(size.context, size.width, size.layers, size.heads)
+
+
+def ours(plain: CharGPT, n: int, example: Tensor, **options: Any) -> nn.Module:
+    """A copy of the plain GPT, transformed."""
+    return mhc_compile.transform(copy.deepcopy(plain), n=n, example_inputs=(example,), modes=("train",), **options)
+
+
+def by_hand(plain: CharGPT, n: int, site: str) -> HyperGPT:
+    """A copy of the plain GPT around the mHC layer of that name, a key of `SITES`."""
+    return HyperGPT(copy.deepcopy(plain), SITES[site], n)
+
+
 def gpts(size: Size, n: int, example: Tensor) -> dict[str, nn.Module]:
     """Name -> model, all from the same weights."""
-    torch.manual_seed(0)
-    plain = CharGPT(size.context, size.width, size.layers, size.heads)
-    ours = mhc_compile.transform(copy.deepcopy(plain), n=n, example_inputs=(example,), modes=("train",))
-    others = {name: HyperGPT(copy.deepcopy(plain), site, n) for name, site in SITES.items()}
-    return {"vanilla": plain, "ours": ours, **others}
+    plain = vanilla(size)
+    return {"vanilla": plain, "ours": ours(plain, n, example), **{site: by_hand(plain, n, site) for site in SITES}}
 
 
 def batch(size: Size) -> tuple[Tensor, Tensor]:

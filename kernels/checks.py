@@ -6,6 +6,7 @@ One function per step, with the parameters of `packed.py`; each raises `KernelIn
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,16 @@ def check_leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: flo
     check_write(X, y, mix, n, axis)
     if not math.isfinite(scale):
         raise KernelInputError(f"scale={scale}: write a finite number, such as 1 / n for the mean")
+
+
+def check_restore(X: Tensor, start: Tensor, past: Sequence[Tensor], n: int, axis: int) -> None:
+    """Of `packed.restore`, which is to make streams of the shape of X."""
+    if not past or len(past) % 2:
+        raise KernelInputError(f"past holds {len(past)} tensors: write (y, mix) for at least one site")
+    for y, mix in zip(past[::2], past[1::2], strict=True):
+        check_write(start, y, mix, n, axis)
+    if X.shape[1:] != start.shape[1:] or X.device != start.device:
+        raise KernelInputError(f"start is {_text(start)} and X is {_text(X)}: write earlier streams of the same segment")
 
 
 def check_gate_backward(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mhc_compile.kernels import cpu_schedules, packed
 from mhc_compile.kernels.cpu_kernel import CppKernel, compiled
+from mhc_compile.kernels.restoring import named
 from mhc_compile.kernels.schedule import Schedule, Spec
 
 Builder = Callable[..., Schedule]
@@ -40,6 +41,12 @@ def boundary(X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias
 def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Any:
     """`packed.leave`."""
     return _run("leave", {"X": X, "y": y, "mix": mix}, n, axis, scale)
+
+
+def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Any:
+    """`packed.restore`."""
+    results = _results("restore", named(X, past), (n, axis))
+    return packed.restore(X, past, n, axis) if results is None else results[0]
 
 
 def gate_backward(
@@ -81,18 +88,25 @@ def leave_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: i
 
 
 def _run(step: str, inputs: Mapping[str, Tensor], *constants: Any) -> Tensor | tuple[Tensor, ...]:
+    results = _results(step, inputs, constants)
+    if results is None:
+        plain: Any = getattr(packed, step)
+        return plain(*inputs.values(), *constants)
+    return results if len(results) > 1 else results[0]
+
+
+def _results(step: str, inputs: Mapping[str, Tensor], constants: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """What the kernels of a step compute; None if they cannot be compiled."""
     tensors = {name: tensor.contiguous() for name, tensor in inputs.items()}
     specs = tuple((name, tuple(t.shape), t.dtype) for name, t in tensors.items())
     schedule = _schedule(step, specs, constants, torch.get_num_threads())
     if not all(_usable(launch.kernel) for launch in schedule.launches):
-        plain: Any = getattr(packed, step)
-        return plain(*inputs.values(), *constants)
+        return None
     tensors |= {name: torch.empty(spec.shape, dtype=spec.dtype) for name, spec in schedule.buffers.items()}
     for launch in schedule.launches:
         addresses = (tensors[name].data_ptr() for name in launch.tensors.values())
         compiled(launch.kernel)(*addresses, *launch.sizes.values())
-    results = tuple(tensors[name] for name in schedule.results)
-    return results if len(results) > 1 else results[0]
+    return tuple(tensors[name] for name in schedule.results)
 
 
 @lru_cache(maxsize=SCHEDULES)

@@ -16,6 +16,7 @@ import torch
 from mhc_compile.kernels import reference
 from mhc_compile.kernels.cpu_kernel import CppKernel
 from mhc_compile.kernels.layout import layout_of
+from mhc_compile.kernels.restoring import passes
 from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
 
 Specs = Mapping[str, Spec]
@@ -35,6 +36,7 @@ HEADERS = (
     "cpu_forward.h",
     "cpu_backward.h",
     "cpu_leave.h",
+    "cpu_restore.h",
 )
 
 
@@ -71,6 +73,22 @@ def leave(inputs: Specs, n: int, axis: int, scale: float) -> Schedule:
     """`packed.leave`."""
     out = {"out": Spec(inputs["y"].shape, _result_dtype(inputs))}
     return _schedule("leave", f"mhc::leave<S>(X, y, mix, out, {_SHAPE}, {scale!r});", inputs, out, {}, n, axis)
+
+
+def restore(inputs: Specs, n: int, axis: int) -> Schedule:
+    """`packed.restore`, its inputs by the names of `restoring.named`; one kernel for any number of writes."""
+    buffers: dict[str, Spec] = {}
+    launches = []
+    for each in passes(inputs, n):
+        specs = {**inputs, **buffers}
+        tensors = each.tensors()
+        read, written = {p: specs[name] for p, name in tensors.items()}, {"restored": each.spec}
+        sizes = {**_sizes(inputs["X"], axis), "count": len(each.ys)}
+        body = f"mhc::restore<S>({', '.join(tensors)}, restored, {_SHAPE}, count);"
+        kernel = _kernel("mhc_restore", body, _parameters(read, written, sizes), _constants(each.specs(specs), n, axis))
+        launches.append(Launch(kernel, {**tensors, "restored": each.result}, sizes))
+        buffers[each.result] = each.spec
+    return Schedule(buffers, tuple(launches), (each.result,))
 
 
 def gate_backward(inputs: Specs, n: int, axis: int) -> Schedule:
@@ -125,19 +143,27 @@ def _backward(step: str, inputs: Specs, wanted: tuple[str, ...], n: int, axis: i
 
 def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Specs, n: int, axis: int) -> Schedule:
     """The body in a function that takes all inputs and buffers by name, and the sizes."""
-    dtypes = {key: spec.dtype for key, spec in {**inputs, **results, **scratch}.items()}
-    pointers = tuple((key, f"{'const ' * (key in inputs)}{C_TYPES[dtype]}*") for key, dtype in dtypes.items())
-    layout = layout_of(inputs["X"].shape[1:], axis)
-    sizes = {
+    buffers, sizes = {**results, **scratch}, _sizes(inputs["X"], axis)
+    kernel = _kernel(f"mhc_{name}", body, _parameters(inputs, buffers, sizes), _constants(inputs, n, axis))
+    launch = Launch(kernel, tensors={key: key for key in (*inputs, *buffers)}, sizes=sizes)
+    return Schedule(buffers, launches=(launch,), results=tuple(results))
+
+
+def _sizes(X: Spec, axis: int) -> dict[str, Size]:
+    layout = layout_of(X.shape[1:], axis)
+    return {
         "outer": layout.outer,
         "channels": layout.channels,
         "inner": layout.inner,
         "parts": torch.get_num_threads(),
     }
-    parameters = (*pointers, *((size, "int64_t") for size in sizes))
-    kernel = _kernel(f"mhc_{name}", body, parameters, _constants(inputs, n, axis))
-    launch = Launch(kernel, tensors={key: key for key in dtypes}, sizes=sizes)
-    return Schedule(buffers={**results, **scratch}, launches=(launch,), results=tuple(results))
+
+
+def _parameters(read: Specs, written: Specs, sizes: Mapping[str, Size]) -> tuple[tuple[str, str], ...]:
+    """Name and C type of each parameter of a kernel."""
+    inputs = ((key, f"const {C_TYPES[spec.dtype]}*") for key, spec in read.items())
+    buffers = ((key, f"{C_TYPES[spec.dtype]}*") for key, spec in written.items())
+    return (*inputs, *buffers, *((size, "int64_t") for size in sizes))
 
 
 def _constants(inputs: Specs, n: int, axis: int) -> str:

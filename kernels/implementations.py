@@ -17,8 +17,8 @@ _FAMILIES = {"cuda": "triton", "cpu": "cpu"}  # device type -> prefix of the mod
 
 
 def implementation(X: Tensor, y: Tensor | None, n: int) -> Any:
-    """A module with the eight functions of `packed.py`: the fastest that covers these streams and branch."""
-    return _chosen(X.device.type, step_dtype(X.dtype, None if y is None else y.dtype), n)
+    """A module with the nine functions of `packed.py`: the fastest that covers these streams and branch."""
+    return chosen(X.device.type, step_dtype(X.dtype, None if y is None else y.dtype), n)
 
 
 def step_dtype(streams: torch.dtype, branch: torch.dtype | None) -> torch.dtype:
@@ -40,7 +40,8 @@ def schedules(device: str) -> Any:
 
 
 @cache
-def _chosen(device: str, dtype: torch.dtype, n: int) -> Any:
+def chosen(device: str, dtype: torch.dtype, n: int) -> Any:
+    """`implementation` by device type and `step_dtype`."""
     reason = why_not_covered(device, dtype, n)
     if reason is None:
         return import_module(f"mhc_compile.kernels.{_FAMILIES[device]}_launch")

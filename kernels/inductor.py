@@ -17,9 +17,10 @@ import torch
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import PackageNeedsPythonError
-from mhc_compile.kernels import packed
+from mhc_compile.kernels import packed, recomputed
 from mhc_compile.kernels.implementations import schedules, step_dtype, why_not_covered
 from mhc_compile.kernels.inductor_cpp import cpp_call
+from mhc_compile.kernels.restoring import named
 from mhc_compile.kernels.schedule import Launch, Spec
 
 STEPS = ("gate", "write", "boundary", "leave", "gate_backward", "write_backward", "boundary_backward", "leave_backward")
@@ -37,6 +38,12 @@ def install() -> None:
     for name in ("sinkhorn", "sinkhorn_backward"):
         op = getattr(torch.ops.mhc, name).default
         compat.register_lowering(op, type_promotion_kind=None)(partial(_call_operator, op, "it has no kernels"))
+    for step in recomputed.STEPS:
+        forward = getattr(torch.ops.mhc, f"{step.name}_recomputed").default
+        backward = getattr(torch.ops.mhc, f"{step.name}_recomputed_backward").default
+        plain = _lowering(step.name, getattr(torch.ops.mhc, step.name).default)
+        compat.register_lowering(forward, type_promotion_kind=None)(lambda *args, plain=plain: plain(*args[:-2]))
+        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(step, backward))
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:
@@ -50,6 +57,25 @@ def _lowering(step: str, op: Any) -> Callable[..., Any]:
         if reason is not None:
             return _call_operator(op, reason, *args)
         return _emit(step, tensors, constants)
+
+    return lower
+
+
+def _lowering_that_restores(step: recomputed.Step, op: Any) -> Callable[..., Any]:
+    """The lowering of the step's backward, on streams that are restored in front of it."""
+    name = f"{step.name}_backward"
+    then = _lowering(name, getattr(torch.ops.mhc, name).default)
+
+    def lower(*args: Any) -> Any:
+        start, past, *rest = args[step.gradients :]
+        n, axis, *_ = rest[-len(step.constants) :]
+        tensors, constants = named(start, past), {"n": n, "axis": axis}
+        widest = max(past[::2], key=lambda y: y.get_dtype().itemsize)
+        reason = _why_not({"X": start, "y": widest}, constants)
+        if reason is not None:
+            _log_once(f"{name} with recomputed streams", reason)
+            return compat.fallback_handler(op, add_to_fallback_set=False)(*args)
+        return then(*args[: step.gradients], _emit("restore", tensors, constants), *rest)
 
     return lower
 

@@ -251,35 +251,43 @@ def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Ten
     Raises:
         KernelInputError: shapes, dtypes or devices do not fit, here and in the functions below.
     """
-    return _call("gate", X, *_three(params), n, axis)
+    return call("gate", X, *three(params), n, axis)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
     """The operator `mhc::write`; see `packed.write`."""
-    return _call("write", X, y, mix, n, axis)
+    return call("write", X, y, mix, n, axis)
 
 
 def boundary(
     X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
-    return _call("boundary", X, y, mix, *_three(params), n, axis)
+    return call("boundary", X, y, mix, *three(params), n, axis)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
     """The operator `mhc::leave`; see `packed.leave`."""
-    return _call("leave", X, y, mix, n, axis, scale)
+    return call("leave", X, y, mix, n, axis, scale)
 
 
-def _three(params: Sequence[Tensor]) -> Sequence[Tensor]:
+def three(params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parameters of a site, checked to be phi, alpha and bias."""
     if len(params) != 3:
         raise KernelInputError(f"got {len(params)} parameters: write (phi, alpha, bias)")
     return params
 
 
-def _call(step: str, *args: Any) -> Any:
-    """The operator; or the plain formula under torch.func and forward-mode AD, which have no rule for operators."""
-    if torch.compiler.is_compiling() or not (compat.functorch_active() or compat.load("forward_ad_level") >= 0):
+def call(step: str, *args: Any) -> Any:
+    """The operator of a step; or the plain formula where operators have no rule."""
+    if not needs_formula():
         return getattr(torch.ops.mhc, step)(*args)
     getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
     return getattr(packed, step)(*args)
+
+
+def needs_formula() -> bool:
+    """Whether this runs under torch.func or forward-mode AD, which have no rule for operators."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(compat.functorch_active()) or compat.load("forward_ad_level") >= 0

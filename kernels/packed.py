@@ -16,6 +16,8 @@ arXiv 2512.24880; the gradients follow from them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,13 @@ def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) ->
     post, R = _unpack(coefficients, n, X.shape[0])
     out = (R.sum(1)[..., None] * V.movedim(0, 1)).sum(1) + post.sum(1)[:, None] * branch
     return from_rows(scale * out, y.shape, axis).to(torch.promote_types(X.dtype, y.dtype))
+
+
+def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Tensor:
+    """Streams `[n, *x.shape]` from earlier ones: the writes of the sites between, `past = (y, mix, y, mix, ...)`."""
+    for y, mix in zip(past[::2], past[1::2], strict=True):
+        X = write(X, y, mix, n, axis)
+    return X
 
 
 def gate_backward(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.kernels import ops, reference
+from mhc_compile.kernels import ops, recomputed, reference
 from mhc_compile.kernels.connections import find
 from mhc_compile.kernels.reference import Coefficients
 
@@ -107,9 +107,14 @@ def entry_gate(x: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tup
     return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim)[:2]
 
 
-def write_packed(X: Tensor, y: Tensor, mix: Tensor, *, axis: int) -> Tensor:
-    """`write` with packed coefficients."""
-    return ops.write(X, y, mix, n=X.shape[0], axis=axis % y.ndim)
+def write_packed(X: Tensor, y: Tensor, mix: Tensor, *, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:
+    """`write` with packed coefficients.
+
+    With `recompute`, X is not kept for the backward, which restores it: `(start, y, mix, y, mix, ...)` are the streams
+    at the start of a group of sites (or the entry `x`), then branch output and coefficients of each site since then.
+    The same holds for `boundary` and `leave`.
+    """
+    return recomputed.write(X, y, mix, recompute, n=X.shape[0], axis=axis % y.ndim)
 
 
 def entry_write_packed(x: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
@@ -118,10 +123,10 @@ def entry_write_packed(x: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) 
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, axis: int
+    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, axis: int, recompute: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`write_packed`, and the `gate` of the next site (its `params`) on the result: `(X', u', mix')`."""
-    return ops.boundary(X, y, mix, params, n=X.shape[0], axis=axis % y.ndim)[:3]
+    return recomputed.boundary(X, y, mix, params, recompute, n=X.shape[0], axis=axis % y.ndim)[:3]
 
 
 def entry_boundary(
@@ -131,10 +136,12 @@ def entry_boundary(
     return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim)[:3]
 
 
-def leave(X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int) -> Tensor:
+def leave(
+    X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int, recompute: Sequence[Tensor] = ()
+) -> Tensor:
     """`reduce(write_packed(...), how=how)` to rounding, for `mean` and `sum`; the new streams are never stored."""
     n = X.shape[0]
-    return ops.leave(X, y, mix, n=n, axis=axis % y.ndim, scale=_weight(how, n))
+    return recomputed.leave(X, y, mix, recompute, n=n, axis=axis % y.ndim, scale=_weight(how, n))
 
 
 def entry_leave(x: Tensor, y: Tensor, mix: Tensor, *, how: str, n: int, axis: int) -> Tensor:

@@ -24,6 +24,7 @@ from mhc_compile.kernels.triton_parts import (
     token_block,
     write_weights,
     written,
+    written_streams,
 )
 
 
@@ -197,6 +198,44 @@ def write_kernel(
     for i in tl.static_range(n):
         stored = written(xs, branch, post, R, i, m).to(following.dtype.element_ty)
         tl.store(following + i * stride + at, stored, mask=mask)
+
+
+@triton.jit
+def restore_kernel(
+    X,
+    y_0,
+    y_1,
+    y_2,
+    y_3,
+    mix_0,
+    mix_1,
+    mix_2,
+    mix_3,
+    restored,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+    COUNT: tl.constexpr,
+):
+    """One pass of `packed.restore`: COUNT writes on a tile that stays in registers."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
+    dtype: tl.constexpr = restored.dtype.element_ty
+    vs = written_streams(load_streams(X, at, mask, stride, m), load_tile(y_0, at, mask), mix_0, t, live, n, m, dtype)
+    if COUNT > 1:
+        vs = written_streams(vs, load_tile(y_1, at, mask), mix_1, t, live, n, n, dtype)
+    if COUNT > 2:
+        vs = written_streams(vs, load_tile(y_2, at, mask), mix_2, t, live, n, n, dtype)
+    if COUNT > 3:
+        vs = written_streams(vs, load_tile(y_3, at, mask), mix_3, t, live, n, n, dtype)
+    for i in tl.static_range(n):
+        tl.store(restored + i * stride + at, vs[i].to(dtype), mask=mask)
 
 
 @triton.jit

@@ -7,13 +7,14 @@ launches no kernel over tokens: the gradients of parameters are zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mhc_compile.kernels import triton_schedules as schedules
+from mhc_compile.kernels.restoring import named
 from mhc_compile.kernels.schedule import Launch, Schedule, Spec
 from mhc_compile.kernels.triton_tuning import fastest
 
@@ -41,6 +42,12 @@ def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) ->
     """See `packed.leave`."""
     (out,) = _run(schedules.leave, {"X": X, "y": y, "mix": mix}, n, axis, scale)
     return out
+
+
+def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Tensor:
+    """See `packed.restore`."""
+    (restored,) = _run(schedules.restore, named(X, past), n, axis)
+    return restored
 
 
 def gate_backward(

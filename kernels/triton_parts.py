@@ -93,6 +93,16 @@ def written(xs, branch, post, R, i: tl.constexpr, m: tl.constexpr):
 
 
 @triton.jit
+def written_streams(xs, branch, mix, t, live, n: tl.constexpr, m: tl.constexpr, dtype: tl.constexpr):
+    """All n streams behind a write, rounded as they are stored."""
+    post, R = write_weights(mix, t, live, n, m)
+    streams = ()
+    for i in tl.static_range(n):
+        streams = streams + (written(xs, branch, post, R, i, m).to(dtype).to(tl.float32),)
+    return streams
+
+
+@triton.jit
 def phi_tile(phi, block, c0, C: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr):
     """Rows c0 to c0 + BC of one block of phi, `[BC, KP]` fp32."""
     c = c0 + tl.arange(0, BC)

@@ -8,7 +8,7 @@ integers. `tiles` chooses block sizes and is measured by `triton_launch.py` on a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from mhc_compile.kernels import reference
 from mhc_compile.kernels import triton_backward as backward
 from mhc_compile.kernels import triton_forward as forward
 from mhc_compile.kernels import triton_parameters as parameters
+from mhc_compile.kernels.restoring import passes
 from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
 
 Inputs = Mapping[str, Spec]
@@ -103,6 +104,18 @@ def leave(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None =
     buffers = {"out": Spec(inputs["y"].shape, step.dtype)}
     launch = step.pointwise(forward.leave_kernel, (*inputs, *buffers), SCALE=scale)
     return Schedule(buffers, (launch,), tuple(buffers))
+
+
+def restore(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
+    """`packed.restore`, its inputs by the names of `restoring.named`."""
+    buffers: dict[str, Spec] = {}
+    launches = []
+    for each in passes(inputs, n):
+        step = _Step.of(each.specs({**inputs, **buffers}), n, axis, tiles)
+        tensors = {**each.tensors(), "restored": each.result}
+        launches.append(step.pointwise(forward.restore_kernel, tensors, COUNT=len(each.ys)))
+        buffers[each.result] = each.spec
+    return Schedule(buffers, tuple(launches), (each.result,))
 
 
 def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
@@ -223,11 +236,11 @@ class _Step:
             "logit_sums": Spec((SHARES, 2, self.K), torch.float32),
         }
 
-    def scan(self, kernel: Any, names: tuple[str, ...], constants: Mapping[str, Any], **more: Any) -> Launch:
+    def scan(self, kernel: Any, names: Iterable[str], constants: Mapping[str, Any], **more: Any) -> Launch:
         """A program per block of tokens, which walks over the channels."""
         return self._launch(kernel, names, {**constants, **more}, (self._blocks,))
 
-    def pointwise(self, kernel: Any, names: tuple[str, ...], **constants: Any) -> Launch:
+    def pointwise(self, kernel: Any, names: Iterable[str] | Mapping[str, str], **constants: Any) -> Launch:
         """A program per block of tokens and channels."""
         return self._launch(kernel, names, constants, (self._blocks, _ceil_div(self.C, self.channels)))
 
@@ -249,12 +262,14 @@ class _Step:
         return _ceil_div(self.tokens, BT) if self.last else self.outer * _ceil_div(self.inner, BT)
 
     def _launch(
-        self, kernel: Any, names: tuple[str, ...], constants: Mapping[str, Any], grid: tuple[Size, ...]
+        self, kernel: Any, names: Iterable[str] | Mapping[str, str], constants: Mapping[str, Any], grid: tuple[Size, ...]
     ) -> Launch:
+        """`names` of tensors; or what each parameter of the kernel is called elsewhere."""
+        tensors = dict(names) if isinstance(names, Mapping) else {p: p for p in names}
         tile = {"BT": self.tiles.tokens, "BC": self.channels, "LAST": self.last}
         constants = {"n": self.n, "m": self.m, "C": self.C, **tile, **constants}
         sizes = {"T": self.tokens, "inner": self.inner}
-        return Launch(kernel, {p: p for p in names}, sizes, constants, grid, {"num_warps": self.tiles.warps})
+        return Launch(kernel, tensors, sizes, constants, grid, {"num_warps": self.tiles.warps})
 
 
 def _ceil_div(size: Size, block: int) -> Size:

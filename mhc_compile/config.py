@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from mhc_compile.errors import InvalidOptionError
 Connection = Literal["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"]
 Init = Literal["preserve", "random"]
 Reduce = Literal["mean", "sum", "learned"]
+Recompute = Literal["auto"] | int | None
 Nested = Literal["longest", "outer", "inner"]
 
 MAX_STREAMS = 8
@@ -30,6 +32,8 @@ class Config:
         nested: which level wins where one residual connection lies inside the branch of another.
         min_sites: segments with fewer sites than this are left alone.
         strict: raise instead of warn when nothing is left to rewrite.
+        recompute: number of neighbouring sites of which only the first keeps its streams for the backward; the others
+            restore them (`connection="mhc"`). "auto" takes `group_size`; None, like 1, keeps all streams.
 
     Raises:
         InvalidOptionError: a value is outside its domain.
@@ -44,6 +48,7 @@ class Config:
     nested: Nested = "longest"
     min_sites: int = 1
     strict: bool = False
+    recompute: Recompute = None
 
     def __post_init__(self) -> None:
         _check_int("n", self.n, 1, MAX_STREAMS)
@@ -52,6 +57,10 @@ class Config:
         _check_choice("init", self.init, get_args(Init))
         _check_choice("reduce", self.reduce, get_args(Reduce))
         _check_choice("nested", self.nested, get_args(Nested))
+        if isinstance(self.recompute, str):
+            _check_choice("recompute", self.recompute, ("auto",))
+        elif self.recompute is not None:
+            _check_int("recompute", self.recompute, 1, None)
         if not isinstance(self.strict, bool):
             raise InvalidOptionError(f"strict={self.strict!r} is not a bool: write strict=True or strict=False")
         for name in ("include", "exclude"):
@@ -81,6 +90,17 @@ class Config:
     def effective_connection(self) -> Connection:
         """`residual` when there is one stream (every connection reduces to it exactly), else `connection`."""
         return "residual" if self.streams == 1 else self.connection
+
+
+    def group_size(self, sites: int) -> int:
+        """How many neighbouring sites of a segment with this many keep streams together.
+
+        "auto" is `sqrt(n L / (n + 2))`, to the nearest, for L sites of n streams: what keeps the least in eq. 20 of
+        Xie et al., arXiv 2512.24880.
+        """
+        if self.recompute == "auto":
+            return max(1, round(math.sqrt(self.streams * sites / (self.streams + 2))))
+        return self.recompute or 1
 
 
 def _check_int(name: str, value: object, low: int, high: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The passes in order: normalise, detect, plan; then rewrite, fuse. A dry run stops after the plan."""
+"""The passes in order: normalise, detect, plan; then rewrite, fuse, recompute. A dry run stops after the plan."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.partition import StageGraph, partition
 from mhc_compile.passes.plan import Plan
 from mhc_compile.passes.planner import plan_graph
+from mhc_compile.passes.recompute import recompute
 from mhc_compile.passes.rewrite import rewrite_planned
 from mhc_compile.passes.stages import label_stages, split_steps, stage_of_sites
 
@@ -41,6 +42,8 @@ def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphMod
     """Apply the plan to the normalised graph it was made from, in place. Recompiled, but not linted: see rewrite.py."""
     with _no_collection():
         fuse(rewrite_planned(gm, plan, config), plan)
+        if config.recompute is not None:
+            recompute(gm, plan, config)
         outline_checkpoints(gm)
         gm.recompile()
     return gm
