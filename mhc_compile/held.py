@@ -10,7 +10,8 @@ from torch import nn
 
 from mhc_compile.config import Config
 from mhc_compile.errors import NoParametersYetError, OtherParametersError, SecondModelError
-from mhc_compile.owner import CHILD, HyperConnections
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.owner import CHILD
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Claims, connections_of, create, fill
 
