@@ -26,7 +26,7 @@ class CppKernel:
     Attributes:
         name: what it computes, for reports and generated programs.
         library: templates, in an include guard.
-        code: `extern "C" void kernel(...)`; whatever else it defines at file scope has a name that begins with `kernel`.
+        code: `extern "C" void kernel(...)`; other names at file scope begin with `kernel`, too.
         parameters: name and C type of each parameter, in order: pointers, then `int64_t` sizes.
     """
 

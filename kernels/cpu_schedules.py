@@ -176,7 +176,8 @@ def _constants(inputs: Specs, n: int, axis: int) -> str:
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
     m, *stream = inputs["X"].shape
     last = str(axis == len(stream) - 1).lower()
-    return f"struct kernel_constants {{ static constexpr int n = {n}, m = {m}; static constexpr bool last = {last}; {uses} }};"
+    values = f"static constexpr int n = {n}, m = {m}; static constexpr bool last = {last};"
+    return f"struct kernel_constants {{ {values} {uses} }};"
 
 
 @cache

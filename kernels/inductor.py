@@ -38,12 +38,12 @@ def install() -> None:
     for name in ("sinkhorn", "sinkhorn_backward"):
         op = getattr(torch.ops.mhc, name).default
         compat.register_lowering(op, type_promotion_kind=None)(partial(_call_operator, op, "it has no kernels"))
-    for step in recomputed.STEPS:
-        forward = getattr(torch.ops.mhc, f"{step.name}_recomputed").default
-        backward = getattr(torch.ops.mhc, f"{step.name}_recomputed_backward").default
-        plain = _lowering(step.name, getattr(torch.ops.mhc, step.name).default)
+    for restoring in recomputed.STEPS:
+        forward = getattr(torch.ops.mhc, f"{restoring.name}_recomputed").default
+        backward = getattr(torch.ops.mhc, f"{restoring.name}_recomputed_backward").default
+        plain = _lowering(restoring.name, getattr(torch.ops.mhc, restoring.name).default)
         compat.register_lowering(forward, type_promotion_kind=None)(lambda *args, plain=plain: plain(*args[:-2]))
-        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(step, backward))
+        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(restoring, backward))
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:

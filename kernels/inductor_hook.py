@@ -1,4 +1,4 @@
-"""Tell Inductor of the lowerings, from the functions that give an operator its shapes: every compiler asks them first."""
+"""Tell Inductor of the lowerings, from the functions that give an operator its shapes: compilers ask them first."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ and raises an `UnsupportedTorchError` that names the missing interface and the i
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -61,6 +62,23 @@ NAMES: dict[str, str] = {
     "PythonPrinter": "torch.utils._sympy.printers:PythonPrinter",
 }
 """Name in this module -> `module:attribute` in PyTorch."""
+
+
+WRAPPED = "_checkpoint_wrapped_module"
+"""Name under which PyTorch's wrapper for activation checkpointing registers the module it calls."""
+
+
+def unwrapped(module: Any) -> Any:
+    """The module inside wrappers for activation checkpointing."""
+    while WRAPPED in module._modules:
+        module = module._modules[WRAPPED]
+    return module
+
+
+def is_sharded(module: Any) -> bool:
+    """Whether `fully_shard` was applied to a module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded before it is imported
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def load(name: str) -> Any:

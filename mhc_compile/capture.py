@@ -29,6 +29,7 @@ class Captured:
         input_spec: the calls it is valid for.
         out_spec: structure of the outputs.
         grad_mode: gradient mode it is valid under, None for both.
+        calls: Dynamo's key for calls of a module, up to "@", -> all names of the module.
         notes: what a user should know, such as sizes that had to be constants.
     """
 
@@ -36,6 +37,7 @@ class Captured:
     input_spec: InputSpec
     out_spec: Any
     grad_mode: bool | None
+    calls: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
 
 
@@ -69,9 +71,16 @@ def capture(
         notes = attempt.notes(failures) + check_side_effects(model, changed)
         _check_float(model, gm)
         codegen: Any = gm.graph._codegen
-        return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, grad_mode, notes)
+        return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, grad_mode, _calls(model), notes)
     told = failures[min(1, len(failures) - 1)]  # with open sizes and without: the second names the cause more plainly
     raise translate(told, model, args, kwargs) from told
+
+
+def _calls(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[str(id(module))] = (*names.get(str(id(module)), ()), name)
+    return names
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,6 @@ class Config:
         """`residual` when there is one stream (every connection reduces to it exactly), else `connection`."""
         return "residual" if self.streams == 1 else self.connection
 
-
     def group_size(self, sites: int) -> int:
         """How many neighbouring sites of a segment with this many keep streams together.
 

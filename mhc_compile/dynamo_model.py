@@ -107,8 +107,8 @@ def path_from_root(placeholder: fx.Node) -> tuple[str, str] | None:
 
     None for what no module holds, and where the way is more than attributes and items.
     """
-    source = getattr(placeholder, "_dynamo_source", None)
-    root = _outermost_module(source)
+    source: Any = getattr(placeholder, "_dynamo_source", None)
+    root: Any = _outermost_module(source)
     if root is None or not source.name.startswith(root.name):
         return None
     return root.name, _dotted(re.findall(r"\w+", source.name.removeprefix(root.name)))

@@ -1,7 +1,7 @@
 """Exported programs without the operators of this package, for whatever runs them.
 
-    exported = torch.export.export(model, (x,), dynamic_shapes=...)
-    torch.onnx.export(mhc_compile.export.decompose(exported), dynamo=True).save("model.onnx")
+exported = torch.export.export(model, (x,), dynamic_shapes=...)
+torch.onnx.export(mhc_compile.export.decompose(exported), dynamo=True).save("model.onnx")
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from mhc_compile.errors import InvalidOptionError, NotAModuleError
-from mhc_compile.owner import HyperConnections
+from mhc_compile.hyper_connections import HyperConnections
 
 NO_DECAY_PREFIXES = ("alpha", "bias", "static_", "scale")
 

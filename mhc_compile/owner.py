@@ -1,14 +1,14 @@
-"""The transformed model: the user's own module tree with new parameters and a new forward.
+"""The transformed model: a twin of the user's module tree with new parameters and a new forward.
 
-A subclass made on the fly keeps class, attributes, parameter names, tied and unused parameters. It shares every
-parameter and submodule with the original object, which is left as it was.
+A subclass made on the fly keeps class, attributes, parameter names, tied and unused parameters. Its modules are its own
+(see `hosts.py`), its parameters and buffers are those of the original object, which is left as it was.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,98 +18,14 @@ from torch import nn
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.config import Config
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
-from mhc_compile.header import Header, check_state, is_plain
+from mhc_compile.header import check_state, is_plain
+from mhc_compile.hosts import Hosted, for_plain, for_twin
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.module_tree import Look, second_tree, shallow
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, module_state
 
 CHILD = "hyper_connections"
-_MODULE_INTERNALS = frozenset(vars(nn.Module()))
-
-
-class HyperConnections(nn.Module):
-    """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
-
-    Attributes:
-        header: what a checkpoint says of them.
-        graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
-    """
-
-    def __init__(
-        self,
-        sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
-        config: Config,
-        graphs: MutableMapping[str, dict[str, tuple[str, ...]]] | None = None,
-    ) -> None:
-        """Register the parameters.
-
-        Args:
-            sites: key -> (identifier the child is registered under, parameter name -> initial value).
-            config: options they are made with.
-            graphs: see the class.
-        """
-        super().__init__()
-        self.header = Header.of(config)
-        self._identifiers: dict[str, str] = {}
-        self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
-        self.add(sites)
-
-    def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
-        """Register the parameters of further sites; those of known keys stay as they are."""
-        for key, (identifier, values) in sites.items():
-            if key in self._identifiers:
-                continue
-            child = nn.Module()
-            for name, value in values.items():
-                child.register_parameter(name, nn.Parameter(value))
-            self.add_module(identifier, child)
-            self._identifiers[key] = identifier
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> HyperConnections:
-        """Moves and casts as in any module, but never below fp32, where steps of an optimizer would be lost."""
-
-        def keep_fp32(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            narrow = moved.is_floating_point() and moved.dtype.itemsize < 4
-            return tensor.to(moved.device, torch.float32) if narrow else moved
-
-        return super()._apply(keep_fp32, recurse)
-
-    def get_extra_state(self) -> torch.Tensor:
-        """The header, which names connection, n and format in every checkpoint."""
-        return self.header.to_tensor()
-
-    def set_extra_state(self, state: Any) -> None:
-        """Check the header of a checkpoint.
-
-        Raises:
-            CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError: see `header.check_state`.
-        """
-        Header.from_tensor(state).check(self.header)
-
-    def __getitem__(self, key: str) -> nn.Module:
-        if key not in self._identifiers:
-            raise KeyError(f"no hyper-connection called {key!r}; there are {', '.join(self._identifiers)}")
-        return self.get_submodule(self._identifiers[key])
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._identifiers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._identifiers)
-
-    def __len__(self) -> int:
-        return len(self._identifiers)
-
-    def __bool__(self) -> bool:
-        return True  # an nn.Module is true whatever its length
-
-    def keys(self) -> KeysView[str]:
-        """Site keys (and keys of learned readouts), in graph order."""
-        return self._identifiers.keys()
-
-    def items(self) -> ItemsView[str, nn.Module]:
-        """Pairs of key and module."""
-        return {key: self[key] for key in self._identifiers}.items()
 
 
 @dataclass
@@ -205,17 +121,21 @@ def own(
     The first of the plans, which are those of its modes, becomes `mhc_plan`.
     """
     twin: Transformed = object.__new__(_transformed_class(type(model)))
-    state = _shallow(model)
+    state = shallow(model)
     forward = state.pop("forward", None)
     child = HyperConnections(sites, config).train(model.training)
-    state["_modules"][CHILD] = child
+    state["_modules"] = {**second_tree(model._modules, for_twin), CHILD: child}
     vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans), forward), mhc_plan=plans[0])
     _rebind_hooks(twin)
     return twin
 
 
-def disown(model: nn.Module) -> nn.Module:
-    """A plain object of the original class over the same parameters and submodules.
+def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
+    """A plain object of the original class over the same parameters.
+
+    Args:
+        model: the transformed model.
+        look: how its submodules are copied.
 
     Raises:
         NotTransformedError: `model` was not made by `transform`.
@@ -225,8 +145,9 @@ def disown(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} was not made by mhc_compile.transform: pass the model that transform returned"
         )
     ownership = model._mhc
-    state = _shallow(model)
+    state = shallow(model)
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
+    state["_modules"] = second_tree(state["_modules"], look)
     if ownership.forward is not None:
         state["forward"] = ownership.forward
     plain: nn.Module = object.__new__(ownership.original)
@@ -237,20 +158,10 @@ def disown(model: nn.Module) -> nn.Module:
 
 def _rebind_hooks(twin: nn.Module) -> None:
     """Hooks on loading get the twin as their module: they know the original weakly, and would fail once it is gone."""
-    hooks = twin._load_state_dict_pre_hooks
+    hooks: dict[int, Any] = twin._load_state_dict_pre_hooks
     for key, hook in hooks.items():
         if getattr(hook, "with_module", False):
             hooks[key] = type(hook)(hook.hook, twin)
-
-
-def _shallow(model: nn.Module) -> dict[str, Any]:
-    """Attributes of a module, with its own registries (of parameters, submodules, hooks) over the same entries.
-
-    What `model.compile()` left is not among them: it calls the module that it was made for.
-    """
-    state = {k: copy.copy(v) if k in _MODULE_INTERNALS else v for k, v in vars(model).items()}
-    state.pop("_compiled_call_impl", None)
-    return state
 
 
 def check_module(model: object) -> nn.Module:
@@ -274,7 +185,7 @@ def check_untransformed(model: object) -> nn.Module:
     """
     model = check_module(model)
     for name, module in model.named_modules():
-        if isinstance(module, (Transformed, HyperConnections)):
+        if isinstance(module, (Transformed, Hosted, HyperConnections)):
             raise AlreadyTransformedError(
                 f"{name or 'the model'} already has hyper-connections: write mhc_compile.revert(model) first, "
                 "or transform only the outer model (behind mhc_compile.backend: del model.hyper_connections)"

@@ -19,6 +19,7 @@ from torch import nn
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture
 from mhc_compile.errors import CutOrderError, InvalidOptionError, NotTransformedError, SharedParameterError
+from mhc_compile.hosts import for_trace
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import CHILD, Transformed, disown
@@ -114,7 +115,7 @@ def _trace_once(model: Transformed, inputs: Inputs, training: bool | None, at: S
     from mhc_compile.passes.pipeline import rewrite_stages
 
     config = model._mhc.config
-    captured = capture(disown(model), inputs.args, inputs.kwargs)
+    captured = capture(disown(model, for_trace), inputs.args, inputs.kwargs)
     plan = plan_of(captured, config)
     check_parameters(model, plan)
     captured.gm.add_module(CHILD, model.hyper_connections)

@@ -14,7 +14,8 @@ from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture_errors import describe_call
 from mhc_compile.errors import StageCallError
 from mhc_compile.header import check_state, is_plain
-from mhc_compile.owner import CHILD, HyperConnections, Ownership, Transformed
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.owner import CHILD, Ownership, Transformed
 from mhc_compile.passes.partition import Crossing
 from mhc_compile.program import Program, State, module_state
 

@@ -13,7 +13,8 @@ from mhc_compile.config import Config
 from mhc_compile.early_optimizer import warn_of_early_optimizers
 from mhc_compile.errors import LateParametersError, OtherParametersError
 from mhc_compile.header import Header, check_state
-from mhc_compile.owner import CHILD, HyperConnections
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.owner import CHILD
 from mhc_compile.variants import initial_sites, specs_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
-from mhc_compile.owner import CHILD, HyperConnections, check_untransformed
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.owner import CHILD, check_untransformed
 from mhc_compile.passes.plan import Plan
 from mhc_compile.transform import make_config, warn_of_nothing
 from mhc_compile.variants import initial_sites

@@ -12,6 +12,7 @@ from torch import nn
 from mhc_compile.capture import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError
+from mhc_compile.hosts import for_trace
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, build_program
@@ -54,9 +55,9 @@ def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
 
 def add_program(owner: Transformed, captured: Captured, plan: Plan) -> Program:
     """Rewrite a captured graph and give it to `owner` as a program for its current state."""
-    from mhc_compile.passes.pipeline import rewrite_graph
+    from mhc_compile.passes.pipeline import rewrite_open
 
-    gm = rewrite_graph(captured.gm, plan, owner._mhc.config)
+    gm = rewrite_open(captured.gm, plan, owner._mhc.config)
     program = build_program(captured, gm, owner)
     owner._mhc.programs.append(program)
     return program
@@ -73,7 +74,7 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
             f"the model was traced for {MAX_VARIANTS} kinds of calls already, a value or size changes at every call: "
             "pass it as a tensor, or pad inputs to fewer sizes"
         )
-    captured = capture(disown(owner), args, kwargs)
+    captured = capture(disown(owner, for_trace), args, kwargs)
     plan = plan_of(captured, owner._mhc.config)
     check_parameters(owner, plan)
     return add_program(owner, captured, plan)

@@ -41,10 +41,7 @@ def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = ()) -
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
     """Apply the plan to the normalised graph it was made from, in place. Recompiled, but not linted: see rewrite.py."""
     with _no_collection():
-        fuse(rewrite_planned(gm, plan, config), plan)
-        if config.recompute is not None:
-            recompute(gm, plan, config)
-        outline_checkpoints(gm)
+        outline_checkpoints(rewrite_open(gm, plan, config))
         gm.recompile()
     return gm
 
@@ -71,6 +68,15 @@ def rewrite_stages(gm: fx.GraphModule, plan: Plan, config: Config, at: Sequence[
             outline_checkpoints(stage.gm)
             stage.gm.recompile()
     return stages
+
+
+def rewrite_open(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
+    """`rewrite_graph` with checkpointed bodies still inlined, for `nesting.py`, which calls them where they belong."""
+    with _no_collection():
+        fuse(rewrite_planned(gm, plan, config), plan)
+        if config.recompute is not None:
+            recompute(gm, plan, config)
+    return gm
 
 
 @contextmanager

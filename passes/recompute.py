@@ -67,8 +67,8 @@ def _visit(step: fx.Node, size: int, histories: dict[fx.Node, _History]) -> None
 def _keeps_nothing(user: fx.Node, X: fx.Node) -> bool:
     """Whether a user of streams keeps none of them for the backward, if it is given where they come from."""
     if user.target is kernels.reduce:
-        return user.kwargs["how"] != "learned"
-    return user.target in _STEPS and user.args[0] is X and CHECKPOINT not in user.meta
+        return str(user.kwargs["how"]) != "learned"
+    return bool(user.target in _STEPS and user.args[0] is X and CHECKPOINT not in user.meta)
 
 
 def _streams_behind(step: fx.Node) -> fx.Node | None:

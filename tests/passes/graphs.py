@@ -13,7 +13,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from mhc_compile.capture import capture
 from mhc_compile.config import Config
-from mhc_compile.owner import HyperConnections
+from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.pipeline import make_plan, rewrite_graph

@@ -1,0 +1,129 @@
+"""Submodules of a transformed model that run generated code when they are called by the code of the module around.
+
+Called by anyone else, they compute what they always did.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from torch import nn
+
+from mhc_compile.module_tree import HOOKS, State, shallow
+from mhc_compile.passes.nesting import HOSTED
+
+_TRACED_HOOKS = "_mhc_traced_hooks"
+_ORIGINAL = "_mhc_original"
+
+
+class Run:
+    """The first argument of a call that asks a module to run generated code: `module(Run(code), *inputs)`."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: Callable[..., Any]) -> None:
+        self.code = code
+
+
+class Hosted(nn.Module):
+    """Mixed in before the class of a submodule.
+
+    `children()` names the hyper-connections that its code uses, so that they are sharded with it. Their names, and
+    those of all other parameters, stay the same: they are registered under `hyper_connections` of the whole model.
+    """
+
+    def children(self) -> Iterator[nn.Module]:
+        """Its own submodules, then the parameters of sites that its code uses."""
+        yield from super().children()
+        yield from vars(self)[HOSTED]._modules.values()
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """With duplicates, and asked of this module itself, hosted parameters of the whole subtree are named as well.
+
+        In this way `fully_shard` looks for the modules of the parameters that it got from `children()`.
+        """
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        if not remove_duplicate and not prefix:
+            for path, module in list(super().named_modules()):
+                if isinstance(module, Hosted):
+                    yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """The class exists in this process only, so a pickle names the original class."""
+        reduced = super().__reduce_ex__(protocol)
+        return (_rebuild, (_original(self),), *reduced[2:])
+
+
+def _rebuild(original: type[nn.Module]) -> Any:
+    return object.__new__(_hosted_class(cast(Any, original)))
+
+
+def _original(module: nn.Module) -> type[nn.Module]:
+    return getattr(type(module), _ORIGINAL, type(module))
+
+
+@functools.cache  # one class per class, so that blocks that were alike still are
+def _hosted_class(original: Any) -> type[nn.Module]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) is Run:
+            return args[0].code(self, *args[1:])
+        return original.forward(self, *args, **kwargs)
+
+    # Trainers and libraries look at the signature.
+    forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = original.forward.__doc__
+    names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    return type(original.__name__, (Hosted, original), {**names, _ORIGINAL: original, "forward": forward})
+
+
+def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
+    """How a module of the model looks in its twin. Its hooks are part of the trace and do not run again."""
+    state = shallow(module)
+    traced = {name: state[name] for name in HOOKS if state[name]}
+    if traced:
+        state.update({name: type(hooks)() for name, hooks in traced.items()}, **{_TRACED_HOOKS: traced})
+    if not _can_host(module):
+        return type(module), state
+    return _hosted_class(cast(Any, type(module))), {**state, HOSTED: nn.Module()}
+
+
+def _can_host(module: nn.Module) -> bool:
+    """Whether a call of a module can run other code.
+
+    Containers have none of their own, and with a forward on the instance that of the class is never asked.
+    """
+    kind = type(module)
+    contained = kind.forward is nn.Module.forward or "forward" in vars(module)
+    return not contained and not hasattr(kind, "__deepcopy__")
+
+
+def for_trace(module: nn.Module) -> tuple[type[nn.Module], State]:
+    """How a module of the twin looks to a trace: as in the model, with the hooks that were traced before."""
+    state = _without_code(module)
+    traced = state.pop(_TRACED_HOOKS, {})
+    state.update({name: traced.get(name, type(state[name])()) for name in HOOKS})
+    return _original(module), state
+
+
+def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
+    """How a module of the twin looks in a plain model: with all of its hooks."""
+    state = _without_code(module)
+    for name, hooks in state.pop(_TRACED_HOOKS, {}).items():
+        state[name] = type(hooks)({**hooks, **state[name]})
+    return _original(module), state
+
+
+def _without_code(module: nn.Module) -> State:
+    return {k: v for k, v in shallow(module).items() if k != HOSTED}

@@ -1,0 +1,122 @@
+"""The module that owns the new parameters of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mhc_compile._torch_compat import is_sharded
+from mhc_compile.config import Config
+from mhc_compile.header import Header
+
+
+class SiteParameters(nn.Module):
+    """The parameters of one site, or of one learned readout."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, value in values.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SiteParameters:
+        """Moves and casts as in any module, but never below fp32, where steps of an optimizer would be lost."""
+
+        def keep_fp32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            narrow = moved.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device, torch.float32) if narrow else moved
+
+        return super()._apply(keep_fp32, recurse)
+
+    def extra_repr(self) -> str:
+        """Shapes, for whoever prints the model."""
+        return ", ".join(f"{name}={list(parameter.shape)}" for name, parameter in self.named_parameters())
+
+
+class HyperConnections(nn.Module):
+    """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
+
+    Attributes:
+        header: what a checkpoint says of them.
+        graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
+        hosts: identifier of a site -> modules of a transformed model whose code uses its parameters.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]],
+        config: Config,
+        graphs: MutableMapping[str, dict[str, tuple[str, ...]]] | None = None,
+    ) -> None:
+        """Register the parameters.
+
+        Args:
+            sites: key -> (identifier the child is registered under, parameter name -> initial value).
+            config: options they are made with.
+            graphs: see the class.
+        """
+        super().__init__()
+        self.header = Header.of(config)
+        self.hosts: dict[str, tuple[nn.Module, ...]] = {}
+        self._identifiers: dict[str, str] = {}
+        self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
+        self.add(sites)
+
+    def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+        """Register the parameters of further sites; those of known keys stay as they are."""
+        for key, (identifier, values) in sites.items():
+            if key in self._identifiers:
+                continue
+            self.add_module(identifier, SiteParameters(values))
+            self._identifiers[key] = identifier
+
+    def children(self) -> Iterator[nn.Module]:
+        """The parameters site by site, without those that were sharded together with a module that hosts them.
+
+        `fully_shard` collects what it manages by `children()`: those belong to the group of their host.
+        """
+        return (
+            child
+            for identifier, child in self._modules.items()
+            if child is not None and not any(is_sharded(host) for host in self.hosts.get(identifier, ()))
+        )
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The header, which names connection, n and format in every checkpoint."""
+        return self.header.to_tensor()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Check the header of a checkpoint.
+
+        Raises:
+            CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError: see `header.check_state`.
+        """
+        Header.from_tensor(state).check(self.header)
+
+    def __getitem__(self, key: str) -> nn.Module:
+        if key not in self._identifiers:
+            raise KeyError(f"no hyper-connection called {key!r}; there are {', '.join(self._identifiers)}")
+        return self.get_submodule(self._identifiers[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._identifiers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._identifiers)
+
+    def __len__(self) -> int:
+        return len(self._identifiers)
+
+    def __bool__(self) -> bool:
+        return True  # an nn.Module is true whatever its length
+
+    def keys(self) -> KeysView[str]:
+        """Site keys (and keys of learned readouts), in graph order."""
+        return self._identifiers.keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        """Pairs of key and module."""
+        return {key: self[key] for key in self._identifiers}.items()
