@@ -81,7 +81,8 @@ class Held:
         Raises:
             MhcError: as for `mhc_compile.store.create`.
         """
-        if create(model, plan, self.config, self.claims):
+        create(model, plan, self.config, self.claims)
+        if self._loaded and plan.sites:
             fill(self._child(), self._loaded)
 
     def create_all(self, model: nn.Module, plans: Sequence[Plan]) -> None:
@@ -148,7 +149,7 @@ class Held:
         if child is None:
             raise NoParametersYetError(
                 "the new parameters do not exist before the first call: "
-                "write backend.attach(model, example_inputs) first"
+                "write backend.attach(model, example_inputs) first, which also tells where Dynamo makes no graph"
             )
         return child
 

@@ -33,11 +33,8 @@ def connections_of(model: nn.Module) -> HyperConnections | None:
     return child if isinstance(child, HyperConnections) else None
 
 
-def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool:
+def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None:
     """Give the model the parameters it lacks for a plan, under `hyper_connections`; those it has must fit.
-
-    Returns:
-        Whether any were created.
 
     Raises:
         OtherParametersError: they were made with other options.
@@ -47,7 +44,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
     _check_fit(child, plan, config)
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
-        return False
+        return
     if compat.DistributedDataParallel._get_active_ddp_module() is not None:
         raise LateParametersError(
             f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, so its gradients would differ from rank "
@@ -60,7 +57,6 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> bool
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
     warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
-    return True
 
 
 def fill(child: nn.Module, loaded: MutableMapping[str, torch.Tensor]) -> None:
@@ -69,13 +65,16 @@ def fill(child: nn.Module, loaded: MutableMapping[str, torch.Tensor]) -> None:
     Raises:
         OtherParametersError: a value has another shape than the parameter.
     """
-    for name, parameter in child.named_parameters():
-        value = loaded.pop(f"{CHILD}.{name}", None)
-        if value is not None:
-            if value.shape != parameter.shape:
-                raise OtherParametersError(_mismatch(name, tuple(value.shape), tuple(parameter.shape)))
-            with torch.no_grad():
-                parameter.copy_(value)
+    found = [
+        (name, p, loaded[f"{CHILD}.{name}"]) for name, p in child.named_parameters() if f"{CHILD}.{name}" in loaded
+    ]
+    for name, parameter, value in found:
+        if value.shape != parameter.shape:
+            raise OtherParametersError(_mismatch(name, tuple(value.shape), tuple(parameter.shape)))
+    with torch.no_grad():
+        for name, parameter, value in found:
+            parameter.copy_(value)
+            del loaded[f"{CHILD}.{name}"]
 
 
 def slots_of(model: nn.Module, names: Sequence[str]) -> Slots:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import warnings
+import weakref
+from typing import ClassVar
 
 import pytest
 import torch
@@ -20,9 +24,12 @@ from mhc_compile.errors import (
     NothingToTransformWarning,
     OtherParametersError,
     PatternError,
+    PatternWarning,
     SecondModelError,
+    UnusedParametersWarning,
 )
 from tests.test_backend import distance, inputs, randomise, tower
+from tests.test_graph_breaks import Loop, made
 from tests.toy_models import WIDTH, Block, Normalised
 
 
@@ -105,6 +112,14 @@ class TestAttach:
         with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
             torch.compile(model, backend=eager(n=2))(x)
 
+    def test_parameters_of_another_readout_are_refused(self) -> None:
+        model, x = tower(), inputs()
+        eager(reduce="learned").attach(model, (x,))
+        with pytest.raises(OtherParametersError, match=r"reduce='learned'.*, and .*reduce='mean' is asked for"):
+            torch.compile(model, backend=eager())(x)
+        with pytest.raises(OtherParametersError, match="reduce='learned'"):
+            eager().attach(model, (x,))
+
     def test_wrong_arguments_are_errors_with_advice(self) -> None:
         with pytest.raises(NotAModuleError):
             eager().attach(nn.Linear, (inputs(),))
@@ -180,6 +195,28 @@ class TestCheckpoints:
         with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
             model.load_state_dict(state)
 
+    def test_a_header_that_does_not_fit_is_refused_before_anything_is_loaded(self) -> None:
+        model, x = tower(), inputs()
+        torch.compile(model, backend=eager())(x)
+        for target in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            before = {name: value.clone() for name, value in target.state_dict().items()}
+            other = mhc_compile.transform(tower(), n=2, example_inputs=(x,))
+            state = {
+                name: torch.zeros_like(v) if v.is_floating_point() else v for name, v in other.state_dict().items()
+            }
+            with pytest.raises(CheckpointMismatchError):
+                target.load_state_dict(state)
+            assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+    def test_the_check_follows_the_parameters(self) -> None:
+        model, x = tower(), inputs()
+        eager(n=4).attach(model, (x,))
+        del model.hyper_connections
+        transformed = mhc_compile.transform(model, n=2, example_inputs=(x,))
+        del model
+        gc.collect()
+        transformed.load_state_dict(transformed.state_dict())
+
     def test_the_names_of_a_compiled_model_are_understood(self) -> None:
         model, x = tower(), inputs()
         first, second = eager(), eager()
@@ -218,6 +255,151 @@ class TestCheckpoints:
         for ask in (lambda b: list(b.parameters()), lambda b: b.state_dict()):
             with pytest.raises(NoParametersYetError, match=r"backend\.attach"):
                 ask(eager())
+
+
+def fail_on_ours() -> None:
+    """PyTorch has warnings of its own behind a graph break."""
+    for category in (UnusedParametersWarning, PatternWarning):
+        warnings.simplefilter("error", category)
+
+
+class TestUntaken:
+    """Loaded values and globs that no site takes."""
+
+    STRANGE: ClassVar = {"hyper_connections.blocks__9.phi": torch.zeros(3)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {**mhc_compile.transform(tower(), example_inputs=(inputs(),)).state_dict(), **self.STRANGE}
+
+    def test_behind_attach_values_are_refused_before_anything_is_loaded(self) -> None:
+        model = tower()
+        backend = eager()
+        backend.attach(model, (inputs(),))
+        randomise(model)
+        before = {name: value.clone() for name, value in backend.state_dict().items()}
+        with pytest.raises(
+            OtherParametersError, match=r"1 value that no site takes \(hyper_connections\.blocks__9\.phi"
+        ):
+            backend.load_state_dict(self.state())
+        assert all(torch.equal(value, before[name]) for name, value in backend.state_dict().items())
+
+    def test_attach_refuses_those_loaded_before_it(self) -> None:
+        model = tower()
+        backend = eager()
+        backend.load_state_dict(self.state())
+        with pytest.raises(OtherParametersError, match="blocks__9"):
+            backend.attach(model, (inputs(),))
+        assert "hyper_connections" not in model._modules
+
+    def test_the_first_call_of_one_graph_warns(self) -> None:
+        backend = eager()
+        backend.load_state_dict(self.state())
+        with pytest.warns(UnusedParametersWarning, match="blocks__9"):
+            torch.compile(tower(), backend=backend)(inputs())
+
+    def test_so_does_the_second_call_of_several_and_the_state_dict(self) -> None:
+        model = made(Loop)
+        backend = eager()
+        compiled = torch.compile(model, backend=backend)
+        backend.load_state_dict(self.state())
+        with warnings.catch_warnings():
+            fail_on_ours()
+            compiled(inputs())
+        with pytest.warns(UnusedParametersWarning, match="blocks__9"):
+            compiled(inputs())
+        with pytest.warns(UnusedParametersWarning, match="blocks__9"):
+            backend.state_dict()
+
+    def test_what_all_sites_take_is_no_reason_to_warn(self) -> None:
+        for kind in (tower, lambda: made(Loop)):
+            torch.compiler.reset()
+            model, x = kind(), inputs()
+            backend = eager(include=["blocks.*"])
+            backend.load_state_dict({n: v for n, v in self.state().items() if n not in self.STRANGE})
+            compiled = torch.compile(model, backend=backend)
+            with warnings.catch_warnings():
+                fail_on_ours()
+                compiled(x)
+                compiled(x)
+                backend.state_dict()
+
+    def test_globs_that_match_nothing_are_warned_of_with_the_words_of_transform(self) -> None:
+        with pytest.raises(PatternError) as refused:
+            mhc_compile.transform(tower(), example_inputs=(inputs(),), exclude=["zz*"])
+        with pytest.raises(PatternError) as attached:
+            eager(exclude=["zz*"]).attach(tower(), (inputs(),))
+        assert str(attached.value) == str(refused.value)
+        with pytest.warns(PatternWarning) as seen:
+            torch.compile(tower(), backend=eager(exclude=["zz*"]))(inputs())
+        assert str(refused.value) in str(seen[0].message)
+
+    def test_behind_breaks_they_are_once_the_first_call_is_over(self) -> None:
+        compiled = torch.compile(made(Loop), backend=eager(exclude=["zz*"]))
+        compiled(inputs())
+        with pytest.warns(PatternWarning, match="zz"):
+            compiled(inputs())
+
+    def test_a_wrong_shape_stays_an_error_until_it_is_put_right(self) -> None:
+        backend = eager()
+        good = mhc_compile.transform(tower(), example_inputs=(inputs(),)).state_dict()
+        backend.load_state_dict({**good, "hyper_connections.blocks__0.alpha": torch.ones(7)})
+        compiled = torch.compile(tower(), backend=backend)
+        for _ in range(2):
+            with pytest.raises(OtherParametersError, match=r"shape \[7\]"):
+                compiled(inputs())
+        backend.load_state_dict(good)
+        compiled(inputs())
+
+
+class TestReplaced:
+    """`hyper_connections` deleted or replaced behind a compiled graph."""
+
+    def test_deleted_parameters_are_made_anew(self) -> None:
+        model, x = tower(), inputs()
+        compiled = torch.compile(model, backend=eager())
+        fresh = compiled(x)
+        randomise(model)
+        kept = model.hyper_connections
+        assert distance(compiled(x), fresh) > 1e-3
+        del model.hyper_connections
+        assert distance(compiled(x), fresh) <= 1e-12
+        assert list(model.hyper_connections) == list(kept) and model.hyper_connections is not kept
+        compiled(x).square().sum().backward()
+        assert all(p.grad is not None for p in model.hyper_connections.parameters())
+        assert all(p.grad is None for p in kept.parameters())
+
+    def test_those_put_in_their_place_are_used(self) -> None:
+        model, x = tower(), inputs()
+        compiled = torch.compile(model, backend=eager())
+        before = compiled(x)
+        model.hyper_connections = copy.deepcopy(model.hyper_connections)
+        randomise(model)
+        assert distance(compiled(x), before) > 1e-3
+
+
+class TestLifetime:
+    def test_neither_attach_nor_a_call_keeps_a_model_alive(self) -> None:
+        x = inputs()
+        for use in (lambda b, m: b.attach(m, (x,)), lambda b, m: torch.compile(m, backend=b)(x)):
+            torch.compiler.reset()
+            model = tower()
+            backend, seen = eager(), weakref.ref(model)
+            use(backend, model)
+            parameter = weakref.ref(next(backend.parameters()))
+            del model
+            gc.collect()
+            assert seen() is None and parameter() is None
+            torch.compile(tower(), backend=backend)(x)  # the place is free
+
+    def test_a_copy_and_a_pickle_of_a_backend_are_backends_without_a_model(self) -> None:
+        kept, x = tower(), inputs()
+        backend = eager(n=2)
+        torch.compile(kept, backend=backend)(x)
+        for twin in (copy.copy(backend), copy.deepcopy(backend), pickle.loads(pickle.dumps(backend))):
+            other = tower()
+            assert distance(torch.compile(other, backend=twin)(x), tower()(x)) <= 1e-10
+            assert twin.config == backend.config and twin.inner == backend.inner
+            assert not {*map(id, twin.parameters())} & {*map(id, backend.parameters())}
 
 
 class TestEarlyOptimizer:

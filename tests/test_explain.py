@@ -161,3 +161,30 @@ def test_the_command_line_prints_json(target: str, capsys: pytest.CaptureFixture
 def test_without_a_site_the_command_line_fails(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", f"{target}:plain", "--input", "2x3x8"]) == 2
     assert "in any graph" in capsys.readouterr().err
+
+
+def test_missing_inputs_are_asked_for_as_the_command_line_takes_them(
+    target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", f"{target}:make"]) == 2
+    error = capsys.readouterr().err
+    assert "--input 2x3x224x224:float32" in error and "forward takes (x)" in error
+    assert "mhc_compile.transform" not in error
+
+
+def test_inputs_that_do_not_fit_are_a_users_error(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:make", "--input", "2x3x5"]) == 2
+    assert "raises" in capsys.readouterr().err
+
+
+def test_attach_refuses_a_model_of_which_there_is_no_graph() -> None:
+    for strict in (False, True):
+        with pytest.raises(CaptureError, match="no graph"):
+            mhc_compile.backend(strict=strict).attach(OwnLoop().double(), (inputs(),))
+
+
+def test_fullgraph_refuses_it_at_the_first_call() -> None:
+    """This backend is never called, so only PyTorch can."""
+    compiled = torch.compile(OwnLoop().double(), backend=mhc_compile.backend(inner="eager"), fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="ata-dependent"):
+        compiled(inputs())

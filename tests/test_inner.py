@@ -51,3 +51,29 @@ def test_impossible_choices_are_refused(inner: Any, words: str) -> None:
 def test_an_unknown_name_is_refused_with_what_there_is_like_it() -> None:
     with pytest.raises(InvalidOptionError, match="'inductr' is no backend"):
         InnerChoice("inductr").resolve()
+
+
+@pytest.mark.parametrize("inner", ["eager", "aot_eager", "cudagraphs"])
+@pytest.mark.parametrize("what", [{"mode": "reduce-overhead"}, {"options": {"a": 1}}])
+def test_what_a_backend_would_ignore_is_refused(inner: str, what: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match="has no use for"):
+        InnerChoice(inner, **what).resolve()
+
+
+def test_modes_and_options_unknown_to_inductor_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="Unrecognized mode=fast"):
+        InnerChoice("inductor", "fast").resolve()
+    with pytest.raises(InvalidOptionError, match=r"Unexpected optimization option a$"):
+        InnerChoice("inductor", None, {"a": 1}).resolve()
+
+
+def test_a_function_without_the_argument_is_no_place_for_a_mode() -> None:
+    with pytest.raises(InvalidOptionError, match="has no use for mode='x'"):
+        InnerChoice(lambda gm, example_inputs: gm, "x").resolve()
+    assert InnerChoice("eager", "default").resolve()(graph(), [torch.ones(1)])
+
+
+def test_by_name_they_are_refused_too() -> None:
+    for options in ({"mode": "x"}, {"inner_options": {"a": 1}}):
+        with pytest.raises(InvalidOptionError, match="has no use for"):
+            torch.compile(torch.nn.Linear(2, 2), backend="mhc", options={"inner": "eager", **options})(torch.ones(2, 2))

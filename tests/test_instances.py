@@ -26,14 +26,14 @@ def learnt_names() -> tuple[list[Sequence[Any]], Any]:
 
     def learn(inputs: Sequence[Any]) -> Served:
         asked.append(inputs)
-        return last, [({"phi": f"of call {len(asked)}"}, "phi")]
+        return Served(last, [({"phi": f"of call {len(asked)}"}, "phi")])
 
     return asked, learn
 
 
 def test_each_combination_of_weights_is_learnt_once() -> None:
     asked, learn = learnt_names()
-    instances = Instances([0, 2], learn)
+    instances = Instances([0, 2], learn).function()
     first, second, shared = Weight(), Weight(), Weight()
     assert instances(first, "x", shared) == "of call 1"
     assert instances(second, "x", shared) == "of call 2"
@@ -43,13 +43,13 @@ def test_each_combination_of_weights_is_learnt_once() -> None:
 
 def test_without_weights_there_is_one() -> None:
     asked, learn = learnt_names()
-    instances = Instances([], learn)
+    instances = Instances([], learn).function()
     assert instances(1) == instances(2) == "of call 1" and len(asked) == 1
 
 
 def test_an_identity_that_is_used_again_is_not_taken_for_the_old_one() -> None:
     asked, learn = learnt_names()
-    instances = Instances([0], learn)
+    instances = Instances([0], learn).function()
     weight = Weight()
     instances(weight)
     del weight
@@ -61,7 +61,7 @@ def test_an_identity_that_is_used_again_is_not_taken_for_the_old_one() -> None:
 
 def test_a_replaced_parameter_is_seen() -> None:
     module = nn.Linear(2, 2)
-    instances = Instances([0], lambda inputs: (last, [(module._parameters, "weight")]))
+    instances = Instances([0], lambda inputs: Served(last, [(module._parameters, "weight")])).function()
     weight = Weight()
     before = instances(weight)
     module.weight = nn.Parameter(before.detach().clone())
@@ -73,4 +73,29 @@ def test_what_learning_raises_is_raised() -> None:
         raise KeyError("unknown")
 
     with pytest.raises(KeyError):
-        Instances([], learn)()
+        Instances([], learn).function()()
+
+
+def test_modules_that_share_the_weight_looked_at_are_told_apart_by_further_ones() -> None:
+    shared, first, second = Weight(), Weight(), Weight()
+
+    def learn(inputs: Sequence[Any]) -> Served:
+        return Served(last, [({"phi": id(inputs[1])}, "phi")], positions=(0, 1))
+
+    call = Instances([0], learn).function()
+    for _ in range(2):
+        assert call(shared, first) == id(first)
+        assert call(shared, second) == id(second)
+
+
+def test_slots_that_are_no_longer_the_models_are_learnt_anew() -> None:
+    asked, kept = [], [True]
+
+    def learn(inputs: Sequence[Any]) -> Served:
+        asked.append(inputs)
+        return Served(last, [({"phi": len(asked)}, "phi")], current=lambda: kept[0])
+
+    call, weight = Instances([0], learn).function(), Weight()
+    assert (call(weight), call(weight)) == (1, 1)
+    kept[0] = False
+    assert call(weight) == 2

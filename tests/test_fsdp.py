@@ -1,0 +1,74 @@
+"""FSDP2 on the blocks and the root of a transformed model: two processes compute what one does on the joint batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from tests.ranks import run_ranks
+from tests.test_ddp import CONNECTIONS, transformed
+
+STEPS = 20
+
+
+def shard(model):
+    mesh = init_device_mesh("cpu", (2,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def step(model, optimizer, ids):
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def compare(rank, folder, connection):
+    model = transformed(connection=connection, modes=("train", "eval"))
+    single = copy.deepcopy(model)
+    names = [name for name, _ in model.named_parameters()]
+    shard(model)
+    assert [name for name, _ in model.named_parameters()] == names
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, single)]
+    for number in range(STEPS):
+        start = torch.randint(16, (4, 1), generator=torch.Generator().manual_seed(number))
+        ids = (start + torch.arange(6)) % 16
+        loss = step(model, optimizers[0], ids[2 * rank : 2 * rank + 2])
+        torch.distributed.all_reduce(loss)
+        torch.testing.assert_close(loss / 2, step(single, optimizers[1], ids), rtol=0, atol=1e-5)
+        for (name, mine), whole in zip(model.named_parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.full_tensor(), whole.grad, rtol=0, atol=1e-5, msg=name)
+    model.eval(), single.eval()
+    torch.testing.assert_close(model(ids), single(ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS[:2])
+def test_sharded_blocks_train_like_one_process(connection, tmp_path):
+    run_ranks(compare, tmp_path, connection)
+
+
+def parameters_of_a_group(rank, folder):
+    model = transformed()
+    whole = sum(p.numel() for p in model.parameters())
+    shard(model)
+    sites = model.hyper_connections["blocks.1"]
+    outer = {id(p) for p in model.hyper_connections.children()}
+    assert id(sites) not in outer and any(child is sites for child in model.blocks[1].children())
+    here = sum(p.to_local().numel() for p in model.parameters())
+    assert whole / 2 <= here <= 0.6 * whole
+    resharded = []
+    model.blocks[2].register_forward_hook(lambda *_: resharded.append(sites.phi.to_local().numel() < sites.phi.numel()))
+    model(torch.zeros(2, 5, dtype=torch.long))
+    assert resharded == [True]  # behind block 1 its hyper-connection is cut again
+
+
+def test_hyper_connections_are_sharded_with_the_block_that_uses_them(tmp_path):
+    run_ranks(parameters_of_a_group, tmp_path)

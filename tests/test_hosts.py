@@ -1,0 +1,129 @@
+"""Generated code runs through the model's own modules."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.utils.checkpoint import checkpoint
+
+import mhc_compile
+from mhc_compile.errors import AlreadyTransformedError
+from mhc_compile.hosts import Hosted
+from tests.toy_models import WIDTH, Block, Tower
+
+X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def transformed(model=None, **options):
+    torch.manual_seed(0)
+    twin = mhc_compile.transform(model or Tower(), n=4, example_inputs=(X,), **options)
+    with torch.no_grad():
+        for parameter in twin.hyper_connections.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return twin
+
+
+def gradients(model):
+    model.zero_grad()
+    out = model(X)
+    out.square().mean().backward()
+    return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def assert_same(a, b):
+    for left, right in zip(a, b, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        return self.block(self.block(x))
+
+
+class Region(nn.Module):
+    """A checkpointed function around two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Block(), Block()
+
+    def forward(self, x):
+        return checkpoint(lambda y: self.second(self.first(y)), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("connection", ["mhc", "hc"])
+def test_hooks_of_submodules_fire_in_order(connection):
+    twin, calls = transformed(connection=connection), []
+    for name, module in twin.named_modules():
+        if isinstance(module, (Block, nn.Linear)) and module is not twin.unused:
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    twin(X)
+    blocks = [f"blocks.{i}{part}" for i in range(3) for part in (".up", ".down", "")]
+    assert calls == ["stem", *blocks, "head"]
+
+
+def test_backward_hooks_of_submodules_fire():
+    twin, calls = transformed(), []
+    twin.blocks[1].register_full_backward_hook(lambda *_: calls.append(1))
+    gradients(twin)
+    assert calls == [1]
+
+
+def test_hooks_that_were_traced_do_not_run_again():
+    model, calls = Tower(), []
+    model.blocks[0].register_forward_hook(lambda *args: calls.append(1) or args[2] * 2)
+    expected = model(X)
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    calls.clear()
+    torch.testing.assert_close(twin(X), expected)
+    assert not calls
+    torch.testing.assert_close(mhc_compile.revert(twin)(X), expected)
+
+
+def test_block_called_by_anyone_else_computes_what_it_always_did():
+    model = Tower()
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    torch.testing.assert_close(twin.blocks[0](X), model.blocks[0](X))
+
+
+def test_wrapping_blocks_for_activation_checkpointing_changes_nothing_but_memory():
+    twin = transformed()
+    expected, names = gradients(twin), list(twin.state_dict())
+    runs = []
+    twin.blocks[1].up.register_forward_hook(lambda *_: runs.append(1))
+    apply_activation_checkpointing(twin, check_fn=lambda module: isinstance(module, Block))
+    assert list(twin.state_dict()) == names
+    assert_same(gradients(twin), expected)
+    assert len(runs) == 2 and len(twin._mhc.programs) == 2  # once more in the backward, and nothing was traced again
+
+
+@pytest.mark.parametrize("model", [Twice, Region])
+def test_modules_used_twice_and_checkpointed_functions_keep_the_function(model):
+    plain = model()
+    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
+    torch.testing.assert_close(twin(X), plain(X))
+    assert_same(gradients(copy.deepcopy(twin)), gradients(pickle.loads(pickle.dumps(twin))))
+
+
+def test_every_parameter_has_one_name_and_children_reach_each_once():
+    twin = transformed()
+    names = [name for name, _ in twin.named_parameters()]
+    plain = [name for name, _ in Tower().named_parameters()]
+    assert [name for name in names if not name.startswith("hyper_connections.")] == plain
+    assert twin.hyper_connections["blocks.1"] in list(twin.blocks[1].children())
+
+
+def test_transforming_a_block_of_a_transformed_model_is_an_error():
+    twin = transformed()
+    assert isinstance(twin.blocks[0], Hosted)
+    with pytest.raises(AlreadyTransformedError):
+        mhc_compile.transform(twin.blocks[0], example_inputs=(X,))

@@ -1,0 +1,80 @@
+"""One model has one set of new parameters, whichever of its parts or wrappers is compiled, and by which backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import mhc_compile
+from mhc_compile.errors import OtherParametersError
+from tests.test_backend import distance, inputs, randomise, tower
+from tests.toy_models import Block
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> None:
+    torch.compiler.reset()
+
+
+class Wrapper(nn.Module):
+    """A model inside another, with a block behind it or without."""
+
+    def __init__(self, behind: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = tower()
+        self.behind = behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.net(x)
+        return x if self.behind is None else self.behind(x)
+
+
+def eager(**options: object) -> mhc_compile.Backend:
+    return mhc_compile.backend(inner="eager", **options)
+
+
+def owners(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if "hyper_connections" in module._modules]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("first", ["net", ""])
+def test_a_wrapper_and_the_model_inside_share_parameters(first: str, by_name: bool) -> None:
+    wrapper, x = Wrapper(), inputs()
+    eager().attach(wrapper.get_submodule(first), (x,))
+    randomise(wrapper.get_submodule(first))
+
+    def run(module: nn.Module) -> torch.Tensor:
+        torch.compiler.reset()
+        if by_name:
+            return torch.compile(module, backend="mhc", options={"inner": "eager"})(x)
+        return torch.compile(module, backend=eager())(x)
+
+    assert distance(run(wrapper), run(wrapper.net)) <= 1e-12
+    assert distance(run(wrapper), wrapper(x)) > 1e-3
+    assert owners(wrapper) == [first]
+
+
+def test_attach_finds_the_parameters_of_the_model_inside() -> None:
+    wrapper, x = Wrapper(), inputs()
+    eager().attach(wrapper.net, (x,))
+    eager().attach(wrapper, (x,))
+    assert owners(wrapper) == ["net"]
+    assert list(wrapper.net.hyper_connections) == ["blocks.0", "blocks.1", "blocks.2"]
+
+
+def test_sites_around_the_model_with_the_parameters_are_refused() -> None:
+    wrapper, x = Wrapper(Block().double()), inputs()
+    eager().attach(wrapper.net, (x,))
+    with pytest.raises(OtherParametersError, match=r"lies outside of the Tower .*del model\.hyper_connections"):
+        torch.compile(wrapper, backend=eager())(x)
+
+
+def test_several_parts_with_parameters_of_their_own_are_refused_in_one_graph() -> None:
+    model, x = nn.Sequential(tower(), tower()), inputs()
+    for part in model:
+        torch.compile(part, backend=eager())(x)
+    with pytest.raises(OtherParametersError, match="2 modules in or around this Sequential"):
+        torch.compile(model, backend=eager())(x)
+    assert owners(model) == ["0", "1"]
