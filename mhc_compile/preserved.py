@@ -29,6 +29,8 @@ def why_not_preserving(model: Transformed) -> str | None:
     if config.reduce == "sum" and config.streams > 1:
         return f"reduce='sum' multiplies the residual stream by n={config.n}"
     for key, spec in _preserving_specs(model._mhc.plans, config):
+        if key not in model.hyper_connections:  # it is in another stage of a pipeline
+            continue
         for name, parameter in model.hyper_connections[key].named_parameters():
             value = spec.initial_values(_wide(parameter.dtype), parameter.device)[name]
             moved = _moved(parameter.detach(), value)

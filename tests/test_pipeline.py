@@ -21,16 +21,16 @@ SCHEDULES = [ScheduleGPipe, Schedule1F1B]
 
 
 class Attention(nn.Module):
-    """Causal attention with a bias and a mask that the model made for all layers."""
+    """Causal attention with a learned bias and a mask of constants that the model made for all layers."""
 
     def __init__(self):
         super().__init__()
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
         self.out = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x, bias):
+    def forward(self, x, bias, causal, keep):
         q, k, v = self.qkv(x).chunk(3, -1)
-        scores = q @ k.mT / WIDTH**0.5 + bias
+        scores = (q @ k.mT / WIDTH**0.5 + bias + causal).masked_fill(~keep[:, None], -1e9)
         return self.out(scores.softmax(-1) @ v)
 
 
@@ -40,8 +40,8 @@ class Layer(nn.Module):
         self.attn, self.mlp = Attention(), Block()
         self.norm = nn.LayerNorm(WIDTH)
 
-    def forward(self, x, bias):
-        return self.mlp(x + self.attn(self.norm(x), bias))
+    def forward(self, x, *masks):
+        return self.mlp(x + self.attn(self.norm(x), *masks))
 
 
 class Decoder(nn.Module):
@@ -59,9 +59,10 @@ class Decoder(nn.Module):
         place = torch.arange(ids.shape[1], device=ids.device)
         back = place[:, None] - place
         bias = self.distance(back.clamp(min=0)).squeeze(-1)
+        causal = torch.where(back < 0, -1e9, 0.0)
         x = self.embed(ids)
         for block in self.blocks:
-            x = block(x, (bias + torch.where(back < 0, -1e9, 0.0)).masked_fill(~keep[:, None], -1e9))
+            x = block(x, bias, causal, keep)
         return self.head(self.norm(x))
 
 
@@ -225,8 +226,9 @@ def test_the_residual_stream_crosses_alone_where_there_is_nothing_else():
 
 def test_a_cut_before_the_streams_begin_sends_the_tensor_they_stand_for():
     stages = cut(decoder(), "blocks.0")
-    _, ((hidden, *_),) = run(stages, *batch()[:2])
-    assert hidden.shape == (BATCH, LENGTH, WIDTH)
+    _, (border,) = run(stages, *batch()[:2])
+    assert {tuple(t.shape) for t in border} == {(BATCH, LENGTH, WIDTH), (BATCH, LENGTH), (LENGTH, LENGTH)}
+    assert not any(c.streams for c in stages[1].mhc_stage.receives)
     assert list(stages[0].hyper_connections) == []
 
 
