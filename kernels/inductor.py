@@ -34,12 +34,12 @@ def install() -> None:
     for step in STEPS:
         op = getattr(torch.ops.mhc, step).default
         compat.register_lowering(op, type_promotion_kind=None)(_lowering(step, op))
-    for step in recomputed.STEPS:
-        forward = getattr(torch.ops.mhc, f"{step.name}_recomputed").default
-        backward = getattr(torch.ops.mhc, f"{step.name}_recomputed_backward").default
-        plain = _lowering(step.name, getattr(torch.ops.mhc, step.name).default)
+    for each in recomputed.STEPS:
+        forward = getattr(torch.ops.mhc, f"{each.name}_recomputed").default
+        backward = getattr(torch.ops.mhc, f"{each.name}_recomputed_backward").default
+        plain = _lowering(each.name, getattr(torch.ops.mhc, each.name).default)
         compat.register_lowering(forward, type_promotion_kind=None)(lambda *args, plain=plain: plain(*args[:-2]))
-        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(step, backward))
+        compat.register_lowering(backward, type_promotion_kind=None)(_lowering_that_restores(each, backward))
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:

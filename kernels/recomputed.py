@@ -157,9 +157,7 @@ def boundary(
     return _call("boundary", (X, y, mix, *ops.three(params), n, axis), recompute)
 
 
-def leave(
-    X: Tensor, y: Tensor, mix: Tensor, recompute: Sequence[Tensor], *, n: int, axis: int, scale: float
-) -> Tensor:
+def leave(X: Tensor, y: Tensor, mix: Tensor, recompute: Sequence[Tensor], *, n: int, axis: int, scale: float) -> Tensor:
     """`ops.leave`, with `recompute` as for `write`."""
     return _call("leave", (X, y, mix, n, axis, scale), recompute)
 

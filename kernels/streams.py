@@ -136,9 +136,7 @@ def entry_boundary(
     return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim)[:3]
 
 
-def leave(
-    X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int, recompute: Sequence[Tensor] = ()
-) -> Tensor:
+def leave(X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:
     """`reduce(write_packed(...), how=how)` to rounding, for `mean` and `sum`; the new streams are never stored."""
     n = X.shape[0]
     return recomputed.leave(X, y, mix, recompute, n=n, axis=axis % y.ndim, scale=_weight(how, n))

@@ -262,7 +262,11 @@ class _Step:
         return _ceil_div(self.tokens, BT) if self.last else self.outer * _ceil_div(self.inner, BT)
 
     def _launch(
-        self, kernel: Any, names: Iterable[str] | Mapping[str, str], constants: Mapping[str, Any], grid: tuple[Size, ...]
+        self,
+        kernel: Any,
+        names: Iterable[str] | Mapping[str, str],
+        constants: Mapping[str, Any],
+        grid: tuple[Size, ...],
     ) -> Launch:
         """`names` of tensors; or what each parameter of the kernel is called elsewhere."""
         tensors = dict(names) if isinstance(names, Mapping) else {p: p for p in names}
