@@ -136,9 +136,9 @@ def test_the_operators_pass_opcheck() -> None:
 
 
 def test_nothing_is_restored_where_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, mix, *_, n, axis, start, past = arguments()
     called = []
     monkeypatch.setattr(ops, "call", lambda step, *args: called.append(step))
-    X, y, mix, *_, n, axis, start, past = arguments()
     with torch.no_grad():
         recomputed.write(X, y, mix, (start, *past), n=n, axis=axis)
     assert called == ["write"]

@@ -8,6 +8,7 @@ from torch import nn
 
 from mhc_compile.config import Config
 from mhc_compile.errors import InvalidOptionError
+from mhc_compile.kernels import streams
 from tests.passes.graphs import flat, plan_of, rewritten
 from tests.passes.layers import Net, mlps, tokens
 from tests.passes.shapes import SHAPES
@@ -28,8 +29,9 @@ def net(body=chain):
 
 def pasts(gm) -> list[int]:
     """For each step that writes, how many sites it restores its streams from."""
-    steps = [n for n in gm.graph.nodes if n.meta.get("mhc", {}).get("role") in ("boundary", "write", "leave")]
-    return [len(n.kwargs.get("recompute", ())) // 2 for n in steps]
+    writing = ("write_packed", "boundary", "leave")
+    targets = {getattr(streams, f"{prefix}{name}") for name in writing for prefix in ("", "entry_")}
+    return [len(n.kwargs.get("recompute", ())) // 2 for n in gm.graph.nodes if n.target in targets]
 
 
 def moved(gm, seed: int = 1):
