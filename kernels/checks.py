@@ -53,9 +53,7 @@ def check_restore(X: Tensor, start: Tensor, past: Sequence[Tensor], n: int, axis
     for y, mix in zip(past[::2], past[1::2], strict=True):
         check_write(start, y, mix, n, axis)
     if X.shape[1:] != start.shape[1:] or X.device != start.device:
-        raise KernelInputError(
-            f"start is {_text(start)} and X is {_text(X)}: write earlier streams of the same segment"
-        )
+        raise KernelInputError(f"start is {_text(start)} and X is {_text(X)}: write earlier streams of that segment")
 
 
 def check_gate_backward(

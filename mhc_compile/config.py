@@ -94,8 +94,8 @@ class Config:
     def group_size(self, sites: int) -> int:
         """How many neighbouring sites of a segment with this many keep streams together.
 
-        "auto" is `sqrt(n L / (n + 2))`, to the nearest, for L sites of n streams: what keeps the least in eq. 20 of
-        Xie et al., arXiv 2512.24880.
+        "auto" is `sqrt(n L / (n + 2))`, to the nearest, for L sites of n streams; see Xie et al., arXiv 2512.24880, on
+        recomputation.
         """
         if self.recompute == "auto":
             return max(1, round(math.sqrt(self.streams * sites / (self.streams + 2))))

@@ -56,7 +56,8 @@ def transform(
             `example_input_array`).
         example_kwargs: keyword inputs to trace with.
         modes: trace for `"train"`, `"eval"` or both now. Any other kind of call is traced when it first happens.
-        **options: fields of `Config`: connection, init, reduce, include, exclude, nested, min_sites, strict.
+        **options: fields of `Config`: connection, init, reduce, include, exclude, nested, min_sites, strict,
+            recompute.
 
     Returns:
         An object of (a subclass of) the model's class with the child `hyper_connections` and the attribute `mhc_plan`.

@@ -20,6 +20,7 @@ from mhc_compile.passes.keys import common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.recompute import notes as recompute_notes
 from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
 from mhc_compile.passes.sums import is_float_add
@@ -125,6 +126,7 @@ def _assemble(
         float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))),
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
+        notes=recompute_notes([sites[add] for add in sorted(sites)], by_name, config),
     )
 
 

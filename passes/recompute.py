@@ -1,4 +1,4 @@
-"""Keep the streams at the start of every group of sites only; the backward restores the others, section 4.3 of mHC.
+"""Keep the streams at the start of every group of sites only; the backward restores the others.
 
 A step of a site keeps the streams it reads for its backward. They are the streams at the start of the group, written to
 by every site since then, and those sites keep their branch outputs and coefficients anyway. So each step but the first
@@ -9,6 +9,7 @@ inside a branch is part of its output, and dropout (or anything else) on the str
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -16,7 +17,7 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.kernels import streams as kernels
 from mhc_compile.passes.checkpoints import META as CHECKPOINT
-from mhc_compile.passes.plan import Plan
+from mhc_compile.passes.plan import Plan, Site
 
 _STEPS = (kernels.write_packed, kernels.boundary, kernels.leave)
 _ENTRY_STEPS = (kernels.entry_write_packed, kernels.entry_boundary)
@@ -48,6 +49,19 @@ def recompute(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
     return gm
 
 
+def notes(sites: Sequence[Site], nodes: Mapping[str, fx.Node], config: Config) -> tuple[str, ...]:
+    """What a plan says about sites that keep their streams although `recompute` was asked for."""
+    if config.recompute is None or not sites:
+        return ()
+    if config.effective_connection != "mhc":
+        name = config.effective_connection
+        return (f"recompute has no effect: connection='{name}' has no steps that restore streams",)
+    inside = sum(CHECKPOINT in nodes[site.add].meta for site in sites)
+    if inside:
+        return (f"recompute leaves out {inside} sites in checkpointed blocks, which are recomputed as a whole",)
+    return ()
+
+
 def _visit(step: fx.Node, size: int, histories: dict[fx.Node, _History]) -> None:
     """Let one step restore its streams, and note where those behind it come from."""
     X, y, mix = step.args[:3]
@@ -67,8 +81,8 @@ def _visit(step: fx.Node, size: int, histories: dict[fx.Node, _History]) -> None
 def _keeps_nothing(user: fx.Node, X: fx.Node) -> bool:
     """Whether a user of streams keeps none of them for the backward, if it is given where they come from."""
     if user.target is kernels.reduce:
-        return str(user.kwargs["how"]) != "learned"
-    return bool(user.target in _STEPS and user.args[0] is X and CHECKPOINT not in user.meta)
+        return bool(user.kwargs["how"] != "learned")
+    return user.target in _STEPS and user.args[0] is X and CHECKPOINT not in user.meta
 
 
 def _streams_behind(step: fx.Node) -> fx.Node | None:

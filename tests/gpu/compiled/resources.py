@@ -15,7 +15,7 @@ from mhc_compile.kernels.schedule import Schedule, Spec
 from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads
 
 STEPS = ("gate", "write", "boundary", "leave")
-EVERY_STEP = (*STEPS, *(f"{step}_backward" for step in STEPS))
+EVERY_STEP = (*STEPS, *(f"{step}_backward" for step in STEPS), "restore")
 
 
 def step_specs(
@@ -39,8 +39,12 @@ def step_specs(
         "write_backward": ("g", "X", "y", "mix"),
         "boundary_backward": ("g", "gu", "gmix", "X", "y", "mix", *parameters, "stat"),
         "leave_backward": ("g", "X", "y", "mix"),
+        "restore": ("X", *(f"{name}_{i}" for i in range(3) for name in ("y", "mix"))),
     }[name]
-    return {key: Spec(sizes[key], dtype if key in ("g", "gu", "X", "y") else torch.float32) for key in names}
+    kinds = {key: key.split("_")[0] for key in names}
+    return {
+        key: Spec(sizes[kind], dtype if kind in ("g", "gu", "X", "y") else torch.float32) for key, kind in kinds.items()
+    }
 
 
 def schedule(name: str, inputs: dict[str, Spec], n: int, axis: int = 1, **options: object) -> Schedule:

@@ -25,6 +25,7 @@ from tests.kernels.step_calls import (
     forward_arguments,
     run,
 )
+from tests.kernels.step_inputs import step_inputs
 
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 LAST, FIRST, TINY = ((2, 21, 65), 2), ((2, 33, 3, 5), 1), ((2, 3, 5), 2)
@@ -172,3 +173,16 @@ def test_strides_do_not_matter() -> None:
         expected = run(KERNELS, name, arguments)
         found = run(KERNELS, name, strided)
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [LAST, FIRST], ids=["last", "first"])
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+def test_restored_streams_are_those_that_the_writes_made(equal: bool, layout: Any, dtype: torch.dtype) -> None:
+    data = [step_inputs(4, layout, equal=equal, dtype=dtype, seed=k) for k in range(6)]  # in two passes
+    X, past = data[0].X, [t for d in data for t in (d.y, d.mix)]
+    expected = X
+    for y, mix in zip(past[::2], past[1::2], strict=True):
+        (expected,) = KERNELS.write(expected, y, mix, 4, data[0].axis)
+    found = triton_launch.restore(on_device(X), list(map(on_device, past)), 4, data[0].axis).cpu()
+    torch.testing.assert_close(found.double(), expected.double(), rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
