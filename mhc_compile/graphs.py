@@ -128,7 +128,8 @@ def warn_of_loose_weights(gm: fx.GraphModule) -> None:
     """Warn of layers whose weights come from nowhere: no site is found without knowing what is a weight."""
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     runs_layers = any(issubclass(kind, layers) for node in gm.graph.nodes for kind in _classes(node))
-    if runs_layers and not any(map(is_model_state, gm.graph.find_nodes(op="placeholder"))):
+    inputs = [n for n in gm.graph.find_nodes(op="placeholder") if isinstance(n.meta.get("example_value"), nn.Parameter)]
+    if runs_layers and not any(map(is_model_state, inputs)):  # buffers are where they always were
         warnings.warn(
             "a compiled function runs layers with weights that belong to no model, as torch.func.functional_call does, "
             "so their residual connections are left alone: compile the model, and write functional_call(compiled, ...)",

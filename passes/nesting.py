@@ -62,7 +62,8 @@ def nest(layout: Layout, names: Mapping[str, Sequence[str]], link: Link) -> fx.G
     modules: dict[str, fx.Node] = {}
     handles = fx.Graph()  # of modules that are called; the flat graph reads none
     for path in layout.entered:
-        modules[path] = handles.create_node("get_attr", path)
+        # The name matters: of BERT's `attention.self` torch.fx would make a variable called `self`.
+        modules[path] = handles.create_node("get_attr", path, name=f"module_{path.replace('.', '_')}")
     body = _Body("", layout, names, modules, link)
     body.fill(layout.items)
     body.graph.lint()
@@ -113,8 +114,11 @@ class _Body:
         """A value made here, an attribute seen from here, or a further input."""
         if node not in self.copies:
             name = self._seen_from_here(str(node.target)) if node.op == "get_attr" else None
-            self.copies[node] = self._input(node) if name is None else self.graph.create_node("get_attr", name)
+            self.copies[node] = self._input(node) if name is None else self._attribute(node, name)
         return self.copies[node]
+
+    def _attribute(self, node: fx.Node, name: str) -> fx.Node:
+        return self.graph.create_node("get_attr", name, name=node.name)
 
     def _seen_from_here(self, target: str) -> str | None:
         if not self.path:

@@ -47,7 +47,7 @@ def compare(rank, folder, connection):
         for (name, mine), whole in zip(model.named_parameters(), single.parameters(), strict=True):
             torch.testing.assert_close(mine.grad.full_tensor(), whole.grad, rtol=0, atol=1e-5, msg=name)
     model.eval(), single.eval()
-    torch.testing.assert_close(model(ids), single(ids), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(ids), single(ids), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS[:2])
@@ -63,7 +63,7 @@ def parameters_of_a_group(rank, folder):
     outer = {id(p) for p in model.hyper_connections.children()}
     assert id(sites) not in outer and any(child is sites for child in model.blocks[1].children())
     here = sum(p.to_local().numel() for p in model.parameters())
-    assert whole / 2 <= here <= 0.6 * whole
+    assert 0.4 * whole <= here <= 0.6 * whole
     resharded = []
     model.blocks[2].register_forward_hook(lambda *_: resharded.append(sites.phi.to_local().numel() < sites.phi.numel()))
     model(torch.zeros(2, 5, dtype=torch.long))

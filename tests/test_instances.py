@@ -89,13 +89,14 @@ def test_modules_that_share_the_weight_looked_at_are_told_apart_by_further_ones(
 
 
 def test_slots_that_are_no_longer_the_models_are_learnt_anew() -> None:
-    asked, kept = [], [True]
+    asked, owners = [], ["first"]
 
     def learn(inputs: Sequence[Any]) -> Served:
         asked.append(inputs)
-        return Served(last, [({"phi": len(asked)}, "phi")], current=lambda: kept[0])
+        owner = owners[-1]
+        return Served(last, [({"phi": len(asked)}, "phi")], current=lambda: owners[-1] == owner)
 
     call, weight = Instances([0], learn).function(), Weight()
     assert (call(weight), call(weight)) == (1, 1)
-    kept[0] = False
+    owners.append("second")
     assert call(weight) == 2
