@@ -89,8 +89,9 @@ def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]]) -> Modul
 
 
 def _recomputes_itself(module: nn.Module) -> bool:
-    """Whether a module checkpoints its own call, as layers of Transformers do."""
-    return type(module).__call__ is not nn.Module.__call__ and bool(getattr(module, "gradient_checkpointing", False))
+    """Whether a module checkpoints its own call, as layers of Transformers do under `gradient_checkpointing_enable`."""
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    return "GradientCheckpointingLayer" in kinds and bool(getattr(module, "gradient_checkpointing", False))
 
 
 def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:

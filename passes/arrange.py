@@ -6,6 +6,7 @@ dissolved into the one around it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -98,25 +99,31 @@ def _sorted(items: list[_Item], nodes: list[fx.Node]) -> tuple[list[_Item], set[
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(items)))
     edges = [(source, node) for node in nodes for source in node.all_input_nodes if source in place]
-    graph.add_edges_from((place[a], place[b]) for a, b in (*edges, *_fixed_order(nodes)) if place[a] != place[b])
+    graph.add_edges_from((place[a], place[b]) for a, b in (*edges, *_fixed_order(nodes, place)) if place[a] != place[b])
     cycles = [c for c in nx.strongly_connected_components(graph) if len(c) > 1]
     if cycles:
         return [], {scope for cycle in cycles for i in cycle if (scope := items[i][0]) is not None}
     return [items[i] for i in nx.lexicographical_topological_sort(graph)], set()
 
 
-def _fixed_order(nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Pairs whose order no value shows: effects among themselves, and a switch of a mode with everything around it."""
+def _fixed_order(nodes: list[fx.Node], place: dict[fx.Node, int]) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Pairs whose order no value shows: effects among themselves, and a switch of a mode with everything around it.
+
+    Switches come in pairs. An item that holds both of a pair leaves the mode as it was, and can stand anywhere.
+    """
+    switches = [node for node in nodes if getattr(node.target, "__name__", "") in _MODE_SWITCHES]
+    counts = Counter(place[node] for node in switches)
+    open_ended = {node for node in switches if counts[place[node]] % 2}
     switch: fx.Node | None = None
     effect: fx.Node | None = None
     since: list[fx.Node] = []
     for node in nodes:
         if switch is not None:
             yield switch, node
-        if getattr(node.target, "__name__", "") in _MODE_SWITCHES:
+        if node in open_ended:
             yield from ((earlier, node) for earlier in since)
             switch, since = node, []
-        if not node.users and node.op != "output":
+        if not node.users and node.op != "output" and node not in switches:
             if effect is not None:
                 yield effect, node
             effect = node

@@ -7,7 +7,7 @@ lies where the add was, coefficients and read where both the add and the readers
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -57,6 +57,7 @@ class ModuleNames:
 def homes(graph: fx.Graph, names: ModuleNames) -> dict[fx.Node, Home]:
     """The scopes around each node, from the outermost one inwards; attributes belong to whoever reads them."""
     found = {n: _module_calls(n, names) for n in graph.nodes if n.op not in ("placeholder", "get_attr", "output")}
+    _enclose_switches(found)
     _enclose_regions(found, names)
     _settle(found)
     return found
@@ -101,6 +102,31 @@ def _enclose_regions(found: dict[fx.Node, Home], names: ModuleNames) -> None:
             for node in nodes:
                 rest = found[node][len(around) :]
                 found[node] = (*around, Scope(path, region=region), *rest)
+
+
+def _enclose_switches(found: dict[fx.Node, Home]) -> None:
+    """Put the calls that switch a mode on and off again, which Dynamo ascribes to nobody, where all between them is."""
+    nodes = list(found)
+    position = {node: i for i, node in enumerate(nodes)}
+    for on, off in mode_switches(nodes):
+        between = [found[n] for n in nodes[position[on] + 1 : position[off]] if "mhc" not in n.meta and STACK in n.meta]
+        found[on] = found[off] = common(between)
+
+
+def mode_switches(nodes: Iterable[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Pairs of nodes: one switches autocast or the gradient mode, the other puts back what was before."""
+    grad_mode, opened = True, []
+    for node in nodes:
+        name = getattr(node.target, "__name__", "")
+        if name == "_exit_autocast" and isinstance(node.args[0], fx.Node):
+            yield node.args[0], node
+        elif name == "_set_grad_enabled":
+            if opened and node.args[0] == opened[-1][1]:
+                on, grad_mode = opened.pop()
+                yield on, node
+            else:
+                opened.append((node, grad_mode))
+                grad_mode = bool(node.args[0])
 
 
 def _settle(found: dict[fx.Node, Home]) -> None:

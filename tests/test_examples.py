@@ -7,9 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from examples import demo, hf_llama, inspect_model, train_char_gpt, train_compiled, upcycle_vit
+from examples import (
+    demo,
+    hf_llama,
+    hf_trainer,
+    inspect_model,
+    lightning_gpt,
+    train_char_gpt,
+    train_compiled,
+    upcycle_vit,
+)
 
-EXAMPLES = {demo, hf_llama, inspect_model, train_char_gpt, train_compiled, upcycle_vit}
+EXAMPLES = {
+    demo,
+    hf_llama,
+    hf_trainer,
+    inspect_model,
+    lightning_gpt,
+    train_char_gpt,
+    train_compiled,
+    upcycle_vit,
+}
 
 
 def test_every_example_is_tested_here():
@@ -68,3 +86,16 @@ def test_llama_keeps_its_loss_trains_and_survives_a_checkpoint(capsys):
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     assert "saved, loaded into a fresh model, and the outputs agree" in printed
+
+
+@pytest.mark.parametrize("options", [[], ["--gradient-checkpointing"]])
+def test_a_llama_trains_and_resumes_under_the_trainer(options, capsys):
+    losses = hf_trainer.main(options)
+    assert losses[-1] < 0.7 * losses[0]
+    assert "saved, loaded into a fresh model, and the outputs agree" in capsys.readouterr().out
+
+
+def test_a_gpt_trains_and_resumes_under_lightning(capsys):
+    losses = lightning_gpt.main([])
+    assert losses[16] < losses[8] < losses[0], "the checkpoint was not resumed, or nothing was learned"
+    assert "16 + 16 steps" in capsys.readouterr().out
