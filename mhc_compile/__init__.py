@@ -7,6 +7,9 @@ The functions are imported here by name because some of them share it with the m
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 from mhc_compile import errors
 from mhc_compile.backend import Backend, backend
 from mhc_compile.config import Config
@@ -33,3 +36,12 @@ __all__ = [
     "rewrite",
     "transform",
 ]
+
+_LATER = frozenset({"checkpoint", "export", "pipeline", "sharded"})
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Modules that not every user needs are imported when they are named."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -40,6 +40,17 @@ def assert_same(a, b):
         torch.testing.assert_close(left, right)
 
 
+class Adapter(nn.Module):
+    """A linear layer with a correction beside it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.extra = base, nn.Linear(base.in_features, base.out_features)
+
+    def forward(self, x):
+        return self.base(x) + self.extra(x)
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -127,3 +138,42 @@ def test_transforming_a_block_of_a_transformed_model_is_an_error():
     assert isinstance(twin.blocks[0], Hosted)
     with pytest.raises(AlreadyTransformedError):
         mhc_compile.transform(twin.blocks[0], example_inputs=(X,))
+
+
+def test_an_adapter_put_in_place_of_a_layer_is_traced_and_trained():
+    model = Tower()
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin.blocks[0].up = Adapter(twin.blocks[0].up)
+    plain = copy.deepcopy(model)
+    plain.blocks[0].up = Adapter(plain.blocks[0].up)
+    plain.blocks[0].up.load_state_dict(twin.blocks[0].up.state_dict())
+    torch.testing.assert_close(twin(X), plain(X))
+    twin(X).sum().backward()
+    assert twin.blocks[0].up.extra.weight.grad.abs().sum() > 0
+
+
+def test_mode_switches_of_a_module_do_not_keep_others_from_being_called():
+    """Rotary embeddings are computed without gradients between the first coefficients and the first block."""
+
+    class Rotary(nn.Module):
+        @torch.no_grad()
+        def forward(self, x):
+            return torch.arange(x.shape[1], device=x.device)[:, None] / 10
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.rotary, self.block = nn.Linear(WIDTH, WIDTH), Rotary(), Shifted()
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.block(x, self.rotary(x))
+
+    class Shifted(Block):
+        def forward(self, x, shift):
+            return x + self.down(torch.relu(self.up(self.norm(x) + shift)))
+
+    plain = Model()
+    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
+    assert {"block", "rotary", "stem"} <= twin._mhc.programs[0].entered
+    torch.testing.assert_close(twin(X), plain(X))

@@ -1,0 +1,193 @@
+"""`python -m benchmarks.scaling`: what hyper-connections would cost on many GPUs. A plan on paper; nothing is timed.
+
+Traffic per token and site is measured (`benchmarks.traffic`); machines and models are those of the tables below. Every
+formula is one function here, and is explained in docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+HALF, SINGLE = 2, 4  # bytes of bf16 and fp32
+GPUS = (64, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Shapes of a language model. Every layer has two sites, attention and MLP."""
+
+    name: str
+    layers: int
+    width: int
+    active: float  # parameters that a token meets
+    sequence: int
+    batch: int  # sequences of one step
+
+    @property
+    def sites(self) -> int:
+        """Residual connections."""
+        return 2 * self.layers
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return self.batch * self.sequence
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One GPU and its share of the network. `reached` fractions are assumptions."""
+
+    name: str = "H100 SXM"
+    flops: float = 989e12
+    flops_reached: float = 0.4
+    bandwidth: float = 3.35e12
+    bandwidth_reached: float = 0.8
+    network: float = 50e9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Traffic of one site, in units of C elements per token; `constant` is divided by the tokens of a launch."""
+
+    name: str
+    forward: float
+    backward: float
+    constant: float = 0.0
+    instead_of: float = 6.0  # a plain residual add: 3 forward, 3 backward
+
+
+MODELS = (
+    Model("27B (mHC paper)", 30, 2560, 4.14e9, 4096, 1280),
+    Model("671B (DeepSeek-V3)", 61, 7168, 37e9, 4096, 15360),
+)
+MEASURED = Budget("unique, measured", 10.0, 15.0, constant=14.25 * 256)
+ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0, constant=36.75 * 256, instead_of=0.0)
+UNFUSED = Budget("one kernel per formula", 34.0, 51.0)
+N = 4
+
+
+def compute_seconds(model: Model, machine: Machine) -> float:
+    """Of one token: 6 FLOPs for each parameter that it meets."""
+    return 6 * model.active / (machine.flops * machine.flops_reached)
+
+
+def mixing_seconds(model: Model, machine: Machine, budget: Budget) -> float:
+    """Of one token: the traffic of all sites beyond that of plain residual adds."""
+    units = budget.forward + budget.backward + budget.constant / model.sequence - budget.instead_of
+    return model.sites * model.width * HALF * units / (machine.bandwidth * machine.bandwidth_reached)
+
+
+def border_seconds(model: Model, machine: Machine) -> float:
+    """Of one token at one border between stages: n streams instead of one, there and back."""
+    return 2 * (N - 1) * model.width * HALF / machine.network
+
+
+def new_parameters(model: Model) -> int:
+    """Phi [n C, n^2 + 2n], alpha [3] and bias [n^2 + 2n] of every site."""
+    columns = N * N + 2 * N
+    return model.sites * (N * model.width * columns + 3 + columns)
+
+
+def gradient_seconds(model: Model, machine: Machine, stages: int) -> float:
+    """Of one step: a ring all-reduce of the new gradients of a stage, in fp32."""
+    return 2 * new_parameters(model) / stages * SINGLE / machine.network
+
+
+def group(model: Model, stages: int) -> int:
+    """Sites that share kept streams under `recompute="auto"`; no group crosses a border."""
+    best = math.sqrt(N * model.sites / (N + 2))
+    return max(1, min(round(best), model.sites // stages))
+
+
+def restoring_seconds(model: Model, machine: Machine, size: int) -> float:
+    """Of one token under recomputation: a site with d others before it in its group reads n + d, and writes n."""
+    units = sum(2 * N + d for d in range(1, size)) / size
+    return model.sites * model.width * HALF * units / (machine.bandwidth * machine.bandwidth_reached)
+
+
+def kept_bytes(model: Model, streams_every: int) -> float:
+    """For the backward, on the first of the stages: streams every so many sites, and each branch output.
+
+    Under 1F1B the first of P stages holds P sequences of sites / P sites each, so P cancels.
+    """
+    return model.sequence * model.sites * model.width * HALF * (N / streams_every + 1)
+
+
+def stages_of(model: Model, gpus: int) -> int:
+    """Pipeline stages: 16 for DeepSeek-V3 (its report, section 3.1); 8 for the smaller model, 4 on 64 GPUs."""
+    if model.layers > 60:
+        return 16
+    return 4 if gpus == 64 else 8
+
+
+def overheads(model: Model, machine: Machine, gpus: int) -> tuple[float, float, float]:
+    """Per cent of a step: mixing, borders if nothing hides them, new gradients if nothing hides them."""
+    stages = stages_of(model, gpus)
+    stage = compute_seconds(model, machine) / stages
+    step = model.tokens / (gpus / stages) * stage
+    return (
+        100 * mixing_seconds(model, machine, MEASURED) / compute_seconds(model, machine),
+        100 * border_seconds(model, machine) / stage,
+        100 * gradient_seconds(model, machine, stages) / step,
+    )
+
+
+def traffic_table(machine: Machine) -> Table:
+    """Time of the mixing against that of the model, by what is counted."""
+    table = Table(title=f"Mixing, per cent of the model's compute time ({machine.name})")
+    for heading in ("traffic", *(m.name for m in MODELS)):
+        table.add_column(heading, justify="left" if heading == "traffic" else "right")
+    for budget in (MEASURED, ISSUED, UNFUSED):
+        shares = [100 * mixing_seconds(m, machine, budget) / compute_seconds(m, machine) for m in MODELS]
+        table.add_row(budget.name, *(f"{share:.1f}" for share in shares))
+    return table
+
+
+def memory_table(machine: Machine) -> Table:
+    """Kept for the backward on the first stage, and what keeping less costs."""
+    table = Table(title="Kept for the backward by hyper-connections, GB on the first stage")
+    for heading in ("model", "recompute=None", 'recompute="auto"', "group", "its time, % of compute"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for model in MODELS:
+        size = group(model, stages_of(model, 2048))
+        kept = [kept_bytes(model, every) / 1e9 for every in (1, size)]
+        share = 100 * restoring_seconds(model, machine, size) / compute_seconds(model, machine)
+        table.add_row(model.name, *(f"{value:.1f}" for value in kept), str(size), f"{share:.1f}")
+    return table
+
+
+def scale_table(model: Model, machine: Machine) -> Table:
+    """Overheads by number of GPUs."""
+    table = Table(title=f"{model.name}: per cent of a step")
+    for heading in ("GPUs", "stages", "replicas", "mixing", "borders, unhidden", "gradients, unhidden", "sum"):
+        table.add_column(heading, justify="right")
+    for gpus in GPUS:
+        stages = stages_of(model, gpus)
+        parts = overheads(model, machine, gpus)
+        table.add_row(str(gpus), str(stages), str(gpus // stages), *(f"{p:.2f}" for p in parts), f"{sum(parts):.2f}")
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flops-reached", type=float, default=Machine.flops_reached, help="default: %(default)s")
+    parser.add_argument(
+        "--bandwidth-reached", type=float, default=Machine.bandwidth_reached, help="default: %(default)s"
+    )
+    options = parser.parse_args(arguments)
+    machine = Machine(flops_reached=options.flops_reached, bandwidth_reached=options.bandwidth_reached)
+    console = Console(width=100)
+    for table in (traffic_table(machine), memory_table(machine), *(scale_table(model, machine) for model in MODELS)):
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
