@@ -183,5 +183,9 @@ class PatternWarning(UserWarning):
     """Like `PatternError`, where further graphs of the model may still be compiled."""
 
 
+class HookNotRunWarning(UserWarning):
+    """A hook is registered on a submodule that the code of a transformed model does not call."""
+
+
 class LooseWeightsWarning(UserWarning):
     """A compiled function is given weights that belong to no model, so they stay without hyper-connections."""

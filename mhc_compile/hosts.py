@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from torch import nn
 
+from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.module_tree import HOOKS, State, shallow
 from mhc_compile.passes.nesting import HOSTED
 
@@ -54,6 +56,21 @@ class Hosted(nn.Module):
                 if isinstance(module, Hosted):
                     yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
 
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any module; warns if the traced code does not call this one. So do the others."""
+        _check_called(self)
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `register_forward_hook`."""
+        _check_called(self)
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `register_forward_hook`."""
+        _check_called(self)
+        return super().register_full_backward_hook(*args, **kwargs)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
@@ -72,6 +89,24 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 def _original(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), _ORIGINAL, type(module))
+
+
+def mark_called(module: nn.Module, called: bool) -> None:
+    """Note whether a program calls a host. Once called, it counts as such."""
+    container = vars(module)[HOSTED]
+    container.called = called or getattr(container, "called", False)
+
+
+def _check_called(module: nn.Module) -> None:
+    if getattr(vars(module)[HOSTED], "called", True):  # nobody knows before the first program
+        return
+    warnings.warn(
+        f"this {type(module).__name__} is not called by the code of the transformed model, so its hooks do not fire, "
+        "and fully_shard cannot gather its parameters: it computes nothing in the traced calls, or something else is "
+        "computed between its first operation and its last. Use the module around it",
+        HookNotRunWarning,
+        stacklevel=3,
+    )
 
 
 @functools.cache  # one class per class, so that blocks that were alike still are

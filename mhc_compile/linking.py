@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from mhc_compile.hosts import Hosted, Run
+from mhc_compile.hosts import Hosted, Run, mark_called
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.nesting import HOSTED, Layout, lay_out, nest
@@ -105,6 +105,10 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _install(layout: Layout, owner: Transformed | Stage) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
+    called = {id(owner.get_submodule(path)) for path in layout.entered}
+    for module in owner.modules():
+        if isinstance(module, Hosted):
+            mark_called(module, id(module) in called)
     known = owner.hyper_connections
     for name, path in layout.hosts.items():
         module = owner.get_submodule(path)

@@ -115,7 +115,8 @@ def _enclose_switches(found: dict[fx.Node, Home]) -> None:
 
 def mode_switches(nodes: Iterable[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Pairs of nodes: one switches autocast or the gradient mode, the other puts back what was before."""
-    grad_mode, opened = True, []
+    grad_mode = True
+    opened: list[tuple[fx.Node, bool]] = []
     for node in nodes:
         name = getattr(node.target, "__name__", "")
         if name == "_exit_autocast" and isinstance(node.args[0], fx.Node):

@@ -12,7 +12,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.utils.checkpoint import checkpoint
 
 import mhc_compile
-from mhc_compile.errors import AlreadyTransformedError
+from mhc_compile.errors import AlreadyTransformedError, HookNotRunWarning
 from mhc_compile.hosts import Hosted
 from tests.toy_models import WIDTH, Block, Tower
 
@@ -75,7 +75,7 @@ class Region(nn.Module):
 def test_hooks_of_submodules_fire_in_order(connection):
     twin, calls = transformed(connection=connection), []
     for name, module in twin.named_modules():
-        if isinstance(module, (Block, nn.Linear)) and module is not twin.unused:
+        if isinstance(module, (Block, nn.Linear)) and name != "unused":
             module.register_forward_hook(lambda *_, name=name: calls.append(name))
     twin(X)
     blocks = [f"blocks.{i}{part}" for i in range(3) for part in (".up", ".down", "")]
@@ -177,3 +177,9 @@ def test_mode_switches_of_a_module_do_not_keep_others_from_being_called():
     twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
     assert {"block", "rotary", "stem"} <= twin._mhc.programs[0].entered
     torch.testing.assert_close(twin(X), plain(X))
+
+
+def test_a_hook_that_will_never_fire_is_warned_of():
+    twin = transformed()
+    with pytest.warns(HookNotRunWarning, match="Linear is not called"):
+        twin.unused.register_forward_hook(lambda *_: None)
