@@ -10,6 +10,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+import mhc_compile
+from benchmarks.allocations import peak_bytes
+from examples.train_char_gpt import CharGPT
 from tests.ranks import run_ranks
 from tests.test_ddp import CONNECTIONS, transformed
 
@@ -17,7 +20,7 @@ STEPS = 20
 
 
 def shard(model):
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -72,3 +75,33 @@ def parameters_of_a_group(rank, folder):
 
 def test_hyper_connections_are_sharded_with_the_block_that_uses_them(tmp_path):
     run_ranks(parameters_of_a_group, tmp_path)
+
+
+def local_bytes(tensors):
+    return sum(getattr(t, "to_local", lambda t=t: t)().nbytes for t in tensors)
+
+
+def peak_of_a_step(rank, folder):
+    """Few tokens, so that parameters, gradients and the optimizer are most of it."""
+    ids = torch.zeros(1, 16, dtype=torch.long)
+    model = mhc_compile.transform(CharGPT(context=16, width=128, layers=4, heads=4), example_inputs=ids)
+    shard(model)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def run():
+        nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
+        optimizer.step()
+
+    run()
+    optimizer.zero_grad()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    peak = local_bytes([*model.parameters(), *states]) + peak_bytes(run)
+    if rank == 0:
+        (folder / f"peak-{torch.distributed.get_world_size()}").write_text(str(peak))
+
+
+def test_peak_memory_falls_with_the_number_of_processes(tmp_path):
+    for size in (1, 2):
+        run_ranks(peak_of_a_step, tmp_path, size=size)
+    one, two = (int((tmp_path / f"peak-{size}").read_text()) for size in (1, 2))
+    assert two < 0.7 * one
