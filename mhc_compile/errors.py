@@ -75,6 +75,10 @@ class OtherParametersError(MhcError):
     """The hyper-connections of a model, or values loaded for them, are others than this call needs."""
 
 
+class OwnChildrenError(MhcError):
+    """A compiled model goes over its own children, of which the hyper-connections are one."""
+
+
 class DDPOptimizerError(MhcError):
     """DDPOptimizer cut the graph into buckets before the backend saw it."""
 

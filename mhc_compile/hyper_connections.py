@@ -10,6 +10,7 @@ from torch import nn
 
 from mhc_compile._torch_compat import is_sharded
 from mhc_compile.config import Config
+from mhc_compile.errors import OwnChildrenError
 from mhc_compile.header import Header
 
 
@@ -42,6 +43,7 @@ class HyperConnections(nn.Module):
     Attributes:
         header: what a checkpoint says of them.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
+        in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
         hosts: identifier of a site -> modules of a transformed model whose code uses its parameters.
     """
 
@@ -60,6 +62,7 @@ class HyperConnections(nn.Module):
         """
         super().__init__()
         self.header = Header.of(config)
+        self.in_sequential = False
         self.hosts: dict[str, tuple[nn.Module, ...]] = {}
         self._identifiers: dict[str, str] = {}
         self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
@@ -72,6 +75,19 @@ class HyperConnections(nn.Module):
                 continue
             self.add_module(identifier, SiteParameters(values))
             self._identifiers[key] = identifier
+
+    def forward(self, value: Any, *others: Any, **keywords: Any) -> Any:
+        """What `nn.Sequential` calls behind the last layer: hands on what it gets. Nobody else may call it.
+
+        Raises:
+            OwnChildrenError: the model has a forward of its own that calls its children.
+        """
+        if not self.in_sequential:
+            raise OwnChildrenError(
+                "the forward of this model calls all of its children, and hyper_connections is one of them behind "
+                "mhc_compile.backend: compile a module that holds the model, or write mhc_compile.transform(model)"
+            )
+        return value
 
     def children(self) -> Iterator[nn.Module]:
         """The parameters site by site, without those that were sharded together with a module that hosts them.

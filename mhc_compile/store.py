@@ -51,6 +51,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
             "to rank: write backend.attach(model, example_inputs) before DistributedDataParallel(model)"
         )
     if CHILD not in model._modules:
+        child.in_sequential = type(model).forward is nn.Sequential.forward
         model.add_module(CHILD, child)
         _check_checkpoints(model)
     with torch.inference_mode(False), torch.enable_grad():
