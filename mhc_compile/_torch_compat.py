@@ -75,10 +75,42 @@ def unwrapped(module: Any) -> Any:
     return module
 
 
+def is_outermost(prefix: str) -> bool:
+    """Whether a module of this name is the one that was asked for, or the one inside wrappers around nothing else."""
+    return all(part == WRAPPED for part in prefix.split(".") if part)
+
+
+def is_cut(parameter: Any) -> bool:
+    """Whether a parameter is a part of one, or its value lies on several processes."""
+    tensor = sys.modules.get("torch.distributed.tensor")  # there is none before it is imported
+    return tensor is not None and isinstance(parameter, tensor.DTensor)
+
+
 def is_sharded(module: Any) -> bool:
     """Whether `fully_shard` was applied to a module."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded before it is imported
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def sharded_dtypes(root: Any) -> dict[int, Any]:
+    """Id of each parameter below `root` that `fully_shard` manages -> the dtype in which code sees it.
+
+    A parameter has two forms, sharded and gathered, and both are listed.
+    """
+    dtypes: dict[int, Any] = {}
+    for module in root.modules() if "torch.distributed.fsdp" in sys.modules else ():
+        for group in module._get_fsdp_state()._fsdp_param_groups if is_sharded(module) else ():
+            for parameter in group.fsdp_params:
+                dtype = _seen_dtype(parameter, group.mp_policy.param_dtype)
+                gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
+                dtypes.update({id(parameter.sharded_param): dtype, id(gathered): dtype})
+    return dtypes
+
+
+def _seen_dtype(parameter: Any, policy: Any) -> Any:
+    """Decided by the first call, and by the policy before it."""
+    own = parameter.sharded_param.dtype
+    return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
 
 
 def load(name: str) -> Any:

@@ -9,26 +9,23 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import nn
 
+from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.module_tree import HOOKS, State, shallow
 from mhc_compile.passes.nesting import HOSTED
 
+RUN = "mhc_run"
+"""The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
+
+Hooks see the inputs as in any call; those that ask for keywords see this one, too.
+"""
 _TRACED_HOOKS = "_mhc_traced_hooks"
 _ORIGINAL = "_mhc_original"
-
-
-class Run:
-    """The first argument of a call that asks a module to run generated code: `module(Run(code), *inputs)`."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: Callable[..., Any]) -> None:
-        self.code = code
 
 
 class Hosted(nn.Module):
@@ -46,15 +43,16 @@ class Hosted(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """With duplicates, and asked of this module itself, hosted parameters of the whole subtree are named as well.
+        """With duplicates, and asked of this module or a wrapper, hosted parameters of the whole subtree are named, too.
 
         In this way `fully_shard` looks for the modules of the parameters that it got from `children()`.
         """
         yield from super().named_modules(memo, prefix, remove_duplicate)
-        if not remove_duplicate and not prefix:
-            for path, module in list(super().named_modules()):
-                if isinstance(module, Hosted):
-                    yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
+        if remove_duplicate or not is_outermost(prefix):
+            return
+        for path, module in list(super().named_modules(prefix=prefix)):
+            if isinstance(module, Hosted):
+                yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """As in any module; warns if the traced code does not call this one. So do the others."""
@@ -112,8 +110,8 @@ def _check_called(module: nn.Module) -> None:
 @functools.cache  # one class per class, so that blocks that were alike still are
 def _hosted_class(original: Any) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if args and type(args[0]) is Run:
-            return args[0].code(self, *args[1:])
+        if RUN in kwargs:
+            return kwargs[RUN](self, *args)
         return original.forward(self, *args, **kwargs)
 
     # Trainers and libraries look at the signature.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mhc_compile._torch_compat import is_sharded
+from mhc_compile._torch_compat import is_cut
 from mhc_compile.config import Config
 from mhc_compile.errors import OwnChildrenError
 from mhc_compile.header import Header
@@ -90,14 +90,14 @@ class HyperConnections(nn.Module):
         return value
 
     def children(self) -> Iterator[nn.Module]:
-        """The parameters site by site, without those that were sharded together with a module that hosts them.
+        """The parameters site by site, without those that were sharded and have a host: they are its children as well.
 
-        `fully_shard` collects what it manages by `children()`: those belong to the group of their host.
+        `fully_shard` collects what it manages by `children()`, and those belong to the group of their host.
         """
         return (
             child
             for identifier, child in self._modules.items()
-            if child is not None and not any(is_sharded(host) for host in self.hosts.get(identifier, ()))
+            if child is not None and not (identifier in self.hosts and any(map(is_cut, child.parameters())))
         )
 
     def get_extra_state(self) -> torch.Tensor:

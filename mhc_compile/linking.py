@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from mhc_compile.hosts import Hosted, Run, mark_called
+from mhc_compile.hosts import RUN, Hosted, mark_called
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.nesting import HOSTED, Layout, lay_out, nest
@@ -65,10 +65,10 @@ def _link(part: Part, graph: fx.Graph) -> Code:
     code, _ = compile_graph(graph)
     call: Code
     if part.scope.region is None:
-        run = Run(code)
+        keyword = {RUN: code}
 
         def call(module: nn.Module, *inputs: Any) -> Any:
-            return module(run, *inputs)
+            return module(*inputs, **keyword)
     else:
         keywords = {"use_reentrant": False, **part.scope.region.keywords}
         body = functools.partial(code, None)

@@ -68,6 +68,7 @@ class Program:
 def module_state(module: nn.Module) -> State:
     """What a trace bakes in about a module tree: training flags, dtypes and devices of parameters."""
     state: State = []
+    sharded = compat.sharded_dtypes(module)
     for child in module.modules():
         if compat.WRAPPED in child._modules:  # activation checkpointing changes nothing that is traced
             continue
@@ -75,7 +76,7 @@ def module_state(module: nn.Module) -> State:
         state.append(isinstance(child, Hosted))  # one that was replaced is none, and is traced as it is
         for parameter in child._parameters.values():
             if parameter is not None:
-                state.append(parameter.dtype)
+                state.append(sharded.get(id(parameter), parameter.dtype))
                 state.append(parameter.device)
     return state
 

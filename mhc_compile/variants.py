@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.capture import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError
@@ -16,6 +17,7 @@ from mhc_compile.hosts import for_trace
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, build_program
+from mhc_compile.whole import make_whole
 
 if TYPE_CHECKING:
     from mhc_compile.passes.parameters import ParameterSpec
@@ -74,7 +76,9 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
             f"the model was traced for {MAX_VARIANTS} kinds of calls already, a value or size changes at every call: "
             "pass it as a tensor, or pad inputs to fewer sizes"
         )
-    captured = capture(disown(owner, for_trace), args, kwargs)
+    plain = disown(owner, for_trace)
+    make_whole(plain, compat.sharded_dtypes(owner))
+    captured = capture(plain, args, kwargs)
     plan = plan_of(captured, owner._mhc.config)
     check_parameters(owner, plan)
     return add_program(owner, captured, plan)

@@ -7,23 +7,25 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import mhc_compile
 from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
 from tests.ranks import run_ranks
 from tests.test_ddp import CONNECTIONS, transformed
+from tests.toy_models import Block
 
 STEPS = 20
 
 
-def shard(model):
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+def shard(model, **options):
+    options["mesh"] = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, **options)
+    fully_shard(model, **options)
 
 
 def step(model, optimizer, ids):
@@ -105,3 +107,66 @@ def test_peak_memory_falls_with_the_number_of_processes(tmp_path):
         run_ranks(peak_of_a_step, tmp_path, size=size)
     one, two = (int((tmp_path / f"peak-{size}").read_text()) for size in (1, 2))
     assert two < 0.7 * one
+
+
+def new_kinds_of_calls(rank, folder, whole):
+    model = transformed(modes=("train",))
+    single = copy.deepcopy(model)
+    shard(model, reshard_after_forward=not whole)
+    ids = torch.arange(6).view(1, 6)  # a size of 1, and then another mode
+    for training in (True, False):
+        for m in (model, single):
+            m.train(training)
+        for _ in range(2):
+            found, expected = model(ids), single(ids)
+            torch.testing.assert_close(found, expected)
+        traced = len(model._mhc.programs)
+    found.sum().backward(), expected.sum().backward()
+    for mine, alone in zip(model.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.full_tensor(), alone.grad)
+    assert len(model._mhc.programs) == traced == 3
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["cut again", "kept whole"])
+def test_a_sharded_model_is_traced_for_new_kinds_of_calls(whole, tmp_path):
+    run_ranks(new_kinds_of_calls, tmp_path, whole)
+
+
+def checkpointed(rank, folder):
+    model = transformed()
+    single = copy.deepcopy(model)
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
+    shard(model)
+    here = sum(p.to_local().numel() for p in model.parameters())
+    assert here <= 0.6 * sum(p.numel() for p in single.parameters())
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, single)]
+    ids = torch.randint(16, (4, 6), generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        torch.testing.assert_close(step(model, optimizers[0], ids), step(single, optimizers[1], ids))
+        for mine, alone in zip(model.parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.full_tensor(), alone.grad)
+
+
+def test_blocks_under_activation_checkpointing_are_sharded(tmp_path):
+    run_ranks(checkpointed, tmp_path)
+
+
+def mixed_precision(rank, folder):
+    model = transformed(modes=("train", "eval"))
+    single = copy.deepcopy(model)
+    shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
+    seen = []
+    model.blocks[1].up.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2) for m in (model, single)]
+    ids = torch.randint(16, (4, 6), generator=torch.Generator().manual_seed(0))
+    losses = [[step(m, o, ids).item() for _ in range(10)] for m, o in zip((model, single), optimizers, strict=True)]
+    assert set(seen) == {torch.bfloat16} and len(model._mhc.programs) == 3
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    model.eval(), single.eval()
+    torch.testing.assert_close(model(ids).float(), single(ids), rtol=0, atol=5e-2)
+
+
+def test_a_mixed_precision_policy_computes_in_its_dtype(tmp_path):
+    run_ranks(mixed_precision, tmp_path)

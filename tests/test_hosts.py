@@ -71,6 +71,14 @@ class Region(nn.Module):
         return checkpoint(lambda y: self.second(self.first(y)), x, use_reentrant=False)
 
 
+def test_hooks_see_tensors_as_inputs():
+    twin, seen = transformed(), []
+    twin.blocks[1].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+    twin.blocks[1].register_forward_hook(lambda module, inputs, output: seen.extend(inputs))
+    twin(X)
+    assert seen and all(isinstance(value, torch.Tensor) for value in seen)
+
+
 @pytest.mark.parametrize("connection", ["mhc", "hc"])
 def test_hooks_of_submodules_fire_in_order(connection):
     twin, calls = transformed(connection=connection), []
