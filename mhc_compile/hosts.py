@@ -43,7 +43,7 @@ class Hosted(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """With duplicates, and asked of this module or a wrapper, hosted parameters of the whole subtree are named, too.
+        """With duplicates, asked of this module or a wrapper, hosted parameters of the whole subtree are named, too.
 
         In this way `fully_shard` looks for the modules of the parameters that it got from `children()`.
         """

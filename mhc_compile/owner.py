@@ -148,6 +148,7 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
     state = shallow(model)
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
     state["_modules"] = second_tree(state["_modules"], look)
+    state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
     if ownership.forward is not None:
         state["forward"] = ownership.forward
     plain: nn.Module = object.__new__(ownership.original)
