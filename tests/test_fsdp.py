@@ -15,7 +15,7 @@ import mhc_compile
 from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
 from tests.ranks import run_ranks
-from tests.test_ddp import CONNECTIONS, transformed
+from tests.test_ddp import CONNECTIONS, Net, transformed
 from tests.toy_models import Block
 
 STEPS = 20
@@ -149,6 +149,24 @@ def checkpointed(rank, folder):
 
 def test_blocks_under_activation_checkpointing_are_sharded(tmp_path):
     run_ranks(checkpointed, tmp_path)
+
+
+def nested(rank, folder):
+    """The modules that use hyper-connections lie inside those that are sharded."""
+    torch.manual_seed(0)
+    ids = torch.randint(16, (4, 5))
+    model = Net()
+    model.blocks = nn.Sequential(*(nn.Sequential(Block(), Block()) for _ in range(2)))
+    model = mhc_compile.transform(model, example_inputs=(ids,))
+    single = copy.deepcopy(model)
+    shard(model)
+    model(ids).square().mean().backward(), single(ids).square().mean().backward()
+    for mine, alone in zip(model.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.full_tensor(), alone.grad)
+
+
+def test_hyper_connections_of_modules_inside_a_sharded_one_are_sharded_once(tmp_path):
+    run_ranks(nested, tmp_path)
 
 
 def mixed_precision(rank, folder):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 import mhc_compile
+from benchmarks.timing import saved_bytes
 from mhc_compile import errors, pipeline
 from tests.ranks import run_ranks
 from tests.toy_models import WIDTH, Block, Tower
@@ -222,6 +223,21 @@ def test_the_residual_stream_crosses_alone_where_there_is_nothing_else():
     stages = pipeline.split(model, "1", example_inputs=(x,))
     assert isinstance(stages[0](x), torch.Tensor) and stages[0](x).shape == (4, 2, 3, WIDTH)
     assert torch.equal(run(stages, x)[0], model(x))
+
+
+def test_each_stage_restores_its_streams():
+    x, kept, gradients = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)), [], []
+    for recompute in (None, 4):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(Block(32) for _ in range(8)))
+        model = mhc_compile.transform(model, example_inputs=x, init="random", recompute=recompute)
+        stages = nn.ModuleList(pipeline.split(model, "4", example_inputs=x))
+        kept.append(saved_bytes(stages, lambda stages=stages: run(stages, x)[0].sum()).activations)
+        run(stages, x)[0].square().sum().backward()
+        gradients.append([p.grad for p in stages.parameters()])
+    assert kept[1] < 0.85 * kept[0]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_cut_before_the_streams_begin_sends_the_tensor_they_stand_for():
