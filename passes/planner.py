@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from torch import fx
 
@@ -115,7 +116,7 @@ def _assemble(
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     rejected = tuple(_rejection(graph, r) for r in rejections)
     by_name = {node.name: node for node in graph.nodes}
-    return Plan(
+    plan = Plan(
         n=config.streams,
         connection=config.effective_connection,
         init=config.init,
@@ -126,8 +127,8 @@ def _assemble(
         float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))),
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
-        notes=recompute_notes([sites[add] for add in sorted(sites)], by_name, config),
     )
+    return replace(plan, notes=recompute_notes(plan, by_name, config))
 
 
 def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: Channels) -> Site:

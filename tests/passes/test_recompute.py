@@ -16,10 +16,14 @@ from tests.passes.shapes import SHAPES
 X = tokens()
 
 
-def chain(m, x):
-    for i in range(6):
+def chain_of(m, x, sites):
+    for i in range(sites):
         x = x + m.get_submodule(f"f{i}")(m.n(x))
     return x
+
+
+def chain(m, x):
+    return chain_of(m, x, 6)
 
 
 def net(body=chain):
@@ -114,6 +118,23 @@ def test_where_nothing_can_be_restored_the_plan_says_so(connection):
         True
     ]
     assert plan_of(net(), X, recompute=2).notes == ()
+
+
+def test_a_norm_on_the_streams_behind_every_site_leaves_nothing_to_restore_and_the_plan_says_so():
+    def body(m, x):
+        for i in range(6):
+            x = m.n(x + m.get_submodule(f"f{i}")(x))
+        return x
+
+    (note,) = plan_of(net(body), X, recompute="auto").notes
+    assert note.startswith("recompute has no effect: no site follows another")
+    gm, _ = rewritten(net(body), X, recompute="auto")
+    assert not any(pasts(gm))
+
+
+def test_segments_too_short_for_a_group_are_named():
+    (note,) = plan_of(net(lambda m, x: chain_of(m, x, 2)), X, recompute="auto").notes
+    assert note == "recompute='auto' has no effect: segments this short make groups of one site"
 
 
 @pytest.mark.parametrize("connection", ["mhc", "hc"])
