@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mhc_compile.hosts import RUN, Hosted, mark_called
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
-from mhc_compile.passes.nesting import HOSTED, Layout, lay_out, nest
+from mhc_compile.passes.nesting import HOSTED, Layout, hosted_name, lay_out, nest
 from mhc_compile.passes.scopes import ModuleNames
 
 if TYPE_CHECKING:
@@ -39,16 +39,20 @@ def split(
         The graph of the model's own forward, and the names of modules that it calls.
     """
     layout = lay_out(graph, _module_names(owner, calls))
-    outer = nest(layout, _all_names(owner), _link)
+    outer = nest(layout, _all_names(owner), _Linker().link)
     _install(layout, owner)
     return outer, layout.entered
 
 
 def compile_graph(graph: fx.Graph) -> tuple[Code, str]:
     """`code(module, *inputs)` from a graph whose attributes are those of the module, and its source."""
-    graph.set_codegen(fx.graph.CodeGen())
-    code = graph.python_code("self")
+    code = _python_of(graph)
     return _execute(code.src, dict(code.globals)), code.src
+
+
+def _python_of(graph: fx.Graph) -> fx.graph.PythonCode:
+    graph.set_codegen(fx.graph.CodeGen())
+    return graph.python_code("self")
 
 
 def _execute(source: str, namespace: dict[str, Any]) -> Code:
@@ -60,25 +64,50 @@ def _execute(source: str, namespace: dict[str, Any]) -> Code:
     return function
 
 
-def _link(part: Part, graph: fx.Graph) -> Code:
-    """What the code around a part calls: the module of the part with its code, or the region under its policy."""
-    code, _ = compile_graph(graph)
-    call: Code
-    if part.scope.region is None:
-        keyword = {RUN: code}
+class _Linker:
+    """Makes what code calls. Parts that are alike get the same function, so that Dynamo compiles it once for all."""
 
-        def call(module: nn.Module, *inputs: Any) -> Any:
-            return module(*inputs, **keyword)
-    else:
-        keywords = {"use_reentrant": False, **part.scope.region.keywords}
-        body = functools.partial(code, None)
+    def __init__(self) -> None:
+        self._codes: dict[Any, Code] = {}
+        self._calls: dict[Any, Code] = {}
 
-        def call(*inputs: Any) -> Any:
-            return checkpoint(body, *inputs, **keywords)
+    def link(self, part: Part, graph: fx.Graph, name: str) -> Code:
+        """What the code around a part calls: the module of the part with its code, or the region under its policy."""
+        code = self._code(graph)
+        region = part.scope.region
+        key = (code, name, id(region))
+        if key not in self._calls:
+            call = _calling(code) if region is None else _recomputing(code, region.keywords)
+            # What torch.fx prints for the call: the name of the module in generated code and in tracebacks.
+            call.__name__ = call.__qualname__ = identifier(name or "model")
+            call.__module__ = "mhc_compile.generated"
+            self._calls[key] = call
+        return self._calls[key]
 
-    # What torch.fx prints for the call: the name of the module in generated code and in tracebacks.
-    call.__name__ = call.__qualname__ = identifier(part.scope.path or "model")
-    call.__module__ = "mhc_compile.generated"
+    def _code(self, graph: fx.Graph) -> Code:
+        code = _python_of(graph)
+        key = (code.src, *((name, id(value)) for name, value in sorted(code.globals.items())))
+        if key not in self._codes:
+            self._codes[key] = _execute(code.src, dict(code.globals))
+        return self._codes[key]
+
+
+def _calling(code: Code) -> Code:
+    keyword = {RUN: code}
+
+    def call(module: nn.Module, *inputs: Any) -> Any:
+        return module(*inputs, **keyword)
+
+    return call
+
+
+def _recomputing(code: Code, keywords: Mapping[str, Any]) -> Code:
+    body = functools.partial(code, None)
+    policy = {"use_reentrant": False, **keywords}
+
+    def call(*inputs: Any) -> Any:
+        return checkpoint(body, *inputs, **policy)
+
     return call
 
 
@@ -113,5 +142,5 @@ def _install(layout: Layout, owner: Transformed | Stage) -> None:
     for name, path in layout.hosts.items():
         module = owner.get_submodule(path)
         if path and module not in known.hosts.get(name, ()):
-            vars(module)[HOSTED].add_module(name, known.get_submodule(name))
+            vars(module)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
             known.hosts[name] = (*known.hosts.get(name, ()), module)

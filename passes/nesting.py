@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from torch import fx
 
 from mhc_compile.passes.arrange import Part, arrange
+from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.rewrite import OWNER
 from mhc_compile.passes.scopes import ModuleNames, common, homes, inside
 
 HOSTED = "_hyper_connections"
 """Attribute of a module under which it finds the hyper-connections that its code uses."""
 
-Link = Callable[[Part, fx.Graph], Callable[..., object]]
-"""Makes code from the graph of a part: `code(module, *inputs)`, or `code(*inputs)` for a checkpointed region."""
+Link = Callable[[Part, fx.Graph, str], Callable[..., object]]
+"""Makes code from the graph of a part: `code(module, *inputs)`, or `code(*inputs)` for a checkpointed region.
+
+The text is the name of the part, as seen from the code around it.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Layout:
     items: tuple[fx.Node | Part, ...]
     entered: frozenset[str]
     hosts: Mapping[str, str]
+
+
+def hosted_name(site: str, path: str) -> str:
+    """Name of a hyper-connection in its host: its identifier without that of the host, `attn` for `blocks__1__attn`."""
+    return site.removeprefix(identifier(path)).strip("_") or "own"
 
 
 def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:
@@ -62,8 +71,7 @@ def nest(layout: Layout, names: Mapping[str, Sequence[str]], link: Link) -> fx.G
     modules: dict[str, fx.Node] = {}
     handles = fx.Graph()  # of modules that are called; the flat graph reads none
     for path in layout.entered:
-        # The name matters: of BERT's `attention.self` torch.fx would make a variable called `self`.
-        modules[path] = handles.create_node("get_attr", path, name=f"module_{path.replace('.', '_')}")
+        modules[path] = handles.create_node("get_attr", path)
     body = _Body("", layout, names, modules, link)
     body.fill(layout.items)
     body.graph.lint()
@@ -71,7 +79,10 @@ def nest(layout: Layout, names: Mapping[str, Sequence[str]], link: Link) -> fx.G
 
 
 class _Body:
-    """The graph of one part while it is made. `inputs` are the nodes of the flat graph that it wants to be given."""
+    """The graph of one part while it is made. `inputs` are the nodes of the flat graph that it wants to be given.
+
+    Names in it do not depend on where the module lies in the model, so that blocks that are alike have the same code.
+    """
 
     def __init__(
         self,
@@ -93,7 +104,11 @@ class _Body:
             if isinstance(item, Part):
                 self._call(item)
             else:
-                self.copies[item] = self.graph.node_copy(item, self._value)
+                self.copies[item] = self.graph.node_copy(item, self._value) if self.path == "" else self._copy(item)
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._value)
+        return self.graph.create_node(node.op, node.target, args, kwargs)
 
     def _call(self, part: Part) -> None:
         region = part.scope.region is not None
@@ -103,36 +118,41 @@ class _Body:
         inner.graph.output(_one_or_tuple([inner.copies[n] for n in outputs]))
         handle = [] if region else [self._value(self.modules[part.scope.path])]
         args = (*handle, *(self._value(n) for n in inner.inputs))
-        call = self.graph.call_function(self.link(part, inner.graph), args)
+        call = self.graph.call_function(self.link(part, inner.graph, self._local(part.scope.path)), args)
         if len(outputs) == 1:
             self.copies[outputs[0]] = call
             return
         for i, node in enumerate(outputs):
-            self.copies[node] = self.graph.create_node("call_function", operator.getitem, (call, i), name=node.name)
+            self.copies[node] = self.graph.call_function(operator.getitem, (call, i))
+
+    def _local(self, path: str) -> str:
+        return path[len(self.path) + 1 :] if self.path and inside(path, self.path) else path
 
     def _value(self, node: fx.Node) -> fx.Node:
         """A value made here, an attribute seen from here, or a further input."""
         if node not in self.copies:
             name = self._seen_from_here(str(node.target)) if node.op == "get_attr" else None
-            self.copies[node] = self._input(node) if name is None else self._attribute(node, name)
+            self.copies[node] = self._input(node) if name is None else self._attribute(name)
         return self.copies[node]
 
-    def _attribute(self, node: fx.Node, name: str) -> fx.Node:
-        return self.graph.create_node("get_attr", name, name=node.name)
+    def _attribute(self, name: str) -> fx.Node:
+        # The name matters: of BERT's `attention.self` torch.fx would make a variable called `self`.
+        return self.graph.create_node("get_attr", name, name=f"self_{name.replace('.', '_')}")
 
     def _seen_from_here(self, target: str) -> str | None:
         if not self.path:
             return target if self.path == "" else None
         child, _, rest = target.partition(".")
         if child == OWNER and self.layout.hosts.get(rest.partition(".")[0]) == self.path:
-            return f"{HOSTED}.{rest}"
+            site, _, parameter = rest.partition(".")
+            return f"{HOSTED}.{hosted_name(site, self.path)}.{parameter}"
         found = next((n for n in self.names.get(target, (target,)) if inside(n, self.path)), None)
         return None if found is None else found[len(self.path) + 1 :]
 
     def _input(self, node: fx.Node) -> fx.Node:
         self.inputs.append(node)
         with self.graph.inserting_after(self.last_input):  # None is the very beginning
-            self.last_input = self.graph.placeholder(node.name)
+            self.last_input = self.graph.placeholder(f"input_{len(self.inputs) - 1}")
         return self.last_input
 
 
