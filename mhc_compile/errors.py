@@ -103,6 +103,10 @@ class UnsafeCheckpointError(MhcError):
     """A checkpoint asks for code to be run; it was not."""
 
 
+class UnloadableEntryError(MhcError, TypeError):
+    """Something that is to be saved is neither tensor nor plain data, so the checkpoint could not be loaded."""
+
+
 class NotPreservingError(MhcError):
     """The hyper-connections have been trained, so the plain model computes something else."""
 
