@@ -7,6 +7,7 @@ A subclass made on the fly keeps class, attributes, parameter names, tied and un
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,11 +121,16 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
         return _forward(self, *args, **kwargs)
 
+    @functools.wraps(original.__init__)
+    def new(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        """A plain model, for whoever constructs `type(model)`: `from_pretrained`, slices of an `nn.Sequential`."""
+        return original(*args, **kwargs)
+
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (Transformed, original), {**names, "forward": forward})
+    return type(original.__name__, (Transformed, original), {**names, "forward": forward, "__new__": new})
 
 
 def own(
