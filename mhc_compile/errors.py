@@ -139,6 +139,10 @@ class UnsentValueError(PipelineError):
     """Something else than a tensor would have to be sent from one stage of a pipeline to the next."""
 
 
+class StageOutputError(PipelineError):
+    """A model returns something else than tensors, which the last stage of a pipeline may not."""
+
+
 class StageCallError(PipelineError):
     """A stage of a pipeline is called in another way than it was traced for, and cannot be traced anew."""
 
