@@ -82,9 +82,12 @@ def trainer(folder: str, steps: int, gradient_checkpointing: bool) -> Trainer:
 
 
 def load(folder: str) -> LlamaForCausalLM:
-    """A saved model: `from_pretrained` knows the plain class only, so transform what it makes, then load the rest."""
+    """A saved model: `from_pretrained` makes the plain one and ties its weights; transform it, then load the rest."""
     model = transformed(LlamaForCausalLM.from_pretrained(folder))
-    model.load_state_dict(checkpoint.load(Path(folder) / "model.safetensors"))
+    files = [checkpoint.load(file) for file in Path(folder).glob("model*.safetensors")]
+    start = "hyper_connections."
+    new = {name.removeprefix(start): value for file in files for name, value in file.items() if name.startswith(start)}
+    model.hyper_connections.load_state_dict(new)
     return model.eval()
 
 

@@ -14,6 +14,7 @@ from mhc_compile import errors
 from mhc_compile.backend import Backend, backend
 from mhc_compile.config import Config
 from mhc_compile.explain import Explanation, explain
+from mhc_compile.initial import reset_parameters
 from mhc_compile.optimizer import parameter_groups
 from mhc_compile.passes.plan import Plan
 from mhc_compile.traced import rewrite
@@ -32,6 +33,7 @@ __all__ = [
     "explain",
     "parameter_groups",
     "plan",
+    "reset_parameters",
     "revert",
     "rewrite",
     "transform",

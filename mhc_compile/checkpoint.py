@@ -9,20 +9,17 @@ A name that ends in `.safetensors` chooses that format. For checkpoints of many 
 from __future__ import annotations
 
 import os
-import pickle
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from mhc_compile.errors import UnreadableCheckpointError, UnsafeCheckpointError
+from mhc_compile.errors import UnreadableCheckpointError
+from mhc_compile.pickles import ADVICE, check_entries, unpickle
 
 _SAFETENSORS = ".safetensors"
-_ADVICE = "load a file that mhc_compile.checkpoint.save or torch.save(model.state_dict(), path) wrote to its end"
-_REFUSED = "Weights only load failed"  # how torch.load begins when it meets a global it does not know
 
 
 def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -33,12 +30,14 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     Args:
         state: what `state_dict()` returned, or a mapping that holds several such. safetensors keeps tensors of a flat
             mapping as such, and anything else in it as bytes.
-        path: the file.
+        path: the file. Of a symbolic link, the file behind it is written.
 
     Raises:
+        UnloadableEntryError: something in it is neither tensor nor plain data, so `load` would refuse the file.
         MissingPackageError: the name ends in `.safetensors` and safetensors is not installed.
     """
     path = Path(path)
+    check_entries(state)
     if path.suffix == _SAFETENSORS:
         from mhc_compile.safetensors_file import write_file
 
@@ -72,29 +71,13 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
         with path.open("rb") as file:
             state = unpickle(file, path, map_location)
     if not isinstance(state, dict):
-        raise UnreadableCheckpointError(f"{path} holds a {type(state).__name__}, not a state dict: {_ADVICE}")
+        raise UnreadableCheckpointError(f"{path} holds a {type(state).__name__}, not a state dict: {ADVICE}")
     return state
-
-
-def unpickle(file: IO[bytes], source: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
-    """`torch.load(weights_only=True)` of a file from `source`, with this package's errors."""
-    try:
-        return torch.load(file, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
-            raise UnsafeCheckpointError(
-                f"{source} asks for more than tensors and plain data: {_reason(error)}. Nothing in it was run. "
-                "Save model.state_dict(), not the model; and open no file from a source that you do not trust"
-            ) from error
-        raise UnreadableCheckpointError(f"{source} is no checkpoint: {_reason(error)}. {_ADVICE}") from error
-    except Exception as error:  # torch, zipfile and pickle raise whatever the bytes lead them to
-        raise UnreadableCheckpointError(
-            f"{source} is truncated or no checkpoint: {type(error).__name__}: {_reason(error)}. {_ADVICE}"
-        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside `path`, wait until the disk has it, and rename it; on an error nothing is left behind."""
+    path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(beside)
@@ -115,10 +98,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error of PyTorch's that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith((_REFUSED, "(1)", "(2)"))]
-    return (telling or lines or [type(error).__name__])[0].rstrip(".")

@@ -103,6 +103,10 @@ class UnsafeCheckpointError(MhcError):
     """A checkpoint asks for code to be run; it was not."""
 
 
+class UnloadableEntryError(MhcError, TypeError):
+    """Something that is to be saved is neither tensor nor plain data, so the checkpoint could not be loaded."""
+
+
 class NotPreservingError(MhcError):
     """The hyper-connections have been trained, so the plain model computes something else."""
 
@@ -133,6 +137,10 @@ class SharedWriteError(PipelineError):
 
 class UnsentValueError(PipelineError):
     """Something else than a tensor would have to be sent from one stage of a pipeline to the next."""
+
+
+class StageOutputError(PipelineError):
+    """A model returns something else than tensors, which the last stage of a pipeline may not."""
 
 
 class StageCallError(PipelineError):

@@ -7,10 +7,11 @@ A subclass made on the fly keeps class, attributes, parameter names, tied and un
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,6 +25,9 @@ from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import Look, second_tree, shallow
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, module_state
+
+if TYPE_CHECKING:
+    from mhc_compile.stage import Stage
 
 CHILD = "hyper_connections"
 
@@ -72,19 +76,30 @@ class Transformed(nn.Module):
         reduced = super().__reduce_ex__(protocol)
         return (_rebuild, (self._mhc.original,), *reduced[2:])
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checks the header before anything is loaded, and lets a checkpoint of the original model in.
-
-        Such a one leaves the hyper-connections as they are; own values in its copy satisfy strict loading.
-        """
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Checks the header before anything is loaded, and lets a checkpoint of the original model in."""
         if is_plain(state_dict, prefix):
-            from mhc_compile.preserved import warn_of_trained
-
-            warn_of_trained(self)
-            state_dict.update(self.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
+            complete_plain(self, state_dict, prefix, assign=local_metadata.get("assign_to_params_buffers", False))
         else:
             check_state(state_dict, self.hyper_connections.header, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def complete_plain(owner: Transformed | Stage, state_dict: dict[str, Any], prefix: str, *, assign: bool) -> None:
+    """Add hyper-connections to the copy of a plain state dict that is being loaded, which satisfies strict loading.
+
+    They stay as they are. Only those on the meta device, which have no values, get initial ones, where PyTorch is to
+    take over the tensors of the state dict (`assign`).
+    """
+    from mhc_compile.initial import materialise
+    from mhc_compile.preserved import warn_of_trained
+
+    warn_of_trained(owner)
+    state_dict.update(owner.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
+    if assign:
+        materialise(owner, state_dict, prefix)
 
 
 def _forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
@@ -106,11 +121,16 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
         return _forward(self, *args, **kwargs)
 
+    @functools.wraps(original.__init__)
+    def new(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        """A plain model, for whoever constructs `type(model)`: `from_pretrained`, slices of an `nn.Sequential`."""
+        return original(*args, **kwargs)
+
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (Transformed, original), {**names, "forward": forward})
+    return type(original.__name__, (Transformed, original), {**names, "forward": forward, "__new__": new})
 
 
 def own(

@@ -18,7 +18,13 @@ from torch import nn
 
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture
-from mhc_compile.errors import CutOrderError, InvalidOptionError, NotTransformedError, SharedParameterError
+from mhc_compile.errors import (
+    CutOrderError,
+    InvalidOptionError,
+    NotTransformedError,
+    SharedParameterError,
+    StageOutputError,
+)
 from mhc_compile.hosts import for_trace
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
@@ -75,6 +81,7 @@ def split(
         MissingInputsError: no inputs were given, and the model declares none.
         UnknownCutError, CutOrderError, BranchCutError: `at` does not fit the model.
         SharedParameterError, SharedWriteError, UnsentValueError: the model cannot be cut there.
+        StageOutputError: the model returns neither a tensor nor a tuple or list of tensors.
         CaptureError: as for `transform`.
     """
     if not isinstance(model, Transformed):
@@ -87,6 +94,7 @@ def split(
     if inputs is None:
         raise missing_inputs(disown(model), "split traces the model again")
     traces = [trace for mode in check_modes(modes) for trace in _trace(model, inputs, mode, at)]
+    _check_outputs(model, traces)
     names = _share_out(model, traces, len(at) + 1)
     return [_build(model, index, names, traces) for index in range(len(names))]
 
@@ -98,6 +106,18 @@ def _check_at(at: Sequence[str] | str) -> tuple[str, ...]:
     if not names:
         raise CutOrderError("at is empty, so there would be one stage: write the model itself")
     return names
+
+
+def _check_outputs(model: Transformed, traces: Sequence[_Trace]) -> None:
+    for spec in (trace.captured.out_spec for trace in traces):
+        flat = spec.type in (tuple, list) and spec.num_nodes == spec.num_leaves + 1
+        if not (spec.is_leaf() or flat):
+            name = model._mhc.original.__name__
+            raise StageOutputError(
+                f"{name} returns a {spec.type.__name__} of its outputs, and torch.distributed.pipelining takes one "
+                "tensor or a tuple of tensors: transform a module around it that returns what the loss needs, for "
+                f"example with forward(self, ids): return self.model(ids).logits; its modules are called model.{{name}}"
+            )
 
 
 def _trace(model: Transformed, inputs: Inputs, mode: str, at: Sequence[str]) -> list[_Trace]:

@@ -7,33 +7,31 @@ values, whatever the weights of the model itself have become.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
-from mhc_compile.config import Config
 from mhc_compile.errors import NotPreservingError, NotPreservingWarning
 from mhc_compile.owner import Transformed
-from mhc_compile.variants import specs_of
-
-if TYPE_CHECKING:
-    from mhc_compile.passes.parameters import ParameterSpec
-    from mhc_compile.passes.plan import Plan
+from mhc_compile.stage import Stage
+from mhc_compile.variants import all_specs
+from mhc_compile.whole import own_part, placed
 
 
-def why_not_preserving(model: Transformed) -> str | None:
-    """What keeps a transformed model from computing what the plain one does; None if nothing does."""
+def why_not_preserving(model: Transformed | Stage) -> str | None:
+    """What keeps a transformed model from computing what the plain one does; None if nothing does.
+
+    Of a sharded model each process looks at its own part.
+    """
     config = model._mhc.config
     if config.reduce == "sum" and config.streams > 1:
         return f"reduce='sum' multiplies the residual stream by n={config.n}"
-    for key, spec in _preserving_specs(model._mhc.plans, config):
+    for key, spec in all_specs(model._mhc.plans, replace(config, init="preserve")).items():
         if key not in model.hyper_connections:  # it is in another stage of a pipeline
             continue
         for name, parameter in model.hyper_connections[key].named_parameters():
             value = spec.initial_values(_wide(parameter.dtype), parameter.device)[name]
-            moved = _moved(parameter.detach(), value)
+            moved = _moved(own_part(parameter.detach()), own_part(placed(value, parameter, source=None)))
             if moved is not None:
                 return f"hyper_connections[{key!r}].{name} is {moved:.1e} away from the value that keeps the function"
     return None
@@ -57,28 +55,22 @@ def check_preserving(model: Transformed, *, strict: bool) -> None:
     warnings.warn(f"{message}; with mhc_compile.revert(model, strict=True) this is an error", NotPreservingWarning, 3)
 
 
-def warn_of_trained(model: Transformed) -> None:
-    """Say that a plain checkpoint is about to be loaded beside hyper-connections that were trained for other weights.
+def warn_of_trained(model: Transformed | Stage) -> None:
+    """Say that a plain checkpoint is about to be loaded beside hyper-connections without their initial values.
 
     A model that never was function-preserving, by `init="random"`, is used as it is.
     """
     config = model._mhc.config
     reason = why_not_preserving(model) if config.init == "preserve" else None
+    name = model._mhc.original.__name__
     if reason is not None:
         warnings.warn(
-            f"a checkpoint of the original {type(model).__name__} is loaded beside trained hyper-connections "
-            f"({reason}): transform the model anew to start from what the checkpoint computes",
+            f"a checkpoint of the original {name} is loaded beside hyper-connections that were trained, or have no "
+            f"values since to_empty() ({reason}): write mhc_compile.reset_parameters(model) to start from what the "
+            "checkpoint computes",
             NotPreservingWarning,
             stacklevel=2,
         )
-
-
-def _preserving_specs(plans: Sequence[Plan], config: Config) -> Iterator[tuple[str, ParameterSpec]]:
-    """The specification of each key as if `init` were `preserve`; the first plan decides, as in `initial_sites`."""
-    specs: dict[str, ParameterSpec] = {}
-    for plan in plans:
-        specs = {**specs_of(plan, replace(config, init="preserve")), **specs}
-    yield from specs.items()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

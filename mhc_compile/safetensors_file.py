@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_compile.checkpoint import unpickle
 from mhc_compile.errors import MissingPackageError, UnreadableCheckpointError
 from mhc_compile.header import KEY, Header
+from mhc_compile.pickles import unpickle
 
 _ENTRY = "mhc_compile"
 

@@ -26,10 +26,11 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.stateful import Stateful
 
-from mhc_compile.checkpoint import unpickle
 from mhc_compile.errors import MhcError, UnreadableCheckpointError, UnsafeCheckpointError
 from mhc_compile.header import KEY, Header, is_plain
+from mhc_compile.pickles import check_entries, describe, unpickle
 
 _METADATA = ".metadata"
 _PACKAGE = "torch.distributed.checkpoint."
@@ -59,9 +60,12 @@ def save(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileExistsError: it does.
+        UnloadableEntryError: something in it is neither tensor nor plain data, so `load` would refuse it.
     """
     if Path(folder, _METADATA).exists():
         raise FileExistsError(f"{folder} already holds a checkpoint: write each to a folder of its own, {folder}-2")
+    state = {name: part.state_dict() if isinstance(part, Stateful) else part for name, part in state.items()}
+    check_entries(state)
     with _single_process_is_fine():
         state_dict_saver.save(state, checkpoint_id=folder)
 
@@ -105,7 +109,7 @@ def _read(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
         ours = next((e for e, _ in error.failures.values() if isinstance(e, MhcError)), None)
         if ours is not None:
             raise ours from error
-        reasons = "; ".join(f"process {rank}: {e}" for rank, (e, _) in error.failures.items())
+        reasons = "; ".join(f"process {rank}: {describe(e)}" for rank, (e, _) in error.failures.items())
         raise UnreadableCheckpointError(
             f"{folder} cannot be read into this state ({reasons}): load a checkpoint of this model that was written to "
             "its end"
@@ -168,7 +172,9 @@ def _unpickle_metadata(content: bytes, path: Path) -> Metadata:
             "you do not trust"
         ) from error
     except Exception as error:  # pickle raises whatever the bytes lead it to
-        raise UnreadableCheckpointError(f"{path} is truncated or no checkpoint ({error}): load another one") from error
+        raise UnreadableCheckpointError(
+            f"{path} is truncated or no checkpoint ({describe(error)}): load another one"
+        ) from error
     if not isinstance(metadata, Metadata):
         raise UnreadableCheckpointError(f"{path} holds a {type(metadata).__name__}, not the metadata of a checkpoint")
     return metadata

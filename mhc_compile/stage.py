@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from mhc_compile.capture_errors import describe_call
 from mhc_compile.errors import StageCallError
 from mhc_compile.header import check_state, is_plain
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import CHILD, Ownership, Transformed
+from mhc_compile.owner import Ownership, Transformed, complete_plain
 from mhc_compile.passes.partition import Crossing
 from mhc_compile.program import Program, State, module_state
 
@@ -103,18 +103,17 @@ class Stage(nn.Module):
             "to its dtype before"
         )
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
         """Takes what belongs to this stage out of a state dict of the whole model, transformed or plain."""
         for name in self.mhc_stage.elsewhere:
             state_dict.pop(prefix + name, None)
         if is_plain(state_dict, prefix):
-            from mhc_compile.preserved import warn_of_trained
-
-            warn_of_trained(cast(Transformed, self))
-            state_dict.update(self.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
+            complete_plain(self, state_dict, prefix, assign=local_metadata.get("assign_to_params_buffers", False))
         else:
             check_state(state_dict, self.hyper_connections.header, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 def portable_state(module: nn.Module) -> State:

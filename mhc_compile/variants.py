@@ -55,6 +55,14 @@ def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
     return parameter_specs(plan, config)
 
 
+def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]:
+    """The new parameters that several plans ask for, by key; the first plan that names a key decides."""
+    specs: dict[str, ParameterSpec] = {}
+    for plan in plans:
+        specs = {**specs, **{key: spec for key, spec in specs_of(plan, config).items() if key not in specs}}
+    return specs
+
+
 def add_program(owner: Transformed, captured: Captured, plan: Plan) -> Program:
     """Rewrite a captured graph and give it to `owner` as a program for its current state."""
     from mhc_compile.passes.pipeline import rewrite_open
@@ -101,14 +109,13 @@ def check_parameters(owner: Transformed, plan: Plan) -> None:
 def initial_sites(
     plans: Sequence[Plan], config: Config, model: nn.Module
 ) -> dict[str, tuple[str, Mapping[str, torch.Tensor]]]:
-    """Identifier and initial values of every parameter the plans ask for; the first plan that names a key decides."""
+    """Identifier and initial values of every parameter the plans ask for."""
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     dtypes = {site.key: site.dtype for plan in plans for site in plan.sites}
     doubles = any(p.dtype == torch.float64 for p in model.parameters())
     sites: dict[str, tuple[str, Mapping[str, torch.Tensor]]] = {}
-    for key, spec in [item for plan in plans for item in specs_of(plan, config).items()]:
+    for key, spec in all_specs(plans, config).items():
         double = dtypes[key].endswith("float64") if key in dtypes else doubles
-        if key not in sites:
-            sites[key] = (spec.identifier, spec.initial_values(torch.float64 if double else torch.float32, device))
+        sites[key] = (spec.identifier, spec.initial_values(torch.float64 if double else torch.float32, device))
     return sites

@@ -1,4 +1,4 @@
-"""Whole parameters for tracing a model whose own ones are cut by `fully_shard`."""
+"""From the parameters of a model that are cut by `fully_shard` to whole ones without values, for tracing, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+
+from mhc_compile._torch_compat import is_cut
 
 
 def make_whole(module: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
@@ -26,3 +28,25 @@ def make_whole(module: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
                     number = torch.zeros((), dtype=dtypes[id(parameter)], device=parameter.device)
                     made[id(parameter)] = nn.Parameter(number.expand(parameter.shape), parameter.requires_grad)
                 child._parameters[name] = made[id(parameter)]
+
+
+def placed(value: torch.Tensor, parameter: nn.Parameter, source: int | None = 0) -> torch.Tensor:
+    """The part of a value that this process has of a sharded parameter; the value itself for any other.
+
+    Args:
+        value: whole.
+        parameter: decides which part.
+        source: process whose value all take, which they agree on by communication; None: each its own.
+    """
+    if not is_cut(parameter):
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=source)
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a sharded tensor; any other as it is."""
+    part: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
+    return part

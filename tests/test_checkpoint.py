@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import random
@@ -9,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,10 +25,12 @@ from mhc_compile.errors import (
     MissingPackageError,
     NewerCheckpointError,
     NotPreservingWarning,
+    UnloadableEntryError,
     UnreadableCheckpointError,
     UnsafeCheckpointError,
 )
 from mhc_compile.header import KEY
+from mhc_compile.safetensors_file import write_file
 from tests.toy_models import WIDTH, Tower
 
 ROOT = Path(__file__).parent.parent
@@ -179,7 +184,7 @@ def test_a_plain_checkpoint_is_upcycled_and_reverting_writes_one_back(tmp_path, 
 
 
 def test_a_plain_checkpoint_beside_trained_hyper_connections_is_a_warning(trained):
-    with pytest.warns(NotPreservingWarning, match="transform the model anew"):
+    with pytest.warns(NotPreservingWarning, match="reset_parameters"):
         randomise(transformed()).load_state_dict(Tower().state_dict(), strict=True)
 
 
@@ -204,7 +209,17 @@ def bare_pickle(protocol):
     return lambda value, path: path.write_bytes(pickle.dumps(value, protocol))
 
 
-@pytest.mark.parametrize("writer", [torch.save, bare_pickle(2)], ids=["torch.save", "pickle"])
+def archive_of_protocol_4(value, path):
+    torch.save(value, path, pickle_protocol=4)
+
+
+WRITERS = {"torch.save": torch.save, "archive": archive_of_protocol_4} | {
+    f"pickle {p}": bare_pickle(p) for p in range(6)
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_code_in_a_pickle_is_not_run(tmp_path, writer):
     path, target = tmp_path / "evil.pt", tmp_path / "ran"
     writer({"weight": Runs(target)}, path)
@@ -220,17 +235,18 @@ def test_the_attack_of_these_tests_is_real(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pickle_of_a_protocol_that_torch_never_writes_is_not_run_either(tmp_path):
-    path, target = tmp_path / "evil.pt", tmp_path / "ran"
-    bare_pickle(4)({"weight": Runs(target)}, path)
-    with pytest.raises((UnsafeCheckpointError, UnreadableCheckpointError), match=r"evil.pt"):
-        checkpoint.load(path)
-    assert not target.exists()
+@pytest.mark.parametrize("writer", [bare_pickle(4), archive_of_protocol_4])
+def test_a_harmless_pickle_of_another_protocol_is_only_unreadable(tmp_path, writer):
+    writer({"weight": torch.ones(2), "note": "of os.system"}, tmp_path / "new.pt")
+    with pytest.raises(
+        UnreadableCheckpointError, match=r"new.pt is no checkpoint: UnpicklingError: Unsupported operand"
+    ):
+        checkpoint.load(tmp_path / "new.pt")
 
 
 def test_code_in_a_safetensors_file_of_ours_is_not_run(tmp_path):
     path, target = tmp_path / "evil.safetensors", tmp_path / "ran"
-    checkpoint.save({"note": Runs(target), "weight": torch.ones(1)}, path)
+    write_file({"note": Runs(target), "weight": torch.ones(1)}, path)
     with pytest.raises(UnsafeCheckpointError, match=r"evil.safetensors: note"):
         checkpoint.load(path)
     assert not target.exists()
@@ -274,13 +290,61 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
             checkpoint.load(tmp_path / f"none.{suffix}")
 
 
-def test_a_save_that_fails_leaves_the_previous_file_and_nothing_else(tmp_path):
+def test_a_save_that_fails_leaves_the_previous_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "x.pt"
     checkpoint.save({"a": torch.ones(2)}, path)
-    with pytest.raises(AttributeError):
-        checkpoint.save({"a": lambda: None}, path)  # cannot be pickled
+
+    def full(handle):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save({"a": torch.zeros(2)}, path)
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
     assert torch.equal(checkpoint.load(path)["a"], torch.ones(2))
+
+
+REFUSED = {
+    "a function": lambda: None,
+    "a namespace": argparse.Namespace(lr=1),
+    "a path": Path("x"),
+    "a slice": slice(1),
+    "numpy's random state": np.random.get_state(),
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, suffix, value):
+    path = tmp_path / f"x.{suffix}"
+    checkpoint.save({"a": torch.ones(2)}, path)
+    with pytest.raises(UnloadableEntryError, match=r"state\['run'\]\['more'\]\[1\].* is a .*nothing was written"):
+        checkpoint.save({"a": torch.zeros(2), "run": {"more": [1, value]}}, path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert torch.equal(checkpoint.load(path)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_plain_data_is_saved(tmp_path, suffix):
+    state = {
+        "rng": random.getstate(),
+        "dtype": torch.bfloat16,
+        "seen": Counter("ab"),
+        "size": torch.Size([2]),
+        "no": None,
+    }
+    checkpoint.save(state, tmp_path / f"x.{suffix}")
+    assert checkpoint.load(tmp_path / f"x.{suffix}") == state
+
+
+def test_the_file_behind_a_link_is_written(tmp_path):
+    (tmp_path / "runs").mkdir()
+    link = tmp_path / "last.pt"
+    link.symlink_to(Path("runs", "real.pt"))
+    for value in (1, 2):
+        checkpoint.save({"step": value}, link)
+        assert link.is_symlink() and checkpoint.load(tmp_path / "runs" / "real.pt") == {"step": value}
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["last.pt", "real.pt", "runs"]
 
 
 SAVES_FOREVER = """

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers import LlamaForCausalLM
 
 import mhc_compile
+from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
 
 BATCH = tokens(2, 24)
@@ -47,3 +49,26 @@ def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced(
     prepared(input_ids=BATCH["input_ids"])  # a call of a new kind, traced now
     assert seen == [torch.bfloat16, torch.bfloat16] and len(hyper._mhc.programs) == 2
     assert "forward" not in vars(mhc_compile.revert(prepared))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_save_pretrained_wrote_is_loaded(tied, tmp_path):
+    config = tiny_llama().config
+    config.tie_word_embeddings = tied
+    hyper = hf_trainer.transformed(LlamaForCausalLM(config)).eval()
+    with torch.no_grad():
+        for parameter in hyper.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    hyper.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    restored = hf_trainer.load(str(tmp_path))
+    assert (restored.lm_head.weight is restored.model.embed_tokens.weight) == tied
+    assert torch.equal(restored(**BATCH).logits, hyper(**BATCH).logits)
+
+
+def test_from_pretrained_of_the_transformed_class_makes_a_plain_model(tmp_path):
+    hyper = mhc_compile.transform(tiny_llama(), n=4, example_kwargs=BATCH, modes=("eval",))
+    hyper.save_pretrained(tmp_path)
+    plain = type(hyper).from_pretrained(tmp_path)
+    assert type(plain) is LlamaForCausalLM
+    torch.testing.assert_close(plain(**BATCH).logits, hyper.eval()(**BATCH).logits)

@@ -199,6 +199,18 @@ def test_pickle_restores_class_parameters_and_plan():
     assert programs(other) == 0 and close(other(X), twin(X)) and programs(other) == 1
 
 
+def test_the_class_makes_plain_models_with_the_arguments_of_the_original(pair):
+    kind = type(pair[1])
+    plain = kind(depth=2, width=WIDTH)
+    assert type(plain) is Tower and len(plain.blocks) == 2 and plain(X).shape == X.shape
+    assert inspect.signature(kind) == inspect.signature(Tower)
+
+
+def test_a_slice_of_a_sequential_is_plain():
+    twin = mhc_compile.transform(nn.Sequential(Block(), Block()), n=4, example_inputs=(X,))
+    assert type(twin[:1]) is nn.Sequential and twin[:1](X).shape == X.shape
+
+
 def test_torch_save_and_load():
     twin, file = transformed(), io.BytesIO()
     torch.save(twin, file)

@@ -297,7 +297,7 @@ def test_a_plain_checkpoint_beside_trained_connections_is_warned_of():
         stage.load_state_dict(Decoder().state_dict())  # it was another stage that moved
     with torch.no_grad():
         stage.hyper_connections["blocks.3.attn"].phi.fill_(1)
-    with pytest.warns(errors.NotPreservingWarning, match=r"blocks\.3\.attn"):
+    with pytest.warns(errors.NotPreservingWarning, match=r"original Decoder .*blocks\.3\.attn"):
         stage.load_state_dict(Decoder().state_dict())
 
 
@@ -342,3 +342,30 @@ class TiedAtTheEnd(Tower):
         for block in self.blocks:
             x = block(x)
         return self.head(torch.cat((x, x), -1))
+
+
+class Returns(nn.Module):
+    def __init__(self, structure):
+        super().__init__()
+        self.structure = structure
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, x):
+        return self.structure(self.blocks(x))
+
+
+def split_with_output(structure):
+    x = torch.randn(2, 3, WIDTH)
+    model = mhc_compile.transform(Returns(structure), example_inputs=(x,), modes=("train",))
+    return run(pipeline.split(model, "blocks.1", example_inputs=(x,), modes=("train",)), x)[0]
+
+
+def test_a_model_that_returns_something_else_than_tensors_is_refused():
+    with pytest.raises(errors.StageOutputError, match=r"Returns returns a dict .*return self.model\(ids\).logits"):
+        split_with_output(lambda x: {"logits": x})
+    with pytest.raises(errors.StageOutputError, match=r"a tuple of its outputs"):
+        split_with_output(lambda x: (x, (x, x)))
+
+
+def test_a_model_may_return_several_tensors():
+    assert [type(value) for value in split_with_output(lambda x: (x, x + 1))] == [torch.Tensor, torch.Tensor]

@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 import mhc_compile
 from mhc_compile import sharded
-from mhc_compile.errors import CheckpointMismatchError, UnreadableCheckpointError, UnsafeCheckpointError
+from mhc_compile.errors import (
+    CheckpointMismatchError,
+    UnloadableEntryError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+)
 from mhc_compile.header import KEY
 from tests.ranks import run_ranks
 from tests.toy_models import WIDTH, Tower
@@ -166,6 +172,30 @@ def test_damaged_checkpoints_are_unreadable(tmp_path, damage):
         metadata.write_bytes({"cut": content[:90], "foreign": b"hello", "other pickle": pickle.dumps({})}[damage])
     with pytest.raises(UnreadableCheckpointError, match=r"load|not the metadata"):
         sharded.load({"a": torch.zeros(300)}, folder)
+
+
+def test_the_reason_of_a_cut_file_is_never_empty(tmp_path):
+    sharded.save({"a": torch.ones(300), "step": 3}, tmp_path / "a")
+    data = next((tmp_path / "a").glob("*.distcp"))
+    content = data.read_bytes()
+    for length in (0, 20, len(content) // 2, len(content) - 1):
+        data.write_bytes(content[:length])
+        with pytest.raises(UnreadableCheckpointError, match=r"process 0: \w+|is truncated or no checkpoint: \w+"):
+            sharded.load({"a": torch.zeros(300), "step": 0}, tmp_path / "a")
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    with pytest.raises(UnloadableEntryError, match=r"state\['note'\] is a builtins.slice"):
+        sharded.save({"a": torch.ones(3), "note": slice(1)}, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_objects_that_have_a_state_are_saved_with_it(tmp_path):
+    model = nn.Linear(2, 2)
+    sharded.save({"model": model}, tmp_path / "a")
+    state = {"model": nn.Linear(2, 2).state_dict()}
+    sharded.load(state, tmp_path / "a")
+    assert torch.equal(state["model"]["weight"], model.weight)
 
 
 class Runs:
