@@ -60,7 +60,6 @@ class Budget:
     forward: float
     backward: float
     constant: float = 0.0
-    instead_of: float = 6.0  # a plain residual add: 3 forward, 3 backward
 
 
 MODELS = (
@@ -68,8 +67,10 @@ MODELS = (
     Model("671B (DeepSeek-V3)", 61, 7168, 37e9, 4096, 15360),
 )
 MEASURED = Budget("unique, measured", 10.0, 15.0, constant=14.25 * 256)
-ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0, constant=36.75 * 256, instead_of=0.0)
+# 12 of the forward are phi, read by every block of 16 tokens.
+ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0, constant=36.75 * 256)
 UNFUSED = Budget("one kernel per formula", 34.0, 51.0)
+PLAIN_ADD = 6.0  # what is replaced: 3 forward, 3 backward
 N = 4
 
 
@@ -80,7 +81,7 @@ def compute_seconds(model: Model, machine: Machine) -> float:
 
 def mixing_seconds(model: Model, machine: Machine, budget: Budget) -> float:
     """Of one token: the traffic of all sites beyond that of plain residual adds."""
-    units = budget.forward + budget.backward + budget.constant / model.sequence - budget.instead_of
+    units = budget.forward + budget.backward + budget.constant / model.sequence - PLAIN_ADD
     return model.sites * model.width * HALF * units / (machine.bandwidth * machine.bandwidth_reached)
 
 
