@@ -78,3 +78,11 @@ def test_several_parts_with_parameters_of_their_own_are_refused_in_one_graph() -
     with pytest.raises(OtherParametersError, match="2 modules in or around this Sequential"):
         torch.compile(model, backend=eager())(x)
     assert owners(model) == ["0", "1"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_a_scripted_module_elsewhere_in_the_process_does_not_matter() -> None:
+    scripted, x = torch.jit.script(nn.Linear(2, 2)), inputs()
+    model = tower()
+    assert eager().attach(model, (x,)) and distance(torch.compile(model, backend=eager())(x), model(x)) <= 1e-10
+    del scripted
