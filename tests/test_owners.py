@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mhc_compile
-from mhc_compile.errors import OtherParametersError
+from mhc_compile.errors import OtherParametersError, SecondModelError
 from tests.test_backend import distance, inputs, randomise, tower
 from tests.toy_models import Block
 
@@ -67,7 +67,7 @@ def test_attach_finds_the_parameters_of_the_model_inside() -> None:
 def test_sites_around_the_model_with_the_parameters_are_refused() -> None:
     wrapper, x = Wrapper(Block().double()), inputs()
     eager().attach(wrapper.net, (x,))
-    with pytest.raises(OtherParametersError, match=r"lies outside of the Tower .*del model\.hyper_connections"):
+    with pytest.raises(OtherParametersError, match=r"lies outside of the Tower .*get_submodule\('net'\)\.hyper"):
         torch.compile(wrapper, backend=eager())(x)
 
 
@@ -78,6 +78,31 @@ def test_several_parts_with_parameters_of_their_own_are_refused_in_one_graph() -
     with pytest.raises(OtherParametersError, match="2 modules in or around this Sequential"):
         torch.compile(model, backend=eager())(x)
     assert owners(model) == ["0", "1"]
+
+
+def test_the_messages_lead_from_blocks_compiled_one_by_one_to_a_model_that_runs() -> None:
+    model, x, backend = tower(), inputs(), eager()
+    wanted = model(x)
+    for block in model.blocks:
+        block.compile(backend=backend)
+    with pytest.raises(SecondModelError, match=r"attach.* with the whole before the first call"):
+        model(x)
+    with pytest.raises(OtherParametersError, match=r"del model\.get_submodule\('blocks\.0'\)\.hyper_connections"):
+        backend.attach(model, (x,))
+    del model.get_submodule("blocks.0").hyper_connections
+    backend.attach(model, (x,))
+    assert distance(model(x), wanted) <= 1e-10
+    randomise(model)
+    assert distance(model(x), wanted) > 1e-3 and owners(model) == [""]
+
+
+def test_blocks_with_parameters_of_their_own_are_named() -> None:
+    model, x = tower(), inputs()
+    for block in model.blocks:
+        block.compile(backend=eager())
+    model(x)
+    with pytest.raises(OtherParametersError, match=r"blocks\.0, blocks\.1"):
+        eager().attach(model, (x,))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
