@@ -68,8 +68,8 @@ class Held:
         known = self._model()
         if found is None or (known is not None and found in set(known.modules())):
             return known
-        inside = known is not None and known in set(found.modules())
-        if inside and (isinstance(known, Transformed) or connections_of(known) is not None):
+        inside = known in set(found.modules())
+        if known is not None and inside and (isinstance(known, Transformed) or connections_of(known) is not None):
             return known
         if known is None or inside or self.several:
             found = owner_of(found)
