@@ -15,6 +15,7 @@ from mhc_compile.dynamo_graph import OpenGraph
 from mhc_compile.dynamo_model import compiled_module
 from mhc_compile.errors import OtherParametersError, SecondModelError
 from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.passes.keys import ROOT_KEY
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import connections_of
 from mhc_compile.wording import names_text
@@ -60,6 +61,25 @@ def check_owner(model: nn.Module, opened: OpenGraph, plan: Plan) -> None:
             f"model.get_submodule({path!r}).{CHILD} and then backend.attach(model, example_inputs), model being the "
             f"{type(compiled).__name__}" + (f", or exclude={outside[0].key!r}" if len(outside) == 1 else "")
         )
+
+
+def check_parts(model: nn.Module) -> None:
+    """Refuse a model that holds parameters for sites of a part that `transform` rewrote after they had been created.
+
+    Raises:
+        OtherParametersError: nothing would use them any more, and trained values would be lost.
+    """
+    child = connections_of(model)
+    for name, part in model.named_modules() if child is not None else ():
+        if isinstance(part, Transformed) and part is not model:
+            keys = {name if key == ROOT_KEY else f"{name}.{key}" for key in part.hyper_connections}
+            twice = [key for key in child or () if key in keys]
+            if twice:
+                raise OtherParametersError(
+                    f"{name} was made by mhc_compile.transform, and the {CHILD} of this {type(model).__name__} hold "
+                    f"its sites already ({names_text(twice)}): put mhc_compile.revert(...) of it in its place to go on "
+                    f"with those, or write del model.{CHILD} to start anew with those of {name}"
+                )
 
 
 def second_model(known: nn.Module, other: str) -> SecondModelError:

@@ -105,6 +105,28 @@ def test_blocks_with_parameters_of_their_own_are_named() -> None:
         eager().attach(model, (x,))
 
 
+@pytest.mark.parametrize("behind", [Block().double(), None])
+@pytest.mark.parametrize("single", [False, True])
+def test_a_part_that_is_transformed_later_has_its_parameters_already(behind: nn.Module | None, single: bool) -> None:
+    wrapper, x, backend = Wrapper(behind), inputs(), eager()
+    if single:
+        wrapper.net = Block().double()
+    compiled = torch.compile(wrapper, backend=backend)
+    compiled(x)
+    randomise(wrapper)
+    trained = compiled(x)
+    wrapper.net = mhc_compile.transform(wrapper.net, example_inputs=(x,))
+    for call in (lambda: compiled(x), lambda: backend.attach(wrapper, (x,))):
+        with pytest.raises(OtherParametersError, match=r"net was made by .*revert.*del model\.hyper_connections"):
+            call()
+    transformed, wrapper.net = wrapper.net, mhc_compile.revert(wrapper.net)
+    assert distance(compiled(x), trained) <= 1e-10
+    wrapper.net = transformed
+    del wrapper.hyper_connections
+    assert distance(compiled(x), wrapper(x)) <= 1e-10
+    assert owners(wrapper) == ([] if behind is None else [""]) + ["net"]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_a_scripted_module_elsewhere_in_the_process_does_not_matter() -> None:
     scripted, x = torch.jit.script(nn.Linear(2, 2)), inputs()
