@@ -10,11 +10,12 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.compiled_graph import Compiled, compile_graph
+from mhc_compile.compiled_graph import compile_graph
 from mhc_compile.config import Config
 from mhc_compile.dynamo_model import traced_code
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
+from mhc_compile.frozen import Compiled
 from mhc_compile.graphs import GraphRecord, check_found
 from mhc_compile.header import Header, check_state
 from mhc_compile.held import Held

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.dynamo_graph import OpenGraph, close_graph, describe_added
-from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of
+from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of, traced_code
 from mhc_compile.errors import SecondModelError
+from mhc_compile.frozen import Compiled, as_compiled, watched
 from mhc_compile.graphs import check_cut, examine, warn_of_limit, warn_of_loose_weights
 from mhc_compile.held import Held
 from mhc_compile.inner import Inner
@@ -22,8 +24,6 @@ from mhc_compile.passes.plan import Plan
 from mhc_compile.state_names import name_state
 from mhc_compile.store import connections_of, slots_of
 from mhc_compile.transform import warn_of_nothing
-
-Compiled = Callable[..., Any]
 
 
 def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner, held: Held) -> Compiled:
@@ -48,8 +48,7 @@ def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inne
     first = graph.rewritten(example_inputs, model)
     if not first.sites and not held.config.chooses:
         return inner(gm, example_inputs)
-    added = describe_added(first.gm, [holder[name] for holder, name in slots_of(model, first.names)])
-    graph.codes[first.sites] = inner(first.gm, [*example_inputs, *added])
+    graph.codes[first.sites] = graph.compiled(first, example_inputs, model, inner)
     instances = Instances(first.positions, graph.learn)
     instances.add(example_inputs, graph.served(first, model))
     return instances.function()
@@ -90,6 +89,21 @@ class _Graph:
         self.codes: dict[tuple[str, ...], Compiled] = {}
         self._gm, self._held = gm, held
         self._made: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Rewritten]] = weakref.WeakKeyDictionary()
+
+    def compiled(self, made: _Rewritten, inputs: Sequence[Any], model: nn.Module, inner: Inner) -> Compiled:
+        """Code of the inner backend, which Dynamo forgets when a parameter is trained that was frozen for it."""
+        child, frame, traced = connections_of(model), self.origin.frame, traced_code()
+        seen: set[tuple[str, int]] = set() if child is None else child.unfrozen
+
+        def forget(positions: Sequence[int]) -> None:
+            seen.update((frame, i) for i in positions)
+            if traced is not None:
+                compat.remove_from_cache(traced)
+
+        now = [holder[name] for holder, name in slots_of(model, made.names)]
+        parameters = as_compiled(now, {i for where, i in seen if where == frame})
+        code = inner(made.gm, [*inputs, *describe_added(made.gm, parameters, inputs)])
+        return watched(code, made.gm, parameters, forget)
 
     def learn(self, inputs: Sequence[Any]) -> Served:
         """What serves a call with other weights than before."""

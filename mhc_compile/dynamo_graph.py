@@ -97,15 +97,18 @@ def close_graph(opened: OpenGraph) -> tuple[fx.GraphModule, list[str]]:
     return _without_state(opened), [target.removeprefix(f"{CHILD}.") for target in added]
 
 
-def describe_added(closed: fx.GraphModule, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
-    """Example values of the added inputs: fake ones of the mode that the inner backend traces with, of fixed shape."""
+def describe_added(closed: fx.GraphModule, parameters: Sequence[nn.Parameter], inputs: Sequence[Any]) -> list[Any]:
+    """Example values of the added inputs: real where those of Dynamo's `inputs` are, for inner backends that run them.
+
+    What AOTAutograd will trace with is made here, of fixed shape: by itself it would make sizes symbols.
+    """
     context = compat.TracingContext.try_get()
     mode = None if context is None else context.fake_mode
-    values = [p if mode is None else mode.from_tensor(p, static_shapes=True) for p in parameters]
+    fakes = [p if mode is None else mode.from_tensor(p, static_shapes=True) for p in parameters]
     placeholders = closed.graph.find_nodes(op="placeholder")
-    for node, value in zip(placeholders[len(placeholders) - len(values) :], values, strict=True):
-        node.meta["example_value"] = value
-    return values
+    for node, fake in zip(placeholders[len(placeholders) - len(fakes) :], fakes, strict=True):
+        node.meta["example_value"] = fake
+    return fakes if any(isinstance(value, compat.FakeTensor) for value in inputs) else list(parameters)
 
 
 def _append_placeholder(graph: fx.Graph, target: str) -> fx.Node:

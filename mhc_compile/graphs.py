@@ -23,7 +23,7 @@ from mhc_compile.errors import (
     RecompileLimitWarning,
 )
 from mhc_compile.owner import Transformed
-from mhc_compile.owners import check_owner
+from mhc_compile.owners import check_owner, check_parts
 from mhc_compile.store import Claims
 from mhc_compile.transform import warn_of_nothing
 
@@ -83,6 +83,7 @@ def examine(
     if left_out:
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
     check_owner(model, opened, plan)
+    check_parts(model)
     return opened, GraphRecord(origin, plan)
 
 

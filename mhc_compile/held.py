@@ -14,7 +14,7 @@ from mhc_compile.errors import NoParametersYetError, OtherParametersError, Unuse
 from mhc_compile.graphs import GraphRecord, warn_of_unmatched
 from mhc_compile.header import KEY
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import CHILD
+from mhc_compile.owner import CHILD, Transformed
 from mhc_compile.owners import owner_of, second_model
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Claims, connections_of, create, fill, names_of
@@ -50,7 +50,7 @@ class Held:
             SecondModelError: there is another one.
         """
         known = self._model()
-        if known is not None and known is not model and not self.several:
+        if known is not None and known not in set(model.modules()) and not self.several:
             raise second_model(known, type(model).__name__)
         if known is not model:
             self._complete = False
@@ -66,11 +66,12 @@ class Held:
             OtherParametersError: see `owner_of`.
         """
         known = self._model()
-        if known is not None and (found is None or found in set(known.modules()) or known in set(found.modules())):
+        if found is None or (known is not None and found in set(known.modules())):
             return known
-        if found is None:
-            return None
-        if known is None or self.several:
+        inside = known in set(found.modules())
+        if known is not None and inside and (isinstance(known, Transformed) or connections_of(known) is not None):
+            return known
+        if known is None or inside or self.several:
             found = owner_of(found)
         self.take(found)
         return found

@@ -15,8 +15,10 @@ from mhc_compile.dynamo_graph import OpenGraph
 from mhc_compile.dynamo_model import compiled_module
 from mhc_compile.errors import OtherParametersError, SecondModelError
 from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.passes.keys import ROOT_KEY
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import connections_of
+from mhc_compile.wording import names_text
 
 
 def owner_of(module: nn.Module) -> nn.Module:
@@ -29,11 +31,11 @@ def owner_of(module: nn.Module) -> nn.Module:
         return module
     found = [part for part in module.modules() if part is not module and _owns(part)] or _wholes(module)
     if len(found) > 1:
-        names = " and ".join(type(one).__name__ for one in found[:2])
+        names = names_text([_path(module, one) or type(one).__name__ for one in found])
         raise OtherParametersError(
             f"{len(found)} modules in or around this {type(module).__name__} have {CHILD} of their own ({names}): "
-            f"compile each of them alone, or write del module.{CHILD} and backend.attach(model, example_inputs) "
-            "with the outermost model"
+            f"compile each of them alone, or write del module.{CHILD} for each and backend.attach(model, "
+            "example_inputs) with the outermost model"
         )
     return found[0] if found else module
 
@@ -52,19 +54,46 @@ def check_owner(model: nn.Module, opened: OpenGraph, plan: Plan) -> None:
     if len(outside) == len(plan.sites):
         raise second_model(model, f"module with the weight {weight}")
     compiled = compiled_module()
-    if compiled not in (None, model) and model in set(compiled.modules()):
+    if compiled is not None and compiled is not model and model in set(compiled.modules()):
+        path = _path(compiled, model)
         raise OtherParametersError(
-            f"{weight} lies outside of the {type(model).__name__} that holds {CHILD}: write del model.{CHILD} and "
-            f"backend.attach(outer_model, example_inputs), or exclude={outside[0].key!r}"
+            f"{weight} lies outside of the {type(model).__name__} that holds {CHILD}, {path} of this model: write del "
+            f"model.get_submodule({path!r}).{CHILD} and then backend.attach(model, example_inputs), model being the "
+            f"{type(compiled).__name__}" + (f", or exclude={outside[0].key!r}" if len(outside) == 1 else "")
         )
+
+
+def check_parts(model: nn.Module) -> None:
+    """Refuse a model that holds parameters for sites of a part that `transform` rewrote after they had been created.
+
+    Raises:
+        OtherParametersError: nothing would use them any more, and trained values would be lost.
+    """
+    child = connections_of(model)
+    for name, part in model.named_modules() if child is not None else ():
+        if isinstance(part, Transformed) and part is not model:
+            keys = {name if key == ROOT_KEY else f"{name}.{key}" for key in part.hyper_connections}
+            twice = [key for key in child or () if key in keys]
+            if twice:
+                raise OtherParametersError(
+                    f"{name} was made by mhc_compile.transform, and the {CHILD} of this {type(model).__name__} hold "
+                    f"its sites already ({names_text(twice)}): put mhc_compile.revert(...) of it in its place to go on "
+                    f"with those, or write del model.{CHILD} to start anew with those of {name}"
+                )
 
 
 def second_model(known: nn.Module, other: str) -> SecondModelError:
     """The error that says what to write."""
     return SecondModelError(
         f"this backend already serves a {type(known).__name__} and was given a {other}: "
-        "write one mhc_compile.backend(...) for each model"
+        "write one mhc_compile.backend(...) for each model. For parts of one model, such as blocks compiled alone, "
+        "write backend.attach(model, example_inputs) with the whole before the first call"
     )
+
+
+def _path(whole: nn.Module, part: nn.Module) -> str:
+    """Where a module is in another, "" if it is not."""
+    return next((name for name, module in whole.named_modules() if module is part), "")
 
 
 def _wholes(module: nn.Module) -> Sequence[nn.Module]:

@@ -29,7 +29,7 @@ Slots = Sequence[tuple[Mapping[str, Any], str]]
 
 def connections_of(model: nn.Module) -> HyperConnections | None:
     """The parameters that were created for a model so far."""
-    child = model._modules.get(CHILD)
+    child = dict(model._modules.items()).get(CHILD)  # those of a scripted module are no dict
     return child if isinstance(child, HyperConnections) else None
 
 

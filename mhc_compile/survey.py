@@ -6,7 +6,7 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ def survey(
     recorder = _Recorder(owner or model, config, claims)
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
-        with _values_needed(), _undisturbed(model), training_mode(model, flag), _unlimited(), recorder.traced():
+        with _values_needed(), _undisturbed(model), training_mode(model, flag), _tracing(), recorder.traced():
             _run(torch.compile(model, backend=recorder), model, copy.deepcopy(inputs))
     return tuple(recorder.records)
 
@@ -124,11 +124,15 @@ def _values_needed() -> Iterator[None]:
         ) from error
 
 
-def _unlimited() -> AbstractContextManager[Any]:
-    """What was compiled before, for other backends, counts towards Dynamo's limit, behind which it traces nothing."""
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """What was compiled before, for other backends, counts towards Dynamo's limit; and a stance may forbid to trace.
+
+    What there is to find depends on neither.
+    """
     limits = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
-    patched: AbstractContextManager[Any] = compat.dynamo_config.patch(limits)
-    return patched
+    with compat.dynamo_config.patch(limits), torch.compiler.set_stance("default"):
+        yield
 
 
 @contextmanager

@@ -6,6 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+ROOT_KEY = "site"
+"""The key of a site of the model itself, rather than of one of its modules."""
+
 _NOT_IDENTIFIER = re.compile(r"\W")
 
 

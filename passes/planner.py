@@ -17,7 +17,7 @@ from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.fusions import plan_steps
-from mhc_compile.passes.keys import common_path, module_of, unique
+from mhc_compile.passes.keys import ROOT_KEY, common_path, module_of, unique
 from mhc_compile.passes.op_kinds import Kind
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
@@ -73,7 +73,7 @@ def _keys(graph: Ancestry, candidates: Sequence[Candidate], taken: Collection[st
 
 def _key(graph: Ancestry, candidate: Candidate) -> str:
     path = common_path(_weight_modules(graph, candidate))
-    return path or module_path_of(graph.nodes[candidate.add]) or "site"
+    return path or module_path_of(graph.nodes[candidate.add]) or ROOT_KEY
 
 
 def _weight_modules(graph: Ancestry, candidate: Candidate) -> list[str]:

@@ -58,6 +58,23 @@ def test_outputs_and_gradients_are_those_of_transform(inner: str) -> None:
             assert torch.allclose(parameter.grad, wanted[name].grad, rtol=1e-8, atol=1e-10), name
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_inner_backend_may_run_the_graph_on_its_examples(dynamic: bool) -> None:
+    """Examples of different kinds, real and fake, do not go together."""
+    outputs: list[torch.Tensor] = []
+
+    def inner(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Any:
+        outputs.append(gm(*example_inputs)[0])
+        return gm.forward
+
+    model, x = tower(), inputs()
+    compiled = torch.compile(model, backend=mhc_compile.backend(inner=inner), dynamic=dynamic)
+    assert torch.equal(compiled(x), outputs[0])
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend=mhc_compile.backend(inner="pre_dispatch_eager"))
+    assert distance(compiled(x), outputs[0]) <= 1e-12
+
+
 def randomise(*models: nn.Module) -> None:
     """The same random new parameters for all, so that a wrong one shows."""
     with torch.no_grad():

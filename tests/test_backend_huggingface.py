@@ -69,6 +69,18 @@ def test_batch_and_length_cost_one_recompile_each() -> None:
     assert len(backend.records) <= 3
 
 
+def test_methods_run_with_hyper_connections_once_the_model_is_compiled_in_place() -> None:
+    """`torch.compile(model).generate()` runs the plain model: `docs/backend.md` says so."""
+    model, x, options = llama().double(), ids(), {"max_new_tokens": 4, "do_sample": False}
+    backend = attached(model)
+    randomise(model)
+    plain = model.generate(x, **options)
+    assert torch.equal(torch.compile(model, backend=backend).generate(x, **options), plain) and not backend.records
+    model.compile(backend=backend)
+    tokens = model.generate(x, **options)
+    assert torch.equal(tokens, model.generate(x, use_cache=False, **options)) and not torch.equal(tokens, plain)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
 def test_generate_with_a_cache_gives_the_tokens_it_gives_without(cache: dict[str, str]) -> None:

@@ -97,6 +97,16 @@ def test_options_are_those_of_the_backend() -> None:
     assert found.plans[0].n == 2
 
 
+@pytest.mark.parametrize("stance", ["force_eager", "eager_on_recompile", "fail_on_recompile", "eager_then_compile"])
+def test_a_stance_hides_nothing(stance: str) -> None:
+    model, x = tower(), inputs()
+    wanted = [site.key for site in mhc_compile.explain(model, x).sites]
+    with torch.compiler.set_stance(stance):
+        found = mhc_compile.explain(model, x)
+        mhc_compile.backend(inner="eager").attach(model, (x,))
+    assert [site.key for site in found.sites] == wanted == list(model.hyper_connections) and not found.breaks
+
+
 def test_json_holds_graphs_and_breaks() -> None:
     found = json.loads(mhc_compile.explain(made(Halves), inputs()).to_json())
     assert [len(graph["plan"]["sites"]) for graph in found["graphs"]] == [3, 3]
