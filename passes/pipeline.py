@@ -65,6 +65,7 @@ def rewrite_stages(gm: fx.GraphModule, plan: Plan, config: Config, at: Sequence[
         stages = partition(fuse(rewrite_planned(gm, plan, config), steps), len(at) + 1, config.streams)
         for stage in stages:
             follow_inputs(stage.gm)
+            _restore_streams(stage.gm, plan, config)
             outline_checkpoints(stage.gm)
             stage.gm.recompile()
     return stages
@@ -74,9 +75,13 @@ def rewrite_open(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModu
     """`rewrite_graph` with checkpointed bodies still inlined, for `nesting.py`, which calls them where they belong."""
     with _no_collection():
         fuse(rewrite_planned(gm, plan, config), plan)
-        if config.recompute is not None:
-            recompute(gm, plan, config)
+        _restore_streams(gm, plan, config)
     return gm
+
+
+def _restore_streams(gm: fx.GraphModule, plan: Plan, config: Config) -> None:
+    if config.recompute is not None:
+        recompute(gm, plan, config)
 
 
 @contextmanager
