@@ -27,6 +27,10 @@ _ADVICE = {
         "the other."
     ),
     Reason.MUTATED: "a tensor changed in place is read elsewhere: write x = x + y instead of x += y to convert it.",
+    Reason.HIGHER_ORDER: (
+        "streams do not enter the bodies of torch.cond, while_loop, scan and the like: to convert a residual add, "
+        "write it around the call, as in x + torch.cond(condition, f, g, (x,))."
+    ),
     Reason.MULTI_STREAM: "the model keeps residual streams of its own here: convert a variant without them.",
 }
 
@@ -59,7 +63,7 @@ def _on_emptiness(plan: Plan) -> Iterator[str]:
         yield _NOTHING_TO_ADD_UP
     elif reasons & {Reason.EXCLUDED, Reason.MIN_SITES}:
         yield _LEFT_OUT
-    else:
+    elif reasons != {Reason.HIGHER_ORDER}:  # which has an advice of its own
         yield _NOTHING_FOUND
 
 

@@ -38,6 +38,7 @@ def test_many_short_segments_are_not_written_out() -> None:
         (Reason.UNKNOWN_CHANNELS, "example_inputs="),
         (Reason.INPUT_INDEPENDENT, "position embeddings"),
         (Reason.MUTATED, "x = x + y"),
+        (Reason.HIGHER_ORDER, "x + torch.cond("),
         (Reason.MULTI_STREAM, "streams of its own"),
     ],
 )
@@ -59,6 +60,7 @@ def test_one_stream_is_pointed_out() -> None:
         ((), "The graph has no float add"),
         ((hand.rejection("a"),), "No add has an operand"),
         ((hand.rejection("a", Reason.EXCLUDED),), "left out by include"),
+        ((hand.rejection("a", Reason.HIGHER_ORDER),), "HIGHER_ORDER (1): "),
     ],
 )
 def test_an_empty_plan_says_what_to_check(rejected: tuple[object, ...], words: str) -> None:
