@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.breaks import warn_of_segments
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import OpenGraph, open_graph
 from mhc_compile.dynamo_model import Origin, is_model_state
@@ -159,6 +160,7 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
             "whole function alone (mhc_compile.explain names the line). Otherwise check that torch.compile is not "
             "disabled and that the model computes on tensors"
         )
+    warn_of_segments(record.origin for record in records)
     problem = _unmatched(records, config)
     if problem:
         raise PatternError(problem)

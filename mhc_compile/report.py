@@ -80,7 +80,8 @@ def render_explanation(found: Explanation, console: Console, *, target: str, sho
     if found.breaks:
         table = _table(console.is_terminal, "Breaks", "Where", "Why", right=("Breaks",))
         for b in found.breaks:
-            table.add_row(str(b.count), short_location(b.location) or "unknown", b.reason)
+            why = Text(b.reason).append(f"\n{b.remark}" if b.remark else "", style="yellow")
+            table.add_row(str(b.count), short_location(b.location) or "unknown", why)
         _section(console, "Graph breaks (streams are reduced before and expanded after)", table)
     for i, record in enumerate(found.graphs):
         console.print()

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 import mhc_compile
-from mhc_compile.errors import GraphBreakError
+from mhc_compile.errors import GraphBreakError, UncompiledCodeWarning
 from tests.test_backend import distance, inputs, randomise
 from tests.toy_models import Block
 
@@ -239,3 +239,40 @@ def test_selective_checkpointing_keeps_its_policy() -> None:
     )
     assert without == selective < everything
     assert len(backward_ops(Selective, (torch.ops.aten.relu.default,), True)) == 3
+
+
+class Segments(nn.Module):
+    """Two segments of two blocks: Dynamo is switched off in the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block() for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint_sequential(self.blocks, 2, x * 1.0, use_reentrant=False)
+
+
+class TestCheckpointSequential:
+    def test_attach_warns_that_segments_run_without_hyper_connections(self) -> None:
+        model = made(Segments)
+        with pytest.warns(UncompiledCodeWarning, match=r"test_graph_breaks\.py:\d+, .*checkpoint\(block, x") as caught:
+            mhc_compile.backend(inner="eager").attach(model, (inputs(),))
+        assert len(caught) == 1 and list(model.hyper_connections) == ["blocks.2", "blocks.3"]
+
+    def test_explain_says_so_at_the_break(self) -> None:
+        (only,) = mhc_compile.explain(made(Segments), inputs()).breaks
+        assert "checkpoint each block itself" in only.remark
+
+    def test_strict_refuses_it(self) -> None:
+        with pytest.raises(GraphBreakError):
+            mhc_compile.backend(strict=True).attach(made(Segments), (inputs(),))
+
+
+def test_explain_says_what_a_disabled_function_costs() -> None:
+    class Disabled(Halves):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.back(torch.compiler.disable(self.front.forward)(self.shared(x)))
+
+    found = mhc_compile.explain(made(Disabled), inputs())
+    assert "torch.compiler.disable" in found.breaks[0].remark and found.breaks[0].remark in str(found)
+    assert not any(site.key.startswith("front") for site in found.sites)
