@@ -152,6 +152,13 @@ def test_the_command_line_prints_the_same(target: str, capsys: pytest.CaptureFix
     assert "new parameters  795" in printed
 
 
+def test_recommendations_are_about_all_graphs_together(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:make", "--input", "2x3x8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Recommendations") == 1
+    assert "2 segments of a single site gain" in printed.partition("Recommendations")[2]
+
+
 def test_the_command_line_prints_json(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", f"{target}:make", "--input", "2x3x8", "--json", "--n", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
