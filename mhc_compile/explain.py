@@ -102,7 +102,8 @@ class Explanation:
 def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     """What `torch.compile(model, backend=mhc_compile.backend())` would find in `model(*args, **kwargs)`.
 
-    The model is run once, uncompiled, in the mode it is in, and left as it was. For other options than the defaults
+    The model is run once, uncompiled, in the mode it is in. Its buffers and the random generators are put back; other
+    state that its own code changes, such as a list that it appends to, is not. For other options than the defaults
     write `mhc_compile.backend(n=2).explain(model, ...)`.
 
     Raises:

@@ -39,7 +39,8 @@ def survey(
     """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
 
     Args:
-        model: run on its own device; its buffers, training flags and the random generators are put back.
+        model: run on its own device; its buffers, training flags and the random generators are put back; other
+            state that its own code changes, such as a list that it appends to, is not.
         example_inputs: as for `transform`.
         example_kwargs: as for `transform`.
         config: options of the rewrite.
