@@ -1,7 +1,8 @@
 """Float adds in the bodies of higher-order operators, which are left alone: streams do not enter such a body.
 
-`torch.cond`, `while_loop`, `scan`, `flex_attention` and the like hold graphs of their own. They are called as a whole
-and are never changed; only the bodies of checkpointed blocks are opened (`checkpoints.py`).
+`torch.cond`, `while_loop`, `scan` and the like hold graphs of their own. They are called as a whole and are never
+changed; only the bodies of checkpointed blocks are opened (`checkpoints.py`). A score function of `flex_attention` adds
+scalars, which are no float adds here or anywhere.
 """
 
 from __future__ import annotations
