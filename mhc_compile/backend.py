@@ -126,7 +126,8 @@ class Backend:
         Args:
             model: the model that is, or will be, compiled with this backend. It gets the child `hyper_connections`.
             example_inputs: positional inputs, as for `transform`; the model is run on them, uncompiled, and its buffers
-                and the random generators are put back. None: what the model declares.
+                and the random generators are put back; other state that its own code changes, such as a list that it
+                appends to, is not. None: what the model declares.
             example_kwargs: keyword inputs.
             modes: run it in `"train"`, `"eval"` or both.
 

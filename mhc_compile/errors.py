@@ -187,6 +187,10 @@ class RecompileLimitWarning(UserWarning):
     """Dynamo is about to give up on a function, which then runs without hyper-connections."""
 
 
+class UncompiledCodeWarning(UserWarning):
+    """A part of the model runs with Dynamo switched off, and so without hyper-connections."""
+
+
 class UnusedParametersWarning(UserWarning):
     """Values were loaded for hyper-connections that no graph of the model has asked for."""
 

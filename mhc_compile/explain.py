@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from mhc_compile.breaks import remark_on
 from mhc_compile.capture import capture
 from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, GraphBreakError
@@ -33,11 +35,13 @@ class Break:
         reason: what Dynamo could not trace.
         location: `file:line`.
         count: how many graphs end there.
+        remark: what runs without hyper-connections behind it, and what to write instead; "" for most breaks.
     """
 
     reason: str
     location: str
     count: int = 1
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [self.headline()]
-        lines += [f"break at {b.location or 'an unknown place'} (x{b.count}): {b.reason}" for b in self.breaks]
+        for b in self.breaks:
+            lines.append(f"break at {b.location or 'an unknown place'} (x{b.count}): {b.reason}")
+            lines += [f"  {b.remark}"] if b.remark else []
         for i, record in enumerate(self.graphs):
             lines.append(f"graph {i}: {short_location(record.origin.frame)}")
             lines += [f"  {line}" for line in str(record.plan).splitlines()]
@@ -96,7 +102,8 @@ class Explanation:
 def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     """What `torch.compile(model, backend=mhc_compile.backend())` would find in `model(*args, **kwargs)`.
 
-    The model is run once, uncompiled, in the mode it is in, and left as it was. For other options than the defaults
+    The model is run once, uncompiled, in the mode it is in. Its buffers and the random generators are put back; other
+    state that its own code changes, such as a list that it appends to, is not. For other options than the defaults
     write `mhc_compile.backend(n=2).explain(model, ...)`.
 
     Raises:
@@ -119,11 +126,9 @@ def explain_call(
 
 
 def _located_breaks(records: Sequence[GraphRecord]) -> tuple[Break, ...]:
-    counts: dict[tuple[str, str], int] = {}
-    for origin in (record.origin for record in records if record.origin.break_reason):
-        where = (_first_line(origin.break_reason), origin.break_location)
-        counts[where] = counts.get(where, 0) + 1
-    return tuple(Break(reason, location, count) for (reason, location), count in counts.items())
+    origins = (record.origin for record in records if record.origin.break_reason)
+    found = Counter((_first_line(o.break_reason), o.break_location, remark_on(o.break_reason)) for o in origins)
+    return tuple(Break(reason, location, count, remark) for (reason, location, remark), count in found.items())
 
 
 def _first_break(model: nn.Module, args: Any, kwargs: Any) -> tuple[Break, ...]:
@@ -134,7 +139,8 @@ def _first_break(model: nn.Module, args: Any, kwargs: Any) -> tuple[Break, ...]:
         capture(model, inputs.args, inputs.kwargs)
     except GraphBreakError as error:
         found = _PLACE.search(_first_line(str(error)))
-        return (Break(*reversed(found.groups("")) if found else (_first_line(str(error)), "")),)
+        location, reason = found.groups("") if found else ("", _first_line(str(error)))
+        return (Break(reason, location, remark=remark_on(str(error))),)
     except CaptureError as error:
         return (Break(_first_line(str(error)), ""),)
     return (Break("Dynamo left the function around some graphs uncompiled", ""),)

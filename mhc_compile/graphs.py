@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.breaks import warn_of_segments
 from mhc_compile.config import Config
 from mhc_compile.dynamo_graph import OpenGraph, open_graph
 from mhc_compile.dynamo_model import Origin, is_model_state
@@ -152,19 +153,26 @@ def check_found(records: Sequence[GraphRecord], config: Config) -> None:
     Raises:
         PatternError: an `include` or `exclude` glob matches no site of any graph.
         NothingToTransformError: there is no site in any, under `strict=True`; else a warning says so.
-        CaptureError: there is no graph.
+        GraphBreakError: there is no graph, under `strict=True`; else a CaptureError.
     """
     if not records:
-        raise CaptureError(
-            "Dynamo made no graph of the model: a graph break inside a loop of its forward makes Dynamo leave the "
-            "whole function alone (mhc_compile.explain names the line). Otherwise check that torch.compile is not "
-            "disabled and that the model computes on tensors"
-        )
+        raise no_graph(config)
+    warn_of_segments(record.origin for record in records)
     problem = _unmatched(records, config)
     if problem:
         raise PatternError(problem)
     if not any(record.plan.sites for record in records):
         warn_of_nothing(records[0].plan, config)
+
+
+def no_graph(config: Config, mode: str = "") -> CaptureError:
+    """The error where Dynamo made nothing of a model (in one mode), which mostly is because of a graph break."""
+    kind = GraphBreakError if config.strict else CaptureError
+    return kind(
+        f"Dynamo made no graph of the model{f' in {mode} mode' if mode else ''}: a graph break inside a loop of its "
+        "forward, or inside a checkpointed block, makes Dynamo leave the whole function alone (mhc_compile.explain "
+        "names the line). Otherwise check that torch.compile is not disabled and that the model computes on tensors"
+    )
 
 
 def _taken_before(parts: Mapping[str, tuple[str, ...]], origin: Origin) -> Iterator[str]:

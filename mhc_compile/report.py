@@ -53,6 +53,11 @@ def render(plan: Plan, console: Console, *, target: str, show_all: bool = False)
     Raises:
         InconsistentPlanError: the totals of the plan do not add up.
     """
+    _render_plan(plan, console, target, show_all)
+    _bulleted(console, "Recommendations", recommend(plan))
+
+
+def _render_plan(plan: Plan, console: Console, target: str, show_all: bool) -> None:
     check_totals(plan)
     console.print(_header(plan, target, boxed=console.is_terminal))
     if plan.sites:
@@ -62,13 +67,11 @@ def render(plan: Plan, console: Console, *, target: str, show_all: bool = False)
     if plan.rejected:
         rejected = _rejection_list if show_all else _rejection_table
         _section(console, "Adds left alone", rejected(plan, console.is_terminal))
-    for title, sentences in (("Notes", plan.notes), ("Recommendations", recommend(plan))):
-        if sentences:
-            _section(console, title, bullets(sentences))
+    _bulleted(console, "Notes", plan.notes)
 
 
 def render_explanation(found: Explanation, console: Console, *, target: str, show_all: bool = False) -> None:
-    """Print what the backend would find: the graph breaks, then the report of each graph.
+    """Print what the backend would find: the graph breaks, the report of each graph, recommendations for all of them.
 
     Args:
         found: what to report.
@@ -80,11 +83,14 @@ def render_explanation(found: Explanation, console: Console, *, target: str, sho
     if found.breaks:
         table = _table(console.is_terminal, "Breaks", "Where", "Why", right=("Breaks",))
         for b in found.breaks:
-            table.add_row(str(b.count), short_location(b.location) or "unknown", b.reason)
+            why = Text(b.reason).append(f"\n{b.remark}" if b.remark else "", style="yellow")
+            table.add_row(str(b.count), short_location(b.location) or "unknown", why)
         _section(console, "Graph breaks (streams are reduced before and expanded after)", table)
     for i, record in enumerate(found.graphs):
         console.print()
-        render(record.plan, console, target=f"graph {i}: {short_location(record.origin.frame)}", show_all=show_all)
+        _render_plan(record.plan, console, f"graph {i}: {short_location(record.origin.frame)}", show_all)
+    if found.graphs:
+        _bulleted(console, "Recommendations", recommend(*found.plans))
 
 
 def render_roles(roles: Sequence[Role], console: Console) -> None:
@@ -111,6 +117,11 @@ def facts(rows: Sequence[tuple[str, str]]) -> Table:
     for name, value in rows:
         grid.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
     return grid
+
+
+def _bulleted(console: Console, title: str, sentences: Sequence[str]) -> None:
+    if sentences:
+        _section(console, title, bullets(sentences))
 
 
 def _section(console: Console, title: str, body: Table) -> None:

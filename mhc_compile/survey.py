@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture_errors import translate
 from mhc_compile.config import Config
 from mhc_compile.dynamo_model import Origin, is_model_state, origin_of, traced_code
-from mhc_compile.errors import CaptureError, MhcError
-from mhc_compile.graphs import GraphRecord, check_cut, examine
+from mhc_compile.errors import CaptureError, MhcError, UncompiledCodeWarning
+from mhc_compile.graphs import GraphRecord, check_cut, examine, no_graph
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import check_module
@@ -38,7 +39,8 @@ def survey(
     """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
 
     Args:
-        model: run on its own device; its buffers, training flags and the random generators are put back.
+        model: run on its own device; its buffers, training flags and the random generators are put back; other
+            state that its own code changes, such as a list that it appends to, is not.
         example_inputs: as for `transform`.
         example_kwargs: as for `transform`.
         config: options of the rewrite.
@@ -54,11 +56,23 @@ def survey(
     if inputs is None:
         raise missing_inputs(model, "its graphs depend on them")
     recorder = _Recorder(owner or model, config, claims)
+    empty: list[str] = []
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
         with _values_needed(), _undisturbed(model), training_mode(model, flag), _tracing(), recorder.traced():
+            made = len(recorder.records)
             _run(torch.compile(model, backend=recorder), model, copy.deepcopy(inputs))
+        empty += [mode] if len(recorder.records) == made else []
+    if empty and recorder.records:  # without any graph, the caller says so
+        _report_missing(empty[0], config)
     return tuple(recorder.records)
+
+
+def _report_missing(mode: str, config: Config) -> None:
+    error = no_graph(config, mode)
+    if config.strict:
+        raise error
+    warnings.warn(f"{error}. In this mode it runs without hyper-connections", UncompiledCodeWarning, stacklevel=3)
 
 
 def _run(compiled: Callable[..., Any], model: nn.Module, inputs: Inputs) -> None:

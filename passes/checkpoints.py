@@ -66,6 +66,8 @@ def _inline(gm: fx.GraphModule, call: fx.Node, body: fx.GraphModule, region: Reg
         for node in body.graph.nodes:
             if node.op == "placeholder":
                 copies[node] = next(inputs)
+            elif node.op == "get_attr":
+                copies[node] = _own_attribute(gm, body, node)
             elif node.op != "output":
                 copies[node] = gm.graph.node_copy(node, copies.__getitem__)
                 copies[node].meta[META] = region
@@ -76,6 +78,17 @@ def _inline(gm: fx.GraphModule, call: fx.Node, body: fx.GraphModule, region: Reg
     gm.graph.erase_node(call)
     if not handle.users:
         gm.graph.erase_node(handle)
+
+
+def _own_attribute(gm: fx.GraphModule, body: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """What a body reads from itself, such as the branches of `torch.cond`, as an attribute of the graph around it."""
+    name, value = str(node.target), attribute(body, str(node.target))
+    while attribute(gm, name) not in (None, value):
+        name += "_"
+    setattr(gm, name, value)
+    copied = gm.graph.create_node("get_attr", name)
+    copied.meta = dict(node.meta)
+    return copied
 
 
 def _outline(gm: fx.GraphModule, region: Region, nodes: Sequence[fx.Node]) -> None:

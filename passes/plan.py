@@ -34,6 +34,7 @@ class Reason(Enum):
     MUTATED = "an operand is changed in place and the change is seen elsewhere"
     DEAD = "the result never reaches an output of the model"
     MULTI_STREAM = "the model already keeps several residual streams here"
+    HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
     UNKNOWN_CHANNELS = "the channel axis has no fixed size"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"

@@ -24,6 +24,7 @@ from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, S
 from mhc_compile.passes.recompute import notes as recompute_notes
 from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
+from mhc_compile.passes.subgraphs import hidden_adds
 from mhc_compile.passes.sums import is_float_add
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
 
@@ -114,7 +115,8 @@ def _assemble(
 ) -> Plan:
     sites = {s.add: _site(graph, config, s, keys[s.add], channels[s.add]) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
-    rejected = tuple(_rejection(graph, r) for r in rejections)
+    hidden = hidden_adds(graph)
+    rejected = sorted([*((r.add, _rejection(graph, r)) for r in rejections), *hidden], key=lambda r: r[0])
     by_name = {node.name: node for node in graph.nodes}
     plan = Plan(
         n=config.streams,
@@ -122,9 +124,9 @@ def _assemble(
         init=config.init,
         reduce=config.reduce,
         sites=tuple(sites[add] for add in sorted(sites)),
-        rejected=rejected,
+        rejected=tuple(r for _, r in rejected),
         segments=segments,
-        float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))),
+        float_adds=sum(is_float_add(graph, i) for i in range(len(graph.nodes))) + len(hidden),
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )

@@ -16,7 +16,7 @@ STREAMS_OF = "mhc_streams_of"
 """Key of a node's meta that holds, for streams `[n, *x.shape]`, the fake value of the `x` they stand for."""
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARY = re.compile(r"/torch/(nn|_|fx|utils|functional)")
+_LIBRARY = re.compile(r"/torch/(nn|_|fx|utils|functional)|^<eval_with_key>")
 
 
 def value_of(node: fx.Node) -> Any:
@@ -94,7 +94,7 @@ def attribute(gm: torch.nn.Module, target: str) -> Any:
 
 
 def location_of(node: fx.Node) -> str:
-    """`file:line` of the innermost frame outside torch itself, "" if unknown."""
+    """`file:line` of the innermost frame outside torch itself and code it generated, "" if unknown."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     own = [f for f in frames if not _LIBRARY.search(f[0])]
     return f"{own[-1][0]}:{own[-1][1]}" if own else ""

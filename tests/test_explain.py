@@ -14,7 +14,7 @@ from mhc_compile.cli import main
 from mhc_compile.errors import CaptureError, NotAModuleError
 from tests.test_backend import inputs, tower
 from tests.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
-from tests.toy_models import WIDTH
+from tests.toy_models import WIDTH, Block
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,29 @@ def test_the_model_is_left_as_it_was() -> None:
     names = list(model.state_dict())
     mhc_compile.explain(model, inputs())
     assert list(model.state_dict()) == names and not hasattr(model, "hyper_connections")
+
+
+class Remembering(nn.Module):
+    """Counts its calls in a buffer, and keeps its inputs in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+        self.register_buffer("calls", torch.zeros(()))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(x.detach())
+        return self.block(x)
+
+
+def test_buffers_and_generators_are_put_back_and_other_state_is_not() -> None:
+    model, x = Remembering().double(), inputs()
+    before = torch.get_rng_state()
+    mhc_compile.explain(model, x)
+    assert model.calls == 0 and torch.equal(torch.get_rng_state(), before)
+    assert len(model.seen) == 1  # as the docs say
 
 
 def test_a_break_is_named_with_file_and_line() -> None:
@@ -160,6 +183,13 @@ def test_the_command_line_prints_the_same(target: str, capsys: pytest.CaptureFix
     assert f"{target}:18" in printed
     assert "graph 0" in printed and "graph 1" in printed
     assert "new parameters  795" in printed
+
+
+def test_recommendations_are_about_all_graphs_together(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", f"{target}:make", "--input", "2x3x8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Recommendations") == 1
+    assert "2 segments of a single site gain" in printed.partition("Recommendations")[2]
 
 
 def test_the_command_line_prints_json(target: str, capsys: pytest.CaptureFixture[str]) -> None:

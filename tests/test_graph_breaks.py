@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 import mhc_compile
-from mhc_compile.errors import GraphBreakError
+from mhc_compile.errors import CaptureError, GraphBreakError, UncompiledCodeWarning
 from tests.test_backend import distance, inputs, randomise
 from tests.toy_models import Block
 
@@ -239,3 +239,76 @@ def test_selective_checkpointing_keeps_its_policy() -> None:
     )
     assert without == selective < everything
     assert len(backward_ops(Selective, (torch.ops.aten.relu.default,), True)) == 3
+
+
+class Segments(nn.Module):
+    """Two segments of two blocks: Dynamo is switched off in the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block() for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint_sequential(self.blocks, 2, x * 1.0, use_reentrant=False)
+
+
+class TestCheckpointSequential:
+    def test_attach_warns_that_segments_run_without_hyper_connections(self) -> None:
+        model = made(Segments)
+        with pytest.warns(UncompiledCodeWarning, match=r"test_graph_breaks\.py:\d+, .*checkpoint\(block, x") as caught:
+            mhc_compile.backend(inner="eager").attach(model, (inputs(),))
+        assert len(caught) == 1 and list(model.hyper_connections) == ["blocks.2", "blocks.3"]
+
+    def test_explain_says_so_at_the_break(self) -> None:
+        (only,) = mhc_compile.explain(made(Segments), inputs()).breaks
+        assert "checkpoint each block itself" in only.remark
+
+    def test_strict_refuses_it(self) -> None:
+        with pytest.raises(GraphBreakError):
+            mhc_compile.backend(strict=True).attach(made(Segments), (inputs(),))
+
+
+def test_explain_says_what_a_disabled_function_costs() -> None:
+    class Disabled(Halves):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.back(torch.compiler.disable(self.front.forward)(self.shared(x)))
+
+    found = mhc_compile.explain(made(Disabled), inputs())
+    assert "torch.compiler.disable" in found.breaks[0].remark and found.breaks[0].remark in str(found)
+    assert not any(site.key.startswith("front") for site in found.sites)
+
+
+class Breaking(Block):
+    """A block that asks for the value of a tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum().item() > 1e9 else super().forward(x)
+
+
+class BreakInCheckpoint(nn.Module):
+    """Blocks that are checkpointed in training; one of them breaks the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Breaking(), Block()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.training else block(x)
+        return x
+
+
+class TestBreakInACheckpointedBlock:
+    """Dynamo gives up the whole function."""
+
+    @pytest.mark.parametrize(("strict", "error"), [(False, CaptureError), (True, GraphBreakError)])
+    def test_attach_refuses_it(self, strict: bool, error: type[CaptureError]) -> None:
+        with pytest.raises(error, match="inside a checkpointed block") as raised:
+            mhc_compile.backend(strict=strict).attach(made(BreakInCheckpoint), (inputs(),), modes=("train",))
+        assert type(raised.value) is error
+
+    def test_attach_warns_where_only_one_mode_is_lost(self) -> None:
+        model = made(BreakInCheckpoint)
+        with pytest.warns(UncompiledCodeWarning, match="in train mode"):
+            mhc_compile.backend(inner="eager").attach(model, (inputs(),))
+        assert list(model.hyper_connections) == LOOP

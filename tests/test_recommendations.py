@@ -38,6 +38,7 @@ def test_many_short_segments_are_not_written_out() -> None:
         (Reason.UNKNOWN_CHANNELS, "example_inputs="),
         (Reason.INPUT_INDEPENDENT, "position embeddings"),
         (Reason.MUTATED, "x = x + y"),
+        (Reason.HIGHER_ORDER, "x + torch.cond("),
         (Reason.MULTI_STREAM, "streams of its own"),
     ],
 )
@@ -56,10 +57,30 @@ def test_one_stream_is_pointed_out() -> None:
 @pytest.mark.parametrize(
     ("rejected", "words"),
     [
-        ((), "The graph has no float add"),
+        ((), "Nothing that was traced has a float add"),
         ((hand.rejection("a"),), "No add has an operand"),
         ((hand.rejection("a", Reason.EXCLUDED),), "left out by include"),
+        ((hand.rejection("a", Reason.HIGHER_ORDER),), "HIGHER_ORDER (1): "),
     ],
 )
 def test_an_empty_plan_says_what_to_check(rejected: tuple[object, ...], words: str) -> None:
     assert words in recommend(hand.plan([], rejected))[0]  # type: ignore[arg-type]
+
+
+def test_what_one_graph_lacks_another_may_have() -> None:
+    empty, single, chain = hand.plan([]), hand.plan([[hand.site("a", "x")]]), hand.plan([hand.transformer(2)])
+    assert recommend(empty, chain) == ()
+    (advice,) = recommend(empty, single, chain)
+    assert "exclude=['a']" in advice and "no chain is longer" not in advice
+    assert "no chain is longer" in recommend(empty, single)[0]
+
+
+def test_a_graph_that_is_met_twice_counts_once() -> None:
+    single = hand.plan([[hand.site("a", "x")]])
+    assert recommend(single, single)[0].startswith("1 segment of a single site")
+
+
+def test_rejections_of_all_graphs_are_counted_together() -> None:
+    plans = [hand.plan([hand.transformer(2)], (hand.rejection("r", Reason.NESTED),)) for _ in range(2)]
+    (advice,) = recommend(*plans)
+    assert advice.startswith("NESTED (2): ")
