@@ -71,6 +71,22 @@ class Region(nn.Module):
         return checkpoint(lambda y: self.second(self.first(y)), x, use_reentrant=False)
 
 
+def test_blocks_that_are_alike_are_compiled_once():
+    torch.compiler.reset()
+    twin, graphs = transformed(Tower(depth=12)), []
+    expected = twin(X)
+
+    def count(gm, inputs):
+        graphs.append(gm)
+        return gm.forward
+
+    for block in twin.blocks:
+        block.compile(backend=count)
+    torch.testing.assert_close(twin(X), expected)
+    # The first has one stream in front of it, the second is the first with several behind; the last reduces them.
+    assert len(graphs) == 4
+
+
 def test_hooks_see_tensors_as_inputs():
     twin, seen = transformed(), []
     twin.blocks[1].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
