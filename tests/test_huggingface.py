@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import LlamaForCausalLM
 
 import mhc_compile
@@ -39,6 +40,15 @@ def test_layers_are_recomputed_whenever_gradient_checkpointing_is_on(when):
     assert len(runs) == 3 and len(hyper._mhc.programs) == 1
 
 
+@pytest.fixture
+def accelerate_anew():
+    """Its settings are those of the process: what other tests asked for must not be there, nor stay."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("accelerate_anew")
 def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced():
     torch.manual_seed(0)
     hyper = mhc_compile.transform(tiny_llama().train(), n=4, example_kwargs=BATCH, modes=("train",))
