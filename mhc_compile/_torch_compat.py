@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -86,20 +87,15 @@ def is_cut(parameter: Any) -> bool:
     return tensor is not None and isinstance(parameter, tensor.DTensor)
 
 
-def is_sharded(module: Any) -> bool:
-    """Whether `fully_shard` was applied to a module."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded before it is imported
-    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
-
-
-def sharded_dtypes(root: Any) -> dict[int, Any]:
-    """Id of each parameter below `root` that `fully_shard` manages -> the dtype in which code sees it.
+def sharded_dtypes(modules: Iterable[Any]) -> dict[int, Any]:
+    """Id of each parameter of `modules` that `fully_shard` manages -> the dtype in which code sees it.
 
     A parameter has two forms, sharded and gathered, and both are listed.
     """
     dtypes: dict[int, Any] = {}
-    for module in root.modules() if "torch.distributed.fsdp" in sys.modules else ():
-        for group in module._get_fsdp_state()._fsdp_param_groups if is_sharded(module) else ():
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded before it is imported
+    for module in [m for m in modules if isinstance(m, fsdp.FSDPModule)] if fsdp is not None else ():
+        for group in module._get_fsdp_state()._fsdp_param_groups:
             for parameter in group.fsdp_params:
                 dtype = _seen_dtype(parameter, group.mp_policy.param_dtype)
                 gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)

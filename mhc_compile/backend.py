@@ -15,11 +15,10 @@ from mhc_compile.config import Config
 from mhc_compile.dynamo_model import traced_code
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
-from mhc_compile.frozen import Compiled
 from mhc_compile.graphs import GraphRecord, check_found
 from mhc_compile.header import Header, check_state
 from mhc_compile.held import Held
-from mhc_compile.inner import Inner, InnerChoice
+from mhc_compile.inner import Compiled, Inner, InnerChoice
 from mhc_compile.owner import CHILD, Transformed, check_module
 from mhc_compile.survey import survey
 from mhc_compile.transform import MODES, check_modes, make_config

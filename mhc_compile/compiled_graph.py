@@ -14,10 +14,10 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.dynamo_graph import OpenGraph, close_graph, describe_added
 from mhc_compile.dynamo_model import Origin, compiled_module, find_model, origin_of, traced_code
 from mhc_compile.errors import SecondModelError
-from mhc_compile.frozen import Compiled, as_compiled, watched
+from mhc_compile.frozen import as_compiled, watched
 from mhc_compile.graphs import check_cut, examine, warn_of_limit, warn_of_loose_weights
 from mhc_compile.held import Held
-from mhc_compile.inner import Inner
+from mhc_compile.inner import Compiled, Inner
 from mhc_compile.instances import Instances, Served
 from mhc_compile.owner import CHILD, Transformed
 from mhc_compile.passes.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-Compiled = Callable[..., Any]
+from mhc_compile.inner import Compiled
 
 
 def as_compiled(parameters: Sequence[nn.Parameter], unfrozen: Collection[int]) -> list[nn.Parameter]:

@@ -10,7 +10,11 @@ from typing import Any
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import InvalidOptionError
 
-Inner = Callable[..., Any]
+Compiled = Callable[..., Any]
+"""Compiled code: called with the inputs of its graph."""
+
+Inner = Callable[..., Compiled]
+"""A backend: called with a graph and example inputs."""
 
 
 @dataclass(frozen=True)

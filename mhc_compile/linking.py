@@ -75,7 +75,7 @@ class _Linker:
         """What the code around a part calls: the module of the part with its code, or the region under its policy."""
         code = self._code(graph)
         region = part.scope.region
-        key = (code, name, id(region))
+        key = (code, name, region)
         if key not in self._calls:
             call = _calling(code) if region is None else _recomputing(code, region.keywords)
             # What torch.fx prints for the call: the name of the module in generated code and in tracebacks.
@@ -141,6 +141,7 @@ def _install(layout: Layout, owner: Transformed | Stage) -> None:
     known = owner.hyper_connections
     for name, path in layout.hosts.items():
         module = owner.get_submodule(path)
-        if path and module not in known.hosts.get(name, ()):
+        if path:
             vars(module)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
+        if path and module not in known.hosts.get(name, ()):
             known.hosts[name] = (*known.hosts.get(name, ()), module)

@@ -68,8 +68,9 @@ class Program:
 def module_state(module: nn.Module) -> State:
     """What a trace bakes in about a module tree: training flags, dtypes and devices of parameters."""
     state: State = []
-    sharded = compat.sharded_dtypes(module)
-    for child in module.modules():
+    modules = list(module.modules())
+    sharded = compat.sharded_dtypes(modules)
+    for child in modules:
         if compat.WRAPPED in child._modules:  # activation checkpointing changes nothing that is traced
             continue
         state.append(child.training)

@@ -29,7 +29,8 @@ Slots = Sequence[tuple[Mapping[str, Any], str]]
 
 def connections_of(model: nn.Module) -> HyperConnections | None:
     """The parameters that were created for a model so far."""
-    child = dict(model._modules.items()).get(CHILD)  # those of a scripted module are no dict
+    # The modules of a scripted module are no dict and have no `get`.
+    child = model._modules[CHILD] if CHILD in model._modules else None  # noqa: SIM401
     return child if isinstance(child, HyperConnections) else None
 
 

@@ -85,7 +85,7 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
             "pass it as a tensor, or pad inputs to fewer sizes"
         )
     plain = disown(owner, for_trace)
-    make_whole(plain, compat.sharded_dtypes(owner))
+    make_whole(plain, compat.sharded_dtypes(owner.modules()))
     captured = capture(plain, args, kwargs)
     plan = plan_of(captured, owner._mhc.config)
     check_parameters(owner, plan)

@@ -83,7 +83,7 @@ def _inline(gm: fx.GraphModule, call: fx.Node, body: fx.GraphModule, region: Reg
 def _own_attribute(gm: fx.GraphModule, body: fx.GraphModule, node: fx.Node) -> fx.Node:
     """What a body reads from itself, such as the branches of `torch.cond`, as an attribute of the graph around it."""
     name, value = str(node.target), attribute(body, str(node.target))
-    while attribute(gm, name) not in (None, value):
+    while (taken := attribute(gm, name)) is not None and taken is not value:
         name += "_"
     setattr(gm, name, value)
     copied = gm.graph.create_node("get_attr", name)

@@ -43,8 +43,12 @@ class Layout:
 
 
 def hosted_name(site: str, path: str) -> str:
-    """Name of a hyper-connection in its host: its identifier without that of the host, `attn` for `blocks__1__attn`."""
-    return site.removeprefix(identifier(path)).strip("_") or "own"
+    """Name of a hyper-connection in its host, relative to it: `own__attn` for `blocks__1__attn` in `blocks.1`.
+
+    The two beginnings keep different sites apart, whatever the modules are called.
+    """
+    host = identifier(path)
+    return f"own{site.removeprefix(host)}" if site.startswith(host) else f"of_{site}"
 
 
 def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:

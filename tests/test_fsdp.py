@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 import mhc_compile
 from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
+from mhc_compile.whole import own_part
 from tests.ranks import run_ranks
 from tests.test_ddp import CONNECTIONS, Net, transformed
 from tests.toy_models import Block
@@ -79,10 +80,6 @@ def test_hyper_connections_are_sharded_with_the_block_that_uses_them(tmp_path):
     run_ranks(parameters_of_a_group, tmp_path)
 
 
-def local_bytes(tensors):
-    return sum(getattr(t, "to_local", lambda t=t: t)().nbytes for t in tensors)
-
-
 def peak_of_a_step(rank, folder):
     """Few tokens, so that parameters, gradients and the optimizer are most of it."""
     ids = torch.zeros(1, 16, dtype=torch.long)
@@ -97,7 +94,7 @@ def peak_of_a_step(rank, folder):
     run()
     optimizer.zero_grad()
     states = [value for state in optimizer.state.values() for value in state.values()]
-    peak = local_bytes([*model.parameters(), *states]) + peak_bytes(run)
+    peak = sum(own_part(t).nbytes for t in (*model.parameters(), *states)) + peak_bytes(run)
     if rank == 0:
         (folder / f"peak-{torch.distributed.get_world_size()}").write_text(str(peak))
 

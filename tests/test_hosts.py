@@ -87,6 +87,25 @@ def test_blocks_that_are_alike_are_compiled_once():
     assert len(graphs) == 4
 
 
+class Owning(nn.Module):
+    """Two sites that run in one module, whose keys are those of the module and of a part called `own`."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.up, self.down = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        x = x + self.own(torch.tanh(x))
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+def test_sites_that_share_a_host_have_their_own_parameters_whatever_its_modules_are_called():
+    twin = transformed(nn.Sequential(Owning()))
+    assert list(twin.hyper_connections) == ["0.own", "0"]
+    twin(X).square().sum().backward()
+    assert all(p.grad is not None for p in twin.hyper_connections.parameters())
+
+
 def test_hooks_see_tensors_as_inputs():
     twin, seen = transformed(), []
     twin.blocks[1].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
