@@ -11,6 +11,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import InvalidOptionError, NothingToTransformError, NothingToTransformWarning, SecondModelError
+from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower
 
 
@@ -33,7 +34,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).abs().max() / b.square().mean().sqrt()).item()
 
 
-@pytest.mark.parametrize("inner", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", ["eager", "inductor", *also("aot_eager")])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_function_is_kept(inner: str, training: bool) -> None:
     model, x = tower().train(training), inputs()

@@ -23,7 +23,6 @@ from mhc_compile.errors import (
     NotAModuleError,
     NothingToTransformWarning,
     OtherParametersError,
-    OwnChildrenError,
     PatternError,
     PatternWarning,
     SecondModelError,
@@ -401,34 +400,6 @@ class TestLifetime:
             assert distance(torch.compile(other, backend=twin)(x), tower()(x)) <= 1e-10
             assert twin.config == backend.config and twin.inner == backend.inner
             assert not {*map(id, twin.parameters())} & {*map(id, backend.parameters())}
-
-
-class TestModelsThatGoOverTheirChildren:
-    def test_a_sequential_computes_what_it_did(self) -> None:
-        model, x = nn.Sequential(*tower().blocks), torch.randn(2, 5, WIDTH, dtype=torch.float64)
-        assert type(model) is nn.Sequential
-        wanted = model(x)
-        for attached in (False, True):
-            again, backend = copy.deepcopy(model), eager()
-            if attached:
-                backend.attach(again, (x,))
-            compiled = torch.compile(again, backend=backend)
-            assert distance(compiled(x), wanted) <= 1e-10
-            assert distance(compiled(x), wanted) <= 1e-10
-            assert len(again.hyper_connections) == 3
-            assert distance(again(x), wanted) == 0
-
-    def test_a_forward_of_its_own_is_told_what_to_do(self) -> None:
-        class Walk(nn.Sequential):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                for layer in self:
-                    x = layer(x)
-                return x
-
-        model, x = Walk(*tower().blocks), torch.randn(2, 5, WIDTH, dtype=torch.float64)
-        eager().attach(model, (x,))
-        with pytest.raises(OwnChildrenError, match=r"write mhc_compile\.transform"):
-            model(x)
 
 
 class TestEarlyOptimizer:

@@ -17,6 +17,7 @@ from examples import (
     train_compiled,
     upcycle_vit,
 )
+from tests.tables import also
 
 EXAMPLES = {
     demo,
@@ -88,7 +89,7 @@ def test_llama_keeps_its_loss_trains_and_survives_a_checkpoint(capsys):
     assert "saved, loaded into a fresh model, and the outputs agree" in printed
 
 
-@pytest.mark.parametrize("options", [[], ["--gradient-checkpointing"]])
+@pytest.mark.parametrize("options", [["--gradient-checkpointing"], *also([])])
 def test_a_llama_trains_and_resumes_under_the_trainer(options, capsys):
     losses = hf_trainer.main(options)
     assert losses[-1] < 0.7 * losses[0]

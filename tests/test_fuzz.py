@@ -18,7 +18,7 @@ from tests.fuzz.generator import networks
 from tests.fuzz.network import build
 from tests.fuzz.spec import Collect, Long, Network, Op, Recall, Res, UNet, expected_sites, settle
 
-CASES, DYNAMO_CASES = 500, 20
+CASES, DYNAMO_CASES = 100, 8  # `make fuzz` draws 10,000
 SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 

@@ -2,8 +2,8 @@
 
 Autograd cannot follow fake CUDA tensors without a driver (its engine asks for streams), so the joint graph is traced
 on the CPU and moved to `cuda:0` once it is cut into forward and backward. The rest is Inductor's compiler as it is.
-`python -m tests.gpu.program FOLDER` writes the programs of `models.CASES` to files, and that of the first for any batch
-size: for tests that need the Triton interpreter, under which nothing can be compiled.
+`python -m tests.gpu.program FILE CASE` writes the program of one of `models.CASES` to a file: for tests that need the
+Triton interpreter, under which nothing can be compiled.
 """
 
 from __future__ import annotations
@@ -157,11 +157,11 @@ def _twin(value: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    for name, example in models.CASES.items():
-        generate(*example()).save(folder / f"{name}.json")
-    generate(*models.CASES["transformer"](), dynamic=True).save(folder / "any batch.json")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("case", choices=models.CASES)
+    parser.add_argument("--any-batch", action="store_true")
+    options = parser.parse_args()
+    generate(*models.CASES[options.case](), dynamic=options.any_batch).save(options.file)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tests.gpu import models
 from tests.gpu.fake_cuda import fake_cuda
 from tests.gpu.kernel_source import load, sources
 from tests.gpu.program import OURS, Launches, Program, generate, launches
+from tests.tables import also
 
 Make = Callable[..., models.Example]
 FORWARD = {"gate_kernel": 1, "boundary_kernel": 3, "leave_kernel": 1}
@@ -48,7 +49,7 @@ def total(found: Launches) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [64, 24, 8192])
+@pytest.mark.parametrize("width", [64, 24, *also(8192)])
 def test_every_step_is_a_hand_written_kernel(width: int) -> None:
     generated = program(width=width)
     forward, backward = both(generated)
@@ -75,7 +76,7 @@ def test_inductor_launches_nothing_more_for_a_site_than_for_a_plain_residual() -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("n", [8, *also(2, 4)])
 def test_inductor_knows_which_tensors_the_kernels_write(n: int) -> None:
     generated = program(n=n)
     assert generated.forward.overwritten == generated.backward.overwritten == ()
@@ -112,7 +113,7 @@ def test_the_fake_device_is_gone_afterwards() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, *also(True)])
 def test_the_kernels_in_the_program_compile_for_an_h100(dynamic: bool) -> None:
     generated = program(dynamic=dynamic)
     for stage in (generated.forward, generated.backward):

@@ -5,6 +5,7 @@ import torch
 
 from tests.gpu.compiled.residency import DEVICES, Device, held_bytes
 from tests.gpu.compiled.resources import EVERY_STEP, rows
+from tests.tables import also
 
 PROJECTING = {
     "gate_kernel",
@@ -17,14 +18,14 @@ PROJECTING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize("target", ["sm_90", *also("sm_80", "sm_100", "gfx942")])
 def test_no_kernel_spills_and_every_projection_uses_tensor_cores(target: str) -> None:
     found = list(rows([target], 4, [1024], torch.bfloat16, EVERY_STEP))
     assert [row for row in found if row.spills] == []
     assert {row.kernel for row in found if row.tensor_cores} == PROJECTING
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_wide_models_do_not_spill() -> None:
     steps = ("boundary", "boundary_backward")
     assert [row for row in rows(["sm_90"], 4, [4096], torch.bfloat16, steps) if row.spills] == []

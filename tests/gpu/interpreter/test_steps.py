@@ -26,6 +26,7 @@ from tests.kernels.step_calls import (
     run,
 )
 from tests.kernels.step_inputs import step_inputs
+from tests.tables import also
 
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 LAST, FIRST, TINY = ((2, 21, 65), 2), ((2, 33, 3, 5), 1), ((2, 3, 5), 2)
@@ -54,21 +55,21 @@ def right(name: str, arguments: tuple[Any, ...], dtype: torch.dtype = torch.floa
 
 @pytest.mark.parametrize("layout", [LAST, FIRST, TINY], ids=["last", "first", "tiny"])
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
-@pytest.mark.parametrize("n", [2, 3, 4, 8])
+@pytest.mark.parametrize("n", [4, *also(2, 3, 8)])
 def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: Any) -> None:
     for name, arguments in all_arguments(n, layout, equal=equal):
         right(name, arguments)
 
 
 @pytest.mark.parametrize("layout", [LAST, FIRST], ids=["last", "first"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float16)])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: Any) -> None:
     for name, arguments in all_arguments(4, layout, dtype=dtype):
         right(name, arguments, dtype)
 
 
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("streams", [torch.float32, torch.float16])
+@pytest.mark.parametrize("streams", [torch.float32, *also(torch.float16)])
 def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: torch.dtype) -> None:
     for step in ("write", "boundary", "leave"):
         X, y, *rest = forward_arguments(step, 4, TINY, dtype=streams)
@@ -77,7 +78,7 @@ def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: to
         right(f"{step}_backward", backward_arguments(step, arguments), torch.bfloat16)
 
 
-@pytest.mark.parametrize("n", [3, 8])
+@pytest.mark.parametrize("n", [3, *also(8)])
 def test_every_configuration_of_tiles_is_right(n: int) -> None:
     for name, arguments in all_arguments(n, WIDE):
         expected = exactly(name, arguments)
