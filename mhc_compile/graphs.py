@@ -85,7 +85,7 @@ def examine(
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
     check_owner(model, opened, plan)
     check_parts(model)
-    return opened, GraphRecord(origin, plan)
+    return opened, GraphRecord(origin, _behind_a_break(plan) if origin.partial else plan)
 
 
 def check_cut(origin: Origin, config: Config) -> None:
@@ -187,6 +187,15 @@ def _unmatched(records: Sequence[GraphRecord], config: Config) -> str:
     from mhc_compile.passes.patterns import unmatched
 
     return unmatched(config, [key for record in records for key in record.found])
+
+
+def _behind_a_break(plan: Plan) -> Plan:
+    """The plan with what a break can have to do with an add that seems to have no skip."""
+    from mhc_compile.passes.plan import Reason
+
+    detail = "the graph begins behind a break: a residual whose branch holds a break is left alone"
+    unclear = {id(r) for r in plan.rejected if r.reason is Reason.NOT_ANCESTOR and not r.detail}
+    return replace(plan, rejected=tuple(replace(r, detail=detail) if id(r) in unclear else r for r in plan.rejected))
 
 
 def _rewritten_already(gm: fx.GraphModule, plan: Plan) -> list[str]:

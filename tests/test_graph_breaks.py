@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_sel
 
 import mhc_compile
 from mhc_compile.errors import CaptureError, GraphBreakError, UncompiledCodeWarning
+from mhc_compile.passes.plan import Reason
 from tests.test_backend import distance, inputs, randomise
-from tests.toy_models import Block
+from tests.toy_models import WIDTH, Block
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +140,29 @@ def test_strict_refuses_with_the_place(kind: type[nn.Module]) -> None:
         torch.compile(made(kind), backend=backend)(inputs())
     with pytest.raises(GraphBreakError, match="break"):
         mhc_compile.backend(strict=True).attach(made(kind), (inputs(),))
+
+
+class BreakInBranch(nn.Module):
+    """A residual whose branch has a break inside, and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.block = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), Block()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.up(torch.tanh(x)))
+        torch._dynamo.graph_break()
+        return self.block(x + self.down(h))
+
+
+def test_a_residual_around_a_break_is_left_alone_and_the_report_says_why() -> None:
+    model, x = made(BreakInBranch), inputs()
+    wanted = model(x)
+    explanation = mhc_compile.explain(model, x)
+    assert [site.key for site in explanation.sites] == ["block"]
+    (rejected,) = explanation.rejected
+    assert rejected.reason is Reason.NOT_ANCESTOR and "branch holds a break" in rejected.detail
+    assert distance(torch.compile(model, backend=mhc_compile.backend(inner="eager"))(x), wanted) <= 1e-10
 
 
 def test_strict_names_file_and_line() -> None:
