@@ -122,7 +122,11 @@ class _Body:
         inner.graph.output(_one_or_tuple([inner.copies[n] for n in outputs]))
         handle = [] if region else [self._value(self.modules[part.scope.path])]
         args = (*handle, *(self._value(n) for n in inner.inputs))
-        call = self.graph.call_function(self.link(part, inner.graph, self._local(part.scope.path)), args)
+        name = self._local(part.scope.path)
+        # Nodes are named here and below: of BERT's `attention.self` torch.fx would make a variable called `self`.
+        call = self.graph.create_node(
+            "call_function", self.link(part, inner.graph, name), args, name=f"{identifier(name or 'model')}_output"
+        )
         if len(outputs) == 1:
             self.copies[outputs[0]] = call
             return
@@ -140,7 +144,6 @@ class _Body:
         return self.copies[node]
 
     def _attribute(self, name: str) -> fx.Node:
-        # The name matters: of BERT's `attention.self` torch.fx would make a variable called `self`.
         return self.graph.create_node("get_attr", name, name=f"self_{name.replace('.', '_')}")
 
     def _seen_from_here(self, target: str) -> str | None:

@@ -106,6 +106,24 @@ def test_sites_that_share_a_host_have_their_own_parameters_whatever_its_modules_
     assert all(p.grad is not None for p in twin.hyper_connections.parameters())
 
 
+class Attention(nn.Module):
+    """As in BERT: a part called `self` with a site, and another part behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("self", Block())
+        self.output = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return x + self.output(torch.tanh(self.get_submodule("self")(x)))
+
+
+def test_a_module_may_be_called_self():
+    model = nn.Sequential(Attention(), Attention())
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    torch.testing.assert_close(twin(X), model(X))
+
+
 def test_hooks_see_tensors_as_inputs():
     twin, seen = transformed(), []
     twin.blocks[1].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
