@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from mhc_compile.alive import alive
 from mhc_compile.errors import EarlyOptimizerWarning
 
 
@@ -20,14 +20,10 @@ def warn_of_early_optimizers(model: nn.Module, created: Iterable[nn.Parameter]) 
     """
     names = sum(1 for p in created if p.requires_grad)
     own = {id(p) for p in model.parameters()} - {id(p) for p in created}
-    for optimizer in _optimizers():
+    for optimizer in alive(torch.optim.Optimizer):
         trained = sum(id(p) in own for group in optimizer.param_groups for p in group["params"])
         if trained and names:
             warnings.warn(_message(optimizer, trained, names), EarlyOptimizerWarning, stacklevel=3)
-
-
-def _optimizers() -> list[torch.optim.Optimizer]:
-    return [found for found in gc.get_objects() if issubclass(type(found), torch.optim.Optimizer)]
 
 
 def _message(optimizer: torch.optim.Optimizer, trained: int, created: int) -> str:

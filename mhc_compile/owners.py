@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mhc_compile.alive import alive
 from mhc_compile.dynamo_graph import OpenGraph
 from mhc_compile.dynamo_model import compiled_module
 from mhc_compile.errors import OtherParametersError, SecondModelError
@@ -105,8 +106,7 @@ def _wholes(module: nn.Module) -> Sequence[nn.Module]:
     for thorough in (False, True):  # what is found the first time may be garbage
         if thorough:
             gc.collect()
-        modules = [found for found in gc.get_objects() if issubclass(type(found), nn.Module)]
-        wholes = [m for m in modules if "_modules" in vars(m) and _owns(m) and module in set(m.modules())]
+        wholes = [m for m in alive(nn.Module) if "_modules" in vars(m) and _owns(m) and module in set(m.modules())]
         if not wholes:
             break
     return wholes

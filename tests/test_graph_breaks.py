@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_sel
 import mhc_compile
 from mhc_compile.errors import CaptureError, GraphBreakError, UncompiledCodeWarning
 from mhc_compile.passes.plan import Reason
+from tests.tables import also
 from tests.test_backend import distance, inputs, randomise
 from tests.toy_models import WIDTH, Block
 
@@ -108,7 +109,7 @@ def test_one_graph_for_all_blocks_takes_the_parameters_of_each() -> None:
 
 
 @pytest.mark.parametrize("options", [{"exclude": ["blocks.1"]}, {"exclude": ["blocks.0"]}, {"include": ["blocks.2"]}])
-@pytest.mark.parametrize("inner", ["eager", "inductor"])
+@pytest.mark.parametrize("inner", ["eager", *also("inductor")])
 def test_globs_choose_among_the_blocks_that_share_a_graph(options: dict[str, list[str]], inner: str) -> None:
     model, x = made(Loop), inputs()
     wanted = model(x)
@@ -191,7 +192,7 @@ class Checkpointed(nn.Module):
 
 
 class TestActivationCheckpointing:
-    @pytest.mark.parametrize("inner", ["eager", "aot_eager", "inductor"])
+    @pytest.mark.parametrize("inner", ["eager", "inductor", *also("aot_eager")])
     def test_streams_cross_the_border_of_the_checkpoint(self, inner: str) -> None:
         model, x = made(Checkpointed), inputs()
         wanted = model(x)
@@ -200,7 +201,7 @@ class TestActivationCheckpointing:
         (record,) = backend.records
         assert len(record.plan.segments) == 1 and list(model.hyper_connections) == LOOP
 
-    @pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+    @pytest.mark.parametrize("inner", ["aot_eager", *also("eager")])
     def test_gradients_are_those_without_checkpoints(self, inner: str) -> None:
         model, plain, x = made(Checkpointed), made(Checkpointed), inputs()
         plain.on = False

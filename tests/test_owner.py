@@ -13,6 +13,7 @@ import mhc_compile
 from mhc_compile import variants
 from mhc_compile.errors import CaptureError, NotPreservingWarning
 from mhc_compile.hyper_connections import HyperConnections
+from tests.tables import also
 from tests.toy_models import WIDTH, Block, Checkpointed, Forked, Normalised, Tokens, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -151,7 +152,7 @@ def test_training_reaches_old_and_new_parameters():
     assert "blocks.1.up.weight" in grads and any(name.startswith("hyper_connections.") for name in grads)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, *also(torch.float16)])
 def test_cast_after_transform(dtype):
     twin = transformed().eval().to(dtype)
     plain = mhc_compile.revert(twin)

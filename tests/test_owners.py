@@ -8,6 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import OtherParametersError, SecondModelError
+from tests.tables import also
 from tests.test_backend import distance, inputs, randomise, tower
 from tests.toy_models import Block
 
@@ -38,7 +39,7 @@ def owners(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if "hyper_connections" in module._modules]
 
 
-@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("by_name", [False, *also(True)])
 @pytest.mark.parametrize("first", ["net", ""])
 def test_a_wrapper_and_the_model_inside_share_parameters(first: str, by_name: bool) -> None:
     wrapper, x = Wrapper(), inputs()
@@ -106,7 +107,7 @@ def test_blocks_with_parameters_of_their_own_are_named() -> None:
 
 
 @pytest.mark.parametrize("behind", [Block().double(), None])
-@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("single", [False, *also(True)])
 def test_a_part_that_is_transformed_later_has_its_parameters_already(behind: nn.Module | None, single: bool) -> None:
     wrapper, x, backend = Wrapper(behind), inputs(), eager()
     if single:

@@ -12,6 +12,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import LooseWeightsWarning
+from tests.tables import also
 from tests.test_backend import distance, inputs, randomise, tower
 from tests.test_graph_breaks import LOOP, Loop, made
 from tests.toy_models import WIDTH
@@ -46,8 +47,8 @@ def tied(everything: bool, owners: tuple[int, ...] = (1, 2)) -> Loop:
     return model
 
 
-@pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize("attached", [True, *also(False)])
+@pytest.mark.parametrize("everything", [True, *also(False)])
 @pytest.mark.parametrize("owners", [(1, 2), (2,)])
 def test_blocks_with_tied_weights_keep_apart_behind_a_break(
     attached: bool, everything: bool, owners: tuple[int, ...]
