@@ -27,12 +27,13 @@ class Block(nn.Module):
 class Streams(nn.Module):
     """A transformed model as the checks see it."""
 
-    def __init__(self, model, shift=0.0, used=True, sites=1):
+    def __init__(self, model, shift=0.0, used=True, sites=1, cut=False):
         super().__init__()
         self.model = model
         self.shift = shift
         self.used = used
-        self.hyper_connections = nn.ParameterDict({"site": nn.Parameter(torch.zeros(()))})
+        names = ["site", "site_around_a_break"] if cut else ["site"]
+        self.hyper_connections = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in names})
         self.mhc_plan = SimpleNamespace(sites=("site",) * sites, rejected=())
 
     def forward(self, x):
@@ -74,6 +75,14 @@ def test_a_changed_output_fails():
 
 def test_a_parameter_without_gradient_fails_and_is_named():
     assert "no gradient: site" in run_check(fake_transform(used=False)).failure
+
+
+def test_where_graphs_break_in_training_some_may_have_none():
+    breaks = {**ONE_SITE, "graphs_train": 2}
+    result = run_check(fake_transform(cut=True), breaks)
+    assert result.passed and "1 of 2 new parameters have no gradient: site_around_a_break" in result.notes[-1]
+    assert "site_around_a_break" in run_check(fake_transform(cut=True)).failure
+    assert "1 of 1 new" in run_check(fake_transform(used=False), breaks).failure
 
 
 def test_a_transformation_that_changes_the_original_fails():
