@@ -35,9 +35,13 @@ BACKWARD = {
 """Of two blocks, that is four sites: an entry, three boundaries, a readout."""
 
 
+def program(make: Make = models.transformer, *, dynamic: bool = False, width: int = 64, **sizes: int) -> Program:
+    return _generated(make, dynamic, width, tuple(sorted({"depth": 2, **sizes}.items())))
+
+
 @cache
-def program(make: Make = models.transformer, *, dynamic: bool = False, **sizes: int) -> Program:
-    return generate(*make(**{"width": 64, **sizes}), dynamic=dynamic)
+def _generated(make: Make, dynamic: bool, width: int, sizes: tuple[tuple[str, int], ...]) -> Program:
+    return generate(*make(width, **dict(sizes)), dynamic=dynamic)
 
 
 def both(generated: Program) -> tuple[Launches, Launches]:

@@ -63,6 +63,7 @@ def test_the_generated_program_computes_output_and_every_gradient(case: str, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_program_for_any_batch_serves_another_one(tmp_path: Path) -> None:
     model, (x,) = models.CASES["transformer"]()
     program = generated(tmp_path, "transformer", "--any-batch")

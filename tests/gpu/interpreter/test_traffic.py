@@ -7,6 +7,7 @@ import triton.language as tl
 
 from benchmarks.traffic import budget, measure
 from tests.gpu.traffic import counted
+from tests.tables import also
 
 TOKENS = 32
 
@@ -38,7 +39,7 @@ def test_what_two_kernels_read_is_unique_once_and_once_for_each() -> None:
     assert traffic.unique_per_kernel() == {"other": 2 * 3 * 64}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float32)])
 def test_a_boundary_of_1024_channels_keeps_to_its_budgets(dtype: torch.dtype) -> None:
     found = measure("ours", 4, 1024, TOKENS, dtype)
     for way in ("forward", "backward"):
