@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import getpass
 import hashlib
@@ -94,7 +95,8 @@ def _templates(library: str) -> Path:
     if not header.exists():
         _place(header, lambda path: path.write_text(library))
     if not parsed.exists():
-        _compile(library, parsed, "-x", "c++-header")
+        with contextlib.suppress(subprocess.CalledProcessError):  # a compiler that cannot do it reads the header
+            _compile(library, parsed, "-x", "c++-header")
     return header
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 def alive(kind: type[T]) -> list[T]:
     """All objects of a class or one derived from it: a tenth of a second for 500,000 objects of any kind.
 
-    Some of them may be garbage that was not collected yet.
+    Some of them may be garbage that was not collected yet; those that `gc.freeze()` set aside are not found.
     """
     kinds = _with_derived(kind)
     return [found for found in gc.get_objects() if type(found) in kinds]  # isinstance would ask proxies for their class

@@ -59,6 +59,17 @@ def test_templates_whose_parsed_form_is_broken_are_read_as_text(folder: Path) ->
     assert call("*to = twice(x) + 1;", 3) == 7
 
 
+def test_a_compiler_that_parses_nothing_beforehand_will_do(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "c++"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *c++-header*) exit 1;; esac\nexec {cpu_kernel.compiler()} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(cpu_kernel, "compiler", lambda: str(script))
+    assert call("*to = twice(x);", 3) == 6
+    assert not list(folder.glob("*.gch"))
+
+
 def test_what_the_compiler_says_is_in_the_error(folder: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as raised:
         compiled(kernel("*to = thrice(x);"))
