@@ -80,7 +80,10 @@ def compiled(kernel: CppKernel) -> Callable[..., None]:
 def _shared_library(kernel: CppKernel) -> Path:
     library = _cached(kernel.source, ".so")
     if not library.exists():
-        _compile(kernel.source, library, "-shared", "-include", str(_templates(kernel.library)))
+        try:
+            _compile(kernel.source, library, "-shared", "-include", str(_templates(kernel.library)))
+        except subprocess.CalledProcessError:  # clang does not forgive a parsed header that is broken, as gcc does
+            _compile(kernel.source, library, "-shared")
     return library
 
 
@@ -96,7 +99,7 @@ def _templates(library: str) -> Path:
         _place(header, lambda path: path.write_text(library))
     if not parsed.exists():
         with contextlib.suppress(subprocess.CalledProcessError):  # a compiler that cannot do it reads the header
-            _compile(library, parsed, "-x", "c++-header")
+            _place(parsed, lambda path: _run(path, "-x", "c++-header", str(header)))
     return header
 
 
@@ -113,10 +116,14 @@ def _compile(source: str, result: Path, *options: str) -> None:
     def build(path: Path) -> None:
         text = path.with_name("source.cpp")
         text.write_text(source)
-        command = [str(compiler()), *FLAGS, *options, str(text), "-o", str(path)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        _run(path, *options, str(text))
 
     _place(result, build)
+
+
+def _run(result: Path, *arguments: str) -> None:
+    command = [str(compiler()), *FLAGS, *arguments, "-o", str(result)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _place(path: Path, fill: Callable[[Path], Any]) -> None:

@@ -16,6 +16,7 @@ from mhc_compile.capture_errors import translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
 from mhc_compile.side_effects import check_side_effects, watched
+from mhc_compile.spelling import check_names_of
 
 SEQUENCE_RANK = 3  # a float tensor of this rank is [batch, sequence, channels]
 
@@ -56,8 +57,10 @@ def capture(
         GraphBreakError: Dynamo met a construct it cannot trace.
         InputMismatchError: the model raises on these inputs.
         NoFloatError: nothing in the model is a floating point number.
+        KeywordNameError: a parameter or buffer is called `in`, `lambda` or the like.
         CaptureError: anything else that keeps the model from being traced.
     """
+    check_names_of(model)
     kwargs = dict(kwargs or {})
     failures: list[Exception] = []
     for attempt in _attempts(model, dynamic):

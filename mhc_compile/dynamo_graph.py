@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mhc_compile import _torch_compat as compat
 from mhc_compile.owner import CHILD
 from mhc_compile.passes.checkpoints import CONTEXT_FN
+from mhc_compile.spelling import check_names
 from mhc_compile.state_names import name_state
 from mhc_compile.traced import copy_graph_module
 
@@ -55,6 +56,9 @@ def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module
         original: a graph that Dynamo handed to a backend.
         values: its inputs. Other ones than it was traced with name it for another module of the same class.
         model: whose names to use.
+
+    Raises:
+        KeywordNameError: a name cannot be that of an attribute in code.
     """
     gm = copy_graph_module(original)
     for old, new in zip(original.graph.nodes, gm.graph.nodes, strict=True):
@@ -64,6 +68,7 @@ def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module
     placeholders = gm.graph.find_nodes(op="placeholder")
     found = name_state(placeholders, values, model)
     inputs = {name: node for node, name in found.names.items()}
+    check_names(inputs)
     for node, value in zip(placeholders, values, strict=True):
         if node in found.names:
             name = found.names[node]

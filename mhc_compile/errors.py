@@ -75,6 +75,10 @@ class OtherParametersError(MhcError):
     """The hyper-connections of a model, or values loaded for them, are others than this call needs."""
 
 
+class KeywordNameError(MhcError):
+    """A parameter or buffer has a name that generated code cannot spell, such as `heads.in.weight`."""
+
+
 class OwnChildrenError(MhcError):
     """A compiled model goes over its own children, of which the hyper-connections are one."""
 

@@ -85,7 +85,7 @@ def examine(
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
     check_owner(model, opened, plan)
     check_parts(model)
-    return opened, GraphRecord(origin, _behind_a_break(plan) if origin.partial else plan)
+    return opened, GraphRecord(origin, _cut_by_a_break(opened.gm, plan) if origin.partial else plan)
 
 
 def check_cut(origin: Origin, config: Config) -> None:
@@ -189,12 +189,20 @@ def _unmatched(records: Sequence[GraphRecord], config: Config) -> str:
     return unmatched(config, [key for record in records for key in record.found])
 
 
-def _behind_a_break(plan: Plan) -> Plan:
-    """The plan with what a break can have to do with an add that seems to have no skip."""
+def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
+    """The plan, with a remark where an operand of an add comes from outside a graph that does not hold the whole call.
+
+    Only then may the other operand be its branch, with the break inside.
+    """
     from mhc_compile.passes.plan import Reason
 
-    detail = "the graph begins behind a break: a residual whose branch holds a break is left alone"
-    unclear = {id(r) for r in plan.rejected if r.reason is Reason.NOT_ANCESTOR and not r.detail}
+    detail = "one operand comes from outside of this graph; if the other is its branch, a graph break lies inside it"
+    outer = {n.name for n in gm.graph.nodes if any(operand.op == "placeholder" for operand in n.all_input_nodes)}
+    unclear = {
+        id(r)
+        for r in plan.rejected
+        if r.add in outer and not r.detail and r.reason in (Reason.NOT_ANCESTOR, Reason.NO_WEIGHT)
+    }
     return replace(plan, rejected=tuple(replace(r, detail=detail) if id(r) in unclear else r for r in plan.rejected))
 
 

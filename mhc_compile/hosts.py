@@ -16,7 +16,7 @@ from torch import nn
 
 from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
-from mhc_compile.module_tree import HOOKS, State, shallow
+from mhc_compile.module_tree import HOOKS, State, derived, shallow
 from mhc_compile.passes.nesting import HOSTED
 
 RUN = "mhc_run"
@@ -34,6 +34,9 @@ class Hosted(nn.Module):
     `children()` names the hyper-connections that its code uses, so that they are sharded with it. Their names, and
     those of all other parameters, stay the same: they are registered under `hyper_connections` of the whole model.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: see `derived`."""
 
     def children(self) -> Iterator[nn.Module]:
         """Its own submodules, then the parameters of sites that its code uses."""
@@ -117,8 +120,8 @@ def _hosted_class(original: Any) -> type[nn.Module]:
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (Hosted, original), {**names, _ORIGINAL: original, "forward": forward})
+    hosted: type[nn.Module] = derived(Hosted, original, {_ORIGINAL: original, "forward": forward})
+    return hosted
 
 
 def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
@@ -135,11 +138,12 @@ def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
 def _can_host(module: nn.Module) -> bool:
     """Whether a call of a module can run other code.
 
-    Containers have none of their own, and with a forward on the instance that of the class is never asked.
+    Containers have none of their own, and with a forward on the instance that of the class is never asked. What a
+    class does around its forward, in `__call__`, is part of the trace and would be done once more.
     """
     kind = type(module)
     contained = kind.forward is nn.Module.forward or "forward" in vars(module)
-    return not contained and not hasattr(kind, "__deepcopy__")
+    return not contained and kind.__call__ is nn.Module.__call__ and not hasattr(kind, "__deepcopy__")
 
 
 def for_trace(module: nn.Module) -> tuple[type[nn.Module], State]:

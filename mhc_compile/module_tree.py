@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,17 @@ _INTERNALS = frozenset(vars(nn.Module()))
 State = dict[str, Any]
 Look = Callable[[nn.Module], tuple[type[nn.Module], State]]
 """Class and attributes of the second module that stands for one of the first tree."""
+
+
+def derived(mixin: type, original: type, attributes: dict[str, Any]) -> Any:
+    """A class with the name of `original`, and `mixin` in front of it.
+
+    No metaclass of the user's own hears of it, and `mixin` must keep it from `__init_subclass__` of `original`: a
+    register of classes would take it for one that the user wrote.
+    """
+    names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    make = abc.ABCMeta if issubclass(type(original), abc.ABCMeta) else type
+    return make.__new__(type(original), original.__name__, (mixin, original), {**names, **attributes})
 
 
 def shallow(module: nn.Module) -> State:

@@ -22,7 +22,7 @@ from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTran
 from mhc_compile.header import check_state, is_plain
 from mhc_compile.hosts import Hosted, for_plain, for_twin
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.module_tree import Look, second_tree, shallow
+from mhc_compile.module_tree import Look, derived, second_tree, shallow
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, module_state
 
@@ -64,6 +64,9 @@ class Transformed(nn.Module):
     _mhc: Ownership
     mhc_plan: Plan
     hyper_connections: HyperConnections
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: see `derived`."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
@@ -129,8 +132,11 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (Transformed, original), {**names, "forward": forward, "__new__": new})
+    # What the class does around its forward, in `__call__`, is part of the trace.
+    kind: type[Transformed] = derived(
+        Transformed, original, {"forward": forward, "__call__": nn.Module.__call__, "__new__": new}
+    )
+    return kind
 
 
 def own(

@@ -208,5 +208,8 @@ class Plan:
         for segment in self.segments:
             lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts")
             lines += [f"  {s.key}  {s.kind}  {list(s.shape)}  {s.location}" for s in map(self.site, segment.sites)]
-        lines += [f"rejected {r.add}: {r.reason.value}  {r.location}" for r in self.rejected]
+        lines += [
+            f"rejected {r.add}: {'; '.join(filter(None, (r.reason.value, r.detail)))}  {r.location}"
+            for r in self.rejected
+        ]
         return "\n".join([*lines, *self.notes])

@@ -27,6 +27,18 @@ def test_objects_of_derived_classes_are_found_and_proxies_are_not() -> None:
     del proxy
 
 
+class Unhashable(type):
+    def __eq__(cls, other):
+        return cls is other
+
+
+def test_classes_that_cannot_be_hashed_do_not_matter() -> None:
+    other = Unhashable("Other", (), {})()
+    one = Derived()
+    assert alive(Base) == [one]
+    del other
+
+
 def test_an_object_that_is_gone_is_not_found() -> None:
     one = Derived()
     assert alive(Derived) == [one]

@@ -18,7 +18,8 @@ from tests.fuzz.generator import networks
 from tests.fuzz.network import build
 from tests.fuzz.spec import Collect, Long, Network, Op, Recall, Res, UNet, expected_sites, settle
 
-CASES, DYNAMO_CASES = 100, 8  # `make fuzz` draws 10,000
+CASES, DYNAMO_CASES = 100, 8
+MORE_CASES, MORE_DYNAMO_CASES = 500, 40  # and `make fuzz` draws 10,000
 SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
@@ -41,6 +42,20 @@ def test_drawn_networks_are_rewritten_right(net):
 @given(networks().filter(lambda net: "recurrent" not in repr(net)))
 def test_drawn_networks_are_transformed_right(net):
     """Through Dynamo, which does not trace recurrent layers."""
+    check_transformed(net)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=MORE_CASES, **SETTINGS)
+@given(networks())
+def test_more_networks_are_rewritten_right(net):
+    run.check(net)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=MORE_DYNAMO_CASES, **SETTINGS)
+@given(networks().filter(lambda net: "recurrent" not in repr(net)))
+def test_more_networks_are_transformed_right(net):
     check_transformed(net)
 
 

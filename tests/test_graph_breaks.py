@@ -162,8 +162,26 @@ def test_a_residual_around_a_break_is_left_alone_and_the_report_says_why() -> No
     explanation = mhc_compile.explain(model, x)
     assert [site.key for site in explanation.sites] == ["block"]
     (rejected,) = explanation.rejected
-    assert rejected.reason is Reason.NOT_ANCESTOR and "branch holds a break" in rejected.detail
+    assert rejected.reason is Reason.NOT_ANCESTOR and "a graph break lies inside" in rejected.detail
+    assert rejected.detail in str(explanation)
     assert distance(torch.compile(model, backend=mhc_compile.backend(inner="eager"))(x), wanted) <= 1e-10
+
+
+class Merge(nn.Module):
+    """A merge of two paths behind a break, which has nothing to do with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return self.block(torch.relu(x) + torch.sigmoid(x))
+
+
+def test_a_merge_behind_a_break_is_not_blamed_on_it() -> None:
+    (rejected,) = mhc_compile.explain(made(Merge), inputs()).rejected
+    assert rejected.reason is Reason.NOT_ANCESTOR and not rejected.detail
 
 
 def test_strict_names_file_and_line() -> None:

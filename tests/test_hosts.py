@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import pickle
+from typing import ClassVar
 
 import pytest
 import torch
@@ -122,6 +124,77 @@ def test_a_module_may_be_called_self():
     model = nn.Sequential(Attention(), Attention())
     twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
     torch.testing.assert_close(twin(X), model(X))
+
+
+class Doubled(nn.Module):
+    """Does something around its forward, and does not take every keyword there."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+    def forward(self, x):
+        return self.block(x)
+
+
+@pytest.mark.parametrize("make", [Doubled, lambda: nn.Sequential(Doubled(), Doubled())], ids=["model", "part"])
+def test_what_a_class_does_around_its_forward_is_done_once(make):
+    model = make()
+    torch.testing.assert_close(mhc_compile.transform(model, n=4, example_inputs=(X,))(X), model(X))
+
+
+class Registering(type):
+    known: ClassVar[list[str]] = []
+
+    def __init__(cls, name, bases, namespace, **options):
+        super().__init__(name, bases, namespace)
+        Registering.known.append(name)
+
+
+class Registered(nn.Module, metaclass=Registering):
+    """The class and its metaclass keep account of subclasses."""
+
+    known: ClassVar[list[type]] = []
+
+    def __init_subclass__(cls, kind):
+        Registered.known.append(cls)
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        return self.block(x)
+
+
+class Kind(Registered, kind="a"):
+    pass
+
+
+def test_no_register_of_classes_hears_of_those_made_on_the_fly():
+    for model in (Kind(), nn.Sequential(Kind())):
+        twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+        torch.testing.assert_close(twin(X), model(X))
+        assert isinstance(twin, type(model))
+    assert Registered.known == [Kind] and Registering.known == ["Registered", "Kind"]
+
+
+class Abstract(nn.Module, abc.ABC):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        return self.block(x)
+
+
+def test_abstract_base_classes_stay_what_they_are():
+    model = Abstract()
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    assert isinstance(twin, Abstract) and not isinstance(model, type(twin))
 
 
 def test_hooks_see_tensors_as_inputs():
