@@ -35,9 +35,6 @@ class Hosted(nn.Module):
     those of all other parameters, stay the same: they are registered under `hyper_connections` of the whole model.
     """
 
-    def __init_subclass__(cls) -> None:
-        """Nothing: see `derived`."""
-
     def children(self) -> Iterator[nn.Module]:
         """Its own submodules, then the parameters of sites that its code uses."""
         yield from super().children()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,15 +27,27 @@ Look = Callable[[nn.Module], tuple[type[nn.Module], State]]
 """Class and attributes of the second module that stands for one of the first tree."""
 
 
-def derived(mixin: type, original: type, attributes: dict[str, Any]) -> Any:
+def derived(mixin: type, original: Any, attributes: dict[str, Any]) -> Any:
     """A class with the name of `original`, and `mixin` in front of it.
 
-    No metaclass of the user's own hears of it, and `mixin` must keep it from `__init_subclass__` of `original`: a
-    register of classes would take it for one that the user wrote.
+    `__init_subclass__` of `original` runs, for layers of Transformers wrap the forward there, unless it refuses. No
+    metaclass of the user's own hears of it. What is constructed from the class is a plain `original`: for registers of
+    classes, `from_pretrained`, and slices of an `nn.Sequential`.
     """
+
+    @functools.wraps(original.__init__)
+    def new(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        module: nn.Module = original(*args, **kwargs)
+        return module
+
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
+    namespace = {**names, "__new__": new, **attributes}
     make = abc.ABCMeta if issubclass(type(original), abc.ABCMeta) else type
-    return make.__new__(type(original), original.__name__, (mixin, original), {**names, **attributes})
+    try:
+        return make.__new__(type(original), original.__name__, (mixin, original), dict(namespace))
+    except Exception:  # it wants arguments, a name that is new, or no subclass at all
+        quiet = type(mixin.__name__, (mixin,), {"__init_subclass__": classmethod(lambda cls: None)})
+        return make.__new__(type(original), original.__name__, (quiet, original), dict(namespace))
 
 
 def shallow(module: nn.Module) -> State:

@@ -7,7 +7,6 @@ A subclass made on the fly keeps class, attributes, parameter names, tied and un
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,9 +64,6 @@ class Transformed(nn.Module):
     mhc_plan: Plan
     hyper_connections: HyperConnections
 
-    def __init_subclass__(cls) -> None:
-        """Nothing: see `derived`."""
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
@@ -124,18 +120,12 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
         return _forward(self, *args, **kwargs)
 
-    @functools.wraps(original.__init__)
-    def new(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-        """A plain model, for whoever constructs `type(model)`: `from_pretrained`, slices of an `nn.Sequential`."""
-        return original(*args, **kwargs)
-
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     # What the class does around its forward, in `__call__`, is part of the trace.
-    kind: type[Transformed] = derived(
-        Transformed, original, {"forward": forward, "__call__": nn.Module.__call__, "__new__": new}
-    )
+    attributes = {"forward": forward, "__call__": nn.Module.__call__}
+    kind: type[Transformed] = derived(Transformed, original, attributes)
     return kind
 
 
