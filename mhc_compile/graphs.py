@@ -29,7 +29,7 @@ from mhc_compile.store import Claims
 from mhc_compile.transform import warn_of_nothing
 
 if TYPE_CHECKING:
-    from mhc_compile.passes.plan import Plan
+    from mhc_compile.passes.plan import Plan, Rejection
 
 
 @dataclass(frozen=True)
@@ -198,12 +198,12 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
 
     detail = "one operand comes from outside of this graph; if the other is its branch, a graph break lies inside it"
     outer = {n.name for n in gm.graph.nodes if any(operand.op == "placeholder" for operand in n.all_input_nodes)}
-    unclear = {
-        id(r)
-        for r in plan.rejected
-        if r.add in outer and not r.detail and r.reason in (Reason.NOT_ANCESTOR, Reason.NO_WEIGHT)
-    }
-    return replace(plan, rejected=tuple(replace(r, detail=detail) if id(r) in unclear else r for r in plan.rejected))
+
+    def remarked(r: Rejection) -> Rejection:
+        unclear = r.reason in (Reason.NOT_ANCESTOR, Reason.NO_WEIGHT) and r.add in outer and not r.detail
+        return replace(r, detail=detail) if unclear else r
+
+    return replace(plan, rejected=tuple(map(remarked, plan.rejected)))
 
 
 def _rewritten_already(gm: fx.GraphModule, plan: Plan) -> list[str]:

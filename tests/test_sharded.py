@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from mhc_compile.errors import (
 )
 from mhc_compile.header import KEY
 from tests.ranks import run_ranks
+from tests.test_pickles import Runs
 from tests.toy_models import WIDTH, Tower
 
 ROOT = Path(__file__).parent.parent
@@ -196,16 +196,6 @@ def test_objects_that_have_a_state_are_saved_with_it(tmp_path):
     state = {"model": nn.Linear(2, 2).state_dict()}
     sharded.load(state, tmp_path / "a")
     assert torch.equal(state["model"]["weight"], model.weight)
-
-
-class Runs:
-    """A pickle that writes a file when it is loaded."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.target}",)
 
 
 def test_code_in_the_metadata_is_not_run(tmp_path):
