@@ -56,9 +56,8 @@ zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
 fuzz: $(STAMP)  ## 10,000 random models through every check
 	$(BIN)/python -m tests.fuzz.run --cases 10000
 
-gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, caches, numbers
+gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, numbers
 	$(BIN)/python -m tests.gpu.compiled.resources
-	$(BIN)/python -m tests.gpu.compiled.residency
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/gpu
 
 bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffic, backend, against what a user would use

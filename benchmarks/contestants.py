@@ -1,4 +1,4 @@
-"""What a user could use instead: the mHC layers of transformers (DeepSeek-V4) and of lucidrains (hyper-connections).
+"""What a user could use instead: the mHC layers of transformers (DeepSeek-V4), lucidrains and Liger.
 
 Each is wrapped so that one site has the same interface: `read(state) -> (u, state)`, `write(state, y) -> state`.
 Streams enter and leave as `[n, batch, length, C]`.
@@ -87,7 +87,42 @@ class LucidrainsSite(nn.Module):
         return self.connection.depth_connection(y, mixed, **rest)
 
 
+class LigerSite(nn.Module):
+    """The Triton kernels of Liger-Kernel, as its `LigerMHC` calls them; CUDA only; streams `[B, S, n, C]`."""
+
+    def __init__(self, n: int, channels: int) -> None:
+        super().__init__()
+        columns = n * n + 2 * n
+        self.phi = nn.Parameter(0.02 * torch.randn(n * channels, columns))
+        self.bias = nn.Parameter(torch.zeros(columns))
+        self.alphas = nn.ParameterList(torch.tensor(0.01) for _ in range(3))
+
+    enter = staticmethod(DeepSeekSite.enter)
+    leave = staticmethod(DeepSeekSite.leave)
+
+    def read(self, X: Tensor) -> tuple[Tensor, Any]:
+        """The input of the branch, and what the write needs."""
+        from liger_kernel.transformers import functional
+
+        phi, bias, alphas = self.phi.to(X.dtype), self.bias.float(), (alpha.float() for alpha in self.alphas)
+        pre, post, res = functional.liger_mhc_coeffs(X, phi, bias, *alphas, allow_fp32=True, tmax=SINKHORN_ITERATIONS)
+        return functional.liger_mhc_pre(X, pre).to(X.dtype), (X, post, res)
+
+    def write(self, state: Any, y: Tensor) -> Tensor:
+        """As `LigerMHC.forward`."""
+        from liger_kernel.transformers import functional
+
+        X, post, res = state
+        return functional.liger_mhc_post_res(X, y, post, res).to(X.dtype)
+
+
 SITES = {"DeepSeek-V4": DeepSeekSite, "lucidrains": LucidrainsSite}
+CUDA_SITES = {**SITES, "Liger": LigerSite}
+
+
+def sites(device: str) -> dict[str, type[nn.Module]]:
+    """Name -> site, of those that run on this device."""
+    return CUDA_SITES if torch.device(device).type == "cuda" else SITES
 
 
 class Mixing(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mhc_compile
-from benchmarks.contestants import SITES
+from benchmarks.contestants import CUDA_SITES, sites
 from examples.train_char_gpt import VOCABULARY, CharGPT
 
 
@@ -64,10 +64,10 @@ class HyperGPT(nn.Module):
         return plain.head(plain.norm(site.leave(X)))
 
 
-def vanilla(size: Size) -> CharGPT:
+def vanilla(size: Size, device: str = "cpu", dtype: torch.dtype = torch.float32) -> CharGPT:
     """The plain GPT, always the same weights."""
     torch.manual_seed(0)
-    return CharGPT(size.context, size.width, size.layers, size.heads)
+    return CharGPT(size.context, size.width, size.layers, size.heads).to(device, dtype)
 
 
 def ours(plain: CharGPT, n: int, example: Tensor, **options: Any) -> nn.Module:
@@ -76,20 +76,20 @@ def ours(plain: CharGPT, n: int, example: Tensor, **options: Any) -> nn.Module:
 
 
 def by_hand(plain: CharGPT, n: int, site: str) -> HyperGPT:
-    """A copy of the plain GPT around the mHC layer of that name, a key of `SITES`."""
-    return HyperGPT(copy.deepcopy(plain), SITES[site], n)
+    """A copy of the plain GPT around the mHC layer of that name, a key of `CUDA_SITES`; the new parameters are fp32."""
+    return HyperGPT(copy.deepcopy(plain), CUDA_SITES[site], n).to(plain.position.weight.device)
 
 
-def gpts(size: Size, n: int, example: Tensor) -> dict[str, nn.Module]:
+def gpts(plain: CharGPT, n: int, example: Tensor) -> dict[str, nn.Module]:
     """Name -> model, all from the same weights."""
-    plain = vanilla(size)
-    return {"vanilla": plain, "ours": ours(plain, n, example), **{site: by_hand(plain, n, site) for site in SITES}}
+    others = {site: by_hand(plain, n, site) for site in sites(example.device.type)}
+    return {"vanilla": plain, "ours": ours(plain, n, example), **others}
 
 
-def batch(size: Size) -> tuple[Tensor, Tensor]:
+def batch(size: Size, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Characters and the ones that follow."""
     characters = torch.randint(VOCABULARY, (size.batch, size.context + 1), generator=torch.Generator().manual_seed(0))
-    return characters[:, :-1].contiguous(), characters[:, 1:].contiguous()
+    return characters[:, :-1].contiguous().to(device), characters[:, 1:].contiguous().to(device)
 
 
 def loss_of(model: nn.Module, characters: Tensor, following: Tensor) -> Tensor:

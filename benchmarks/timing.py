@@ -36,24 +36,58 @@ def keep_freed_memory() -> None:
         libc.mallopt(option, value)
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timed]:
-    """Call every candidate once per round, after one untimed round."""
+def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, Timed]:
+    """Seconds per call; `calls` of every candidate per round, after one untimed round.
+
+    A GPU that is in use is waited for before and after the calls, not between them: where it is the slower one, the
+    Python code of the next call is hidden behind it, as in training.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
+            took = _seconds(run, calls)
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(took)
     return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def copy_bandwidth(megabytes: int = 256, rounds: int = 7) -> float:
+def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
+    """Those whose first call works; of the others it is printed why not, for what others wrote may not compile."""
+    working = {}
+    for name, run in candidates.items():
+        try:
+            run()
+        except Exception as error:
+            if name.startswith("ours"):
+                raise
+            print(f"{name} is left out: {type(error).__name__}: {str(error).strip()[:300]}")
+        else:
+            working[name] = run
+    return working
+
+
+def _seconds(run: Callable[[], object], calls: int) -> float:
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    wait()
+    return (time.perf_counter() - start) / calls
+
+
+def copy_bandwidth(device: str = "cpu", rounds: int = 7) -> float:
     """Bytes per second that `Tensor.copy_` reads and writes together, between buffers no cache holds."""
-    source = torch.ones(megabytes << 18)
+    megabytes, calls = (256, 1) if device == "cpu" else (1024, 10)
+    source = torch.ones(megabytes << 18, device=device)
     target = torch.empty_like(source)
-    timed = interleaved({"copy": lambda: target.copy_(source)}, rounds)["copy"]
+    timed = interleaved({"copy": lambda: target.copy_(source)}, rounds, calls)["copy"]
     return 2 * source.nbytes / timed.median
+
+
+def describe(device: str) -> str:
+    """What ran the code, for the head of a table."""
+    return torch.cuda.get_device_name(device) if device != "cpu" else f"{torch.get_num_threads()} threads"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def liger(data: StepInputs, n: int) -> tuple[Callable[[], Any], Callable[[], Any
 
     results = forward()
     grads = [torch.randn_like(t) for t in results]
-    return forward, lambda: torch.autograd.grad(results, (X, y, post, R, phi, bias), grads)
+    return forward, lambda: torch.autograd.grad(results, (X, y, post, R, phi, bias), grads, retain_graph=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.gpts import Size, batch, gpts, loss_of
+from benchmarks.gpts import Size, batch, gpts, loss_of, vanilla
 from benchmarks.timing import Saved, Timed, interleaved, keep_freed_memory, saved_bytes
 
 BOUNDS = {"step": 1.10, "compile": 2.0, "saved": 1.5}  # ours compiled over vanilla compiled
@@ -53,7 +53,7 @@ def compile_once(name: str, n: int) -> float:
     torch.set_num_threads(1)
     size = Size()
     characters, following = batch(size)
-    model = gpts(size, n, characters)[name]
+    model = gpts(vanilla(size), n, characters)[name]
     loss_of(model, characters, following).backward()  # everything eager mode needs is there before the clock starts
     start = time.perf_counter()
     loss_of(torch.compile(model, dynamic=False), characters, following).backward()
@@ -76,7 +76,7 @@ def measure(n: int, rounds: int, compile_time: bool) -> list[Row]:
     """All candidates, eager and compiled."""
     size = Size()
     data = batch(size)
-    models = gpts(size, n, data[0])
+    models = gpts(vanilla(size), n, data[0])
     candidates = {**models, **{f"{name}, compiled": torch.compile(m, dynamic=False) for name, m in models.items()}}
     timed = interleaved({name: step(model, data) for name, model in candidates.items()}, rounds)
     rows = []

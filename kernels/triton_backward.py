@@ -1,8 +1,9 @@
-"""The backward steps of `packed.py` as Triton kernels: gradients of streams, branch and coefficients, one launch each.
+"""The backward steps of `packed.py` as Triton kernels: gradients of streams, branch and coefficients.
 
 X' and the Sinkhorn iterates are computed again. A token's logits need `<gu, X'_i>` over all its channels before any
-gradient of a stream is known, so a kernel reads X, y and gu twice; g once. What the gradients of the parameters need
-goes to `glogits [T, K]`, for `triton_parameters.py`.
+gradient of a stream is known, so behind a gate X, y and gu are read twice; g once. First a `*_logits_kernel`, which
+holds few registers and so runs near the speed of memory, then a `*_backward_kernel`, which holds many. Between them,
+and for the gradients of the parameters in `triton_parameters.py`, the logits' gradients lie in `glogits [T, K]`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def store_logit_gradients(
     NP: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """`glogits [T, K]` from the gradients of pre (n columns) and of `mix`, and a barrier behind it."""
+    """`glogits [T, K]` from the gradients of pre (n columns) and of `mix`."""
     K: tl.constexpr = n * n + 2 * n
     for i in tl.static_range(n):
         pre = gate_value(stat, alpha, bias, t, live, n, 0, i)
@@ -82,7 +83,6 @@ def store_logit_gradients(
     logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
     at, mask, _ = matrix_tile(t, live, K, 2 * n, n, NP)
     tl.store(glogits + at, sinkhorn_tile_backward(gR, logits, inside, ITERATIONS), mask=mask)
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -110,15 +110,13 @@ def projection_gradient(glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: t
 
 
 @triton.jit
-def gate_backward_kernel(
+def gate_logits_kernel(
     gu,
     gmix,
     X,
-    phi,
     alpha,
     bias,
     stat,
-    grad_X,
     glogits,
     T,
     inner,
@@ -126,15 +124,13 @@ def gate_backward_kernel(
     m: tl.constexpr,
     C: tl.constexpr,
     NP: tl.constexpr,
-    KP: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     VEC: tl.constexpr,
     LAST: tl.constexpr,
     ITERATIONS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """`packed.gate_backward` but for the parameters."""
+    """The gradients of a gate's logits."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     dots = zero_tiles(m, BT, BC // VEC)
@@ -145,6 +141,32 @@ def gate_backward_kernel(
     for i in tl.static_range(n):
         gpre = gpre + (tl.sum(dots[i % m], 1, keep_dims=True),)
     store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, NP, ITERATIONS)
+
+
+@triton.jit
+def gate_backward_kernel(
+    gu,
+    X,
+    phi,
+    alpha,
+    bias,
+    stat,
+    glogits,
+    grad_X,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    KP: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The gradient of X in `packed.gate_backward`."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
     gq, factor = projection_gradient(glogits, stat, alpha, t, live, m * C, n, KP)
     pre = read_gates(stat, alpha, bias, t, live, n, m)
     for c0 in range(0, C, BC):
@@ -280,20 +302,15 @@ def read_gate_gradients(dots, post, R, n: tl.constexpr, m: tl.constexpr):
 
 
 @triton.jit
-def boundary_backward_kernel(
-    g,
+def boundary_logits_kernel(
     gu,
     gmix,
     X,
     y,
     mix,
-    phi,
     alpha,
     bias,
     stat,
-    grad_X,
-    grad_y,
-    grad_mix,
     glogits,
     T,
     inner,
@@ -301,26 +318,57 @@ def boundary_backward_kernel(
     m: tl.constexpr,
     C: tl.constexpr,
     NP: tl.constexpr,
-    KP: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     VEC: tl.constexpr,
     LAST: tl.constexpr,
     ITERATIONS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """`packed.boundary_backward` but for the parameters."""
+    """The gradients of the logits of a gate behind a write."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
-    post, R = write_weights(mix, t, live, n, m)
     dots = zero_tiles(m + 1, BT, BC // VEC)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         read = load_tile(gu, at, mask)
         dots = add_dots(dots, 0, read, load_streams(X, at, mask, stride, m), m, VEC)
         dots = add_dots(dots, m, read, (load_tile(y, at, mask),), 1, VEC)
+    post, R = write_weights(mix, t, live, n, m)
     gpre = read_gate_gradients(dots, post, R, n, m)
     store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, NP, ITERATIONS)
+
+
+@triton.jit
+def boundary_backward_kernel(
+    g,
+    gu,
+    X,
+    y,
+    mix,
+    phi,
+    alpha,
+    bias,
+    stat,
+    glogits,
+    grad_X,
+    grad_y,
+    grad_mix,
+    T,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    C: tl.constexpr,
+    KP: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    VEC: tl.constexpr,
+    LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The gradients of streams, branch and `mix` in `packed.boundary_backward`."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    post, R = write_weights(mix, t, live, n, m)
     gq, factor = projection_gradient(glogits, stat, alpha, t, live, n * C, n, KP)
     pre = read_gates(stat, alpha, bias, t, live, n, n)
     dots = zero_tiles(n + n * m, BT, BC // VEC)

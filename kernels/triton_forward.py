@@ -1,8 +1,8 @@
-"""The forward steps of `packed.py` as Triton kernels, one launch each.
+"""The forward steps of `packed.py` as Triton kernels: one launch each, two for those with a gate.
 
-A gate reads its streams twice, because the coefficients of a token need all its channels: the second time they are
-still in the cache, see `tests/gpu/traffic.py`. No program owns a single output stream, which would read all input
-streams once per output.
+The coefficients of a token need all its channels, so a gate reads its streams twice: `*_coefficients_kernel` walks over
+the channels, `read_kernel` has a program per tile. In one launch, programs that wait for one another's cache lines took
+a third longer on an H100. No program owns a single output stream, which would read all input streams once per output.
 """
 
 from __future__ import annotations
@@ -65,35 +65,38 @@ def store_coefficients(
 
 
 @triton.jit
-def read_streams(
+def read_kernel(
     V,
+    alpha,
+    bias,
+    stat,
     u,
-    pre,
-    start,
-    live,
-    stride,
+    T,
     inner,
-    s: tl.constexpr,
+    n: tl.constexpr,
+    m: tl.constexpr,
     C: tl.constexpr,
+    BT: tl.constexpr,
     BC: tl.constexpr,
     LAST: tl.constexpr,
 ):
-    """`u = sum_i pre_i V_i` over s streams."""
-    for c0 in range(0, C, BC):
-        at, mask = tile(start, live, c0, inner, C, BC, LAST)
-        total = pre[0] * load_tile(V, at, mask)
-        for i in tl.static_range(1, s):
-            total += pre[i] * load_tile(V, i * stride + at, mask)
-        tl.store(u + at, total.to(u.dtype.element_ty), mask=mask)
+    """`u = sum_i pre_i V_i` over m streams."""
+    t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
+    stride = tl.cast(T, tl.int64) * C
+    at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
+    pre = read_gates(stat, alpha, bias, t, live, n, m)
+    total = pre[0] * load_tile(V, at, mask)
+    for i in tl.static_range(1, m):
+        total += pre[i] * load_tile(V, i * stride + at, mask)
+    tl.store(u + at, total.to(u.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def gate_kernel(
+def gate_coefficients_kernel(
     X,
     phi,
     alpha,
     bias,
-    u,
     mix_out,
     stat,
     T,
@@ -110,7 +113,7 @@ def gate_kernel(
     ITERATIONS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """`packed.gate`."""
+    """`packed.gate` but for its `u`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     q = tl.zeros([BT, KP], tl.float32)
@@ -122,12 +125,10 @@ def gate_kernel(
             square += v * v
             q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, BC, KP), q, input_precision=PRECISION)
     store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, NP, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, m)
-    read_streams(X, u, pre, start, live, stride, inner, m, C, BC, LAST)
 
 
 @triton.jit
-def boundary_kernel(
+def boundary_coefficients_kernel(
     X,
     y,
     mix,
@@ -135,7 +136,6 @@ def boundary_kernel(
     alpha,
     bias,
     following,
-    u,
     mix_out,
     stat,
     T,
@@ -152,7 +152,7 @@ def boundary_kernel(
     ITERATIONS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """`packed.boundary`: all n streams behind the write in one program, then the gate on what was stored."""
+    """`packed.boundary` but for its `u`: all n streams behind the write in one program, the gate on what is stored."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     post, R = write_weights(mix, t, live, n, m)
@@ -169,8 +169,6 @@ def boundary_kernel(
             square += v * v
             q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, BC, KP), q, input_precision=PRECISION)
     store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, NP, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, n)
-    read_streams(following, u, pre, start, live, stride, inner, n, C, BC, LAST)
 
 
 @triton.jit

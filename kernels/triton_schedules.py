@@ -2,14 +2,14 @@
 
 Every function takes the `Spec` of each input by the parameter names of `packed.py`, then n, axis (and scale). The
 number of tokens may be a symbol of a compiler, so it is only added, multiplied and divided; n and the channels are
-integers. `tiles` chooses block sizes and is measured by `triton_launch.py` on a real device.
+integers. `tiles` are those of the kernel that costs the most, by default what `triton_tiles.py` says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,43 +20,12 @@ from mhc_compile.kernels import triton_forward as forward
 from mhc_compile.kernels import triton_parameters as parameters
 from mhc_compile.kernels.restoring import passes
 from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
-
-Inputs = Mapping[str, Spec]
+from mhc_compile.kernels.triton_tiles import LOGITS, PRODUCTS, READ, Inputs, Tiles, configurations, fitted, widest
 
 STREAMS = range(2, 9)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHARES = 16  # of the tokens, in the gradient of phi: enough programs for a GPU, few enough partial sums
 SUM_BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Block sizes: tokens and channels of a program, and its warps."""
-
-    tokens: int
-    channels: int
-    warps: int
-
-
-def configurations(inputs: Inputs, n: int) -> tuple[Tiles, ...]:
-    """What is measured on a real device, the default first.
-
-    At n = 4 the default spills no register, and what all programs that run at once write and read again fits the L2
-    cache (`tests/gpu/compiled/residency.py`).
-    """
-    if "g" in inputs or "gu" in inputs:
-        shapes = ((16, 64, 8), (16, 32, 4), (16, 32, 8), (16, 64, 4))
-    elif _widest(inputs) == 4:
-        shapes = ((16, 32, 8), (16, 16, 2), (16, 32, 4), (16, 64, 8))
-    else:
-        shapes = ((16, 32, 4), (16, 32, 2), (32, 32, 4), (16, 64, 4))
-    narrower, wavefront = 1 if n <= 4 else 2, 2 if torch.version.hip else 1  # in warps: AMD's has 64 threads
-    return tuple(Tiles(t, max(16, c // narrower), max(1, warps // wavefront)) for t, c, warps in shapes)
-
-
-def _widest(inputs: Inputs) -> int:
-    """Bytes of the widest element among streams and branches."""
-    return max(inputs[name].dtype.itemsize for name in ("X", "y", "g", "gu") if name in inputs)
 
 
 def covers(dtype: torch.dtype, n: int) -> str | None:
@@ -70,23 +39,24 @@ def covers(dtype: torch.dtype, n: int) -> str | None:
 
 def gate(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.gate`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("gate", inputs, n, axis, tiles)
     X = inputs["X"]
     buffers = {"u": Spec(X.shape[1:], X.dtype), "mix_out": step.table(n + n * n), "stat": step.table(step.K + 1)}
-    launch = step.scan(forward.gate_kernel, ("X", "phi", "alpha", "bias", *buffers), step.gated, EPS=reference.RMS_EPS)
-    return Schedule(buffers, (launch,), tuple(buffers))
+    names = (*inputs, "mix_out", "stat")
+    first = step.scan(forward.gate_coefficients_kernel, names, step.gated, EPS=reference.RMS_EPS)
+    return Schedule(buffers, (first, step.read("X", step.m)), tuple(buffers))
 
 
 def write(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.write`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("write", inputs, n, axis, tiles)
     buffers = {"following": Spec((n, *inputs["y"].shape), step.dtype)}
     return Schedule(buffers, (step.pointwise(forward.write_kernel, (*inputs, *buffers)),), tuple(buffers))
 
 
 def boundary(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.boundary`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("boundary", inputs, n, axis, tiles)
     shape = inputs["y"].shape
     buffers = {
         "following": Spec((n, *shape), step.dtype),
@@ -94,13 +64,14 @@ def boundary(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> S
         "mix_out": step.table(n + n * n),
         "stat": step.table(step.K + 1),
     }
-    launch = step.scan(forward.boundary_kernel, (*inputs, *buffers), step.gated, EPS=reference.RMS_EPS)
-    return Schedule(buffers, (launch,), tuple(buffers))
+    names = (*inputs, "following", "mix_out", "stat")
+    first = step.scan(forward.boundary_coefficients_kernel, names, step.gated, EPS=reference.RMS_EPS)
+    return Schedule(buffers, (first, step.read("following", n)), tuple(buffers))
 
 
 def leave(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
     """`packed.leave`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("leave", inputs, n, axis, tiles)
     buffers = {"out": Spec(inputs["y"].shape, step.dtype)}
     launch = step.pointwise(forward.leave_kernel, (*inputs, *buffers), SCALE=scale)
     return Schedule(buffers, (launch,), tuple(buffers))
@@ -111,7 +82,7 @@ def restore(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Sc
     buffers: dict[str, Spec] = {}
     launches = []
     for each in passes(inputs, n):
-        step = _Step.of(each.specs({**inputs, **buffers}), n, axis, tiles)
+        step = _Step.of("restore", each.specs({**inputs, **buffers}), n, axis, tiles)
         tensors = {**each.tensors(), "restored": each.result}
         launches.append(step.pointwise(forward.restore_kernel, tensors, COUNT=len(each.ys)))
         buffers[each.result] = each.spec
@@ -120,18 +91,18 @@ def restore(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Sc
 
 def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.gate_backward`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("gate_backward", inputs, n, axis, tiles)
     results = {"grad_X": inputs["X"], **_parameter_gradients(inputs)}
-    scratch = step.scratch(step.m)
-    names = (*inputs, "grad_X", "glogits")
-    first = step.scan(backward.gate_backward_kernel, names, {**step.gated, "VEC": step.vector})
+    logits = step.logits(backward.gate_logits_kernel, ("gu", "gmix", "X", "alpha", "bias", "stat"))
+    names = ("gu", "X", "phi", "alpha", "bias", "stat", "glogits", "grad_X")
+    streams = step.scan(backward.gate_backward_kernel, names, step.projecting)
     rest = step.parameters(parameters.gate_products_kernel, ("X", "alpha", "stat"), step.m)
-    return Schedule({**results, **scratch}, (first, *rest), tuple(results))
+    return Schedule({**results, **step.scratch(step.m)}, (logits, streams, *rest), tuple(results))
 
 
 def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.write_backward`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("write_backward", inputs, n, axis, tiles)
     results = _write_gradients(inputs)
     launch = step.scan(backward.write_backward_kernel, (*inputs, *results), {"VEC": step.vector})
     return Schedule(results, (launch,), tuple(results))
@@ -139,18 +110,19 @@ def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None
 
 def boundary_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.boundary_backward`."""
-    step = _Step.of(inputs, n, axis, tiles)
-    streams = _write_gradients(inputs)
-    results = {**streams, **_parameter_gradients(inputs)}
-    names = (*inputs, *streams, "glogits")
-    first = step.scan(backward.boundary_backward_kernel, names, {**step.gated, "VEC": step.vector})
+    step = _Step.of("boundary_backward", inputs, n, axis, tiles)
+    results = {**_write_gradients(inputs), **_parameter_gradients(inputs)}
+    read = ("X", "y", "mix", "alpha", "bias", "stat")
+    logits = step.logits(backward.boundary_logits_kernel, ("gu", "gmix", *read))
+    names = ("g", "gu", *read, "phi", "glogits", *_write_gradients(inputs))
+    streams = step.scan(backward.boundary_backward_kernel, names, {**step.projecting, "VEC": step.vector})
     rest = step.parameters(parameters.boundary_products_kernel, ("X", "y", "mix", "alpha", "stat"), n)
-    return Schedule({**results, **step.scratch(n)}, (first, *rest), tuple(results))
+    return Schedule({**results, **step.scratch(n)}, (logits, streams, *rest), tuple(results))
 
 
 def leave_backward(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
     """`packed.leave_backward`."""
-    step = _Step.of(inputs, n, axis, tiles)
+    step = _Step.of("leave_backward", inputs, n, axis, tiles)
     results = _write_gradients(inputs)
     launch = step.scan(backward.leave_backward_kernel, (*inputs, *results), {"VEC": step.vector}, SCALE=scale)
     return Schedule(results, (launch,), tuple(results))
@@ -177,16 +149,17 @@ class _Step:
     dtype: torch.dtype
     widest: int
     tiles: Tiles
+    inputs: Inputs
 
     @classmethod
-    def of(cls, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> _Step:
+    def of(cls, name: str, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> _Step:
         X = inputs["X"]
         m, *shape = X.shape
         dtype = torch.promote_types(X.dtype, inputs["y"].dtype) if "y" in inputs else X.dtype
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         last = axis == len(shape) - 1
-        tiles = tiles or configurations(inputs, n)[0]
-        return cls(n, m, shape[axis], outer, inner, last, dtype, _widest(inputs), tiles)
+        tiles = tiles or configurations(name, inputs, n)[0]
+        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs)
 
     @property
     def tokens(self) -> Size:
@@ -215,13 +188,22 @@ class _Step:
 
     @property
     def gated(self) -> dict[str, Any]:
-        """Constants of the kernels that know the coefficients."""
-        return {
-            "NP": _power_of_two(self.n),
-            "KP": max(16, _power_of_two(self.K)),
-            "ITERATIONS": reference.SINKHORN_ITERATIONS,
-            "PRECISION": self.precision,
-        }
+        """Constants of the kernels that compute coefficients."""
+        return {**self.projecting, **self.sinkhorn}
+
+    @property
+    def projecting(self) -> dict[str, Any]:
+        """Constants of the products with phi."""
+        return {"KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
+
+    @property
+    def sinkhorn(self) -> dict[str, Any]:
+        """Constants of the matrices."""
+        return {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
+
+    def with_tiles(self, tiles: Tiles) -> _Step:
+        """The same step for a kernel with tiles of its own."""
+        return replace(self, tiles=fitted(tiles, self.inputs, self.n))
 
     def table(self, columns: int) -> Spec:
         """An fp32 buffer with one row per token."""
@@ -244,12 +226,23 @@ class _Step:
         """A program per block of tokens and channels."""
         return self._launch(kernel, names, constants, (self._blocks, _ceil_div(self.C, self.channels)))
 
+    def read(self, streams: str, m: int) -> Launch:
+        """What a gate reads from m streams, once their coefficients are known."""
+        tensors = {"V": streams, **{name: name for name in ("alpha", "bias", "stat", "u")}}
+        return replace(self, m=m).with_tiles(READ).pointwise(forward.read_kernel, tensors)
+
+    def logits(self, kernel: Any, names: tuple[str, ...]) -> Launch:
+        """The gradients of the logits of all tokens."""
+        step = self.with_tiles(LOGITS)
+        return step.scan(kernel, (*names, "glogits"), {**step.sinkhorn, "VEC": step.vector})
+
     def parameters(self, products: Any, names: tuple[str, ...], streams: int) -> tuple[Launch, Launch]:
         """Partial sums of the gradients of phi, alpha and bias, and their sum."""
-        KP = self.gated["KP"]
-        constants = {"KP": KP, "SHARES": SHARES, "PRECISION": self.gated["PRECISION"]}
-        grid = (_ceil_div(self.C, self.channels), SHARES)
-        partial = self._launch(products, (*names, "glogits", "partial", "logit_sums"), constants, grid)
+        KP = self.projecting["KP"]
+        step = self.with_tiles(PRODUCTS)
+        grid = (_ceil_div(self.C, step.channels), SHARES)
+        names = (*names, "glogits", "partial", "logit_sums")
+        partial = step._launch(products, names, {**self.projecting, "SHARES": SHARES}, grid)
         gradients = ("partial", "logit_sums", "grad_phi", "grad_alpha", "grad_bias")
         sizes = {"n": self.n, "s": streams, "C": self.C, "KP": KP, "SHARES": SHARES, "BLOCK": SUM_BLOCK}
         blocks = _ceil_div(self.n * self.C * self.K, SUM_BLOCK)

@@ -14,7 +14,7 @@ from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
 from mhc_compile.kernels.schedule import Schedule, Spec
-from mhc_compile.kernels.triton_schedules import Tiles, configurations
+from mhc_compile.kernels.triton_tiles import Tiles, configurations
 
 Step = Callable[..., Schedule]
 Run = Callable[[Schedule], object]
@@ -26,7 +26,9 @@ def fastest(step: Step, specs: Mapping[str, Spec], constants: tuple[Any, ...], r
     """The fastest of `configurations` for this step; `run` runs a schedule on the tensors at hand."""
     key = (step.__name__, constants, _sizes(specs), torch.cuda.current_device())
     if key not in _FASTEST:
-        schedules = {tiles: step(specs, *constants, tiles) for tiles in configurations(specs, n=constants[0])}
+        schedules = {
+            tiles: step(specs, *constants, tiles) for tiles in configurations(step.__name__, specs, n=constants[0])
+        }
         _FASTEST[key] = min(schedules, key=lambda tiles: _milliseconds(partial(run, schedules[tiles])))
     return _FASTEST[key]
 

@@ -23,8 +23,10 @@ from tests.gpu.program import OURS, Launches, Program, generate, launches
 from tests.tables import also
 
 Make = Callable[..., models.Example]
-FORWARD = {"gate_kernel": 1, "boundary_kernel": 3, "leave_kernel": 1}
+FORWARD = {"gate_coefficients_kernel": 1, "boundary_coefficients_kernel": 3, "read_kernel": 4, "leave_kernel": 1}
 BACKWARD = {
+    "gate_logits_kernel": 1,
+    "boundary_logits_kernel": 3,
     "gate_backward_kernel": 1,
     "gate_products_kernel": 1,
     "boundary_backward_kernel": 3,
@@ -63,9 +65,9 @@ def test_every_step_is_a_hand_written_kernel(width: int) -> None:
 
 
 @pytest.mark.slow
-def test_an_interior_site_adds_one_launch_forward_and_three_backward() -> None:
+def test_an_interior_site_adds_two_launches_forward_and_four_backward() -> None:
     deep, shallow = both(program(depth=3)), both(program(depth=2))
-    for more, fewer, allowed in zip(deep, shallow, (1, 3), strict=True):
+    for more, fewer, allowed in zip(deep, shallow, (2, 4), strict=True):
         assert (more.ours.total() - fewer.ours.total()) == allowed * models.SITES_PER_BLOCK
 
 
@@ -73,7 +75,7 @@ def test_an_interior_site_adds_one_launch_forward_and_three_backward() -> None:
 def test_inductor_launches_nothing_more_for_a_site_than_for_a_plain_residual() -> None:
     programs = [program(make, depth=depth) for make in (models.transformer, models.plain) for depth in (3, 2)]
     grown = [both(generated) for generated in programs]
-    for stage, allowed in ((0, 1), (1, 3)):
+    for stage, allowed in ((0, 2), (1, 4)):
         deep, shallow, plain_deep, plain_shallow = (total(found[stage]) for found in grown)
         more = (deep - shallow) - (plain_deep - plain_shallow)
         assert more <= allowed * models.SITES_PER_BLOCK
@@ -92,7 +94,9 @@ def test_another_batch_size_needs_no_other_program() -> None:
     forward, backward = both(generated)
     assert (forward.ours, backward.ours) == (FORWARD, BACKWARD)
     assert "math.floor" not in generated.forward.source  # whole numbers: `(12 * batch + 15) // 16` programs
-    assert re.search(r"boundary_kernel_1\.run\(.*, \(15 \+ 12\*s\d+\) // 16, 1, 1, stream", generated.forward.source)
+    assert re.search(
+        r"boundary_coefficients_kernel_\d\.run\(.*, \(15 \+ 12\*s\d+\) // 16, 1, 1, stream", generated.forward.source
+    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from triton.runtime.errors import OutOfResources
 
 from mhc_compile.kernels import triton_schedules, triton_tuning
 from mhc_compile.kernels.schedule import Schedule, Spec
-from mhc_compile.kernels.triton_schedules import Tiles, configurations
+from mhc_compile.kernels.triton_tiles import Tiles, configurations
 
 N = 4
 
@@ -46,16 +46,16 @@ def measured(milliseconds: dict[Tiles, float], tokens: int = 64) -> Tiles:
 
 
 def times(fastest: int, none: float = 2.0) -> dict[Tiles, float]:
-    return {tiles: 1.0 if i == fastest else none for i, tiles in enumerate(configurations(specs(64), N))}
+    return {tiles: 1.0 if i == fastest else none for i, tiles in enumerate(configurations("gate", specs(64), N))}
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_the_fastest_is_chosen(index: int) -> None:
-    assert measured(times(index)) == configurations(specs(64), N)[index]
+    assert measured(times(index)) == configurations("gate", specs(64), N)[index]
 
 
 def test_tiles_that_do_not_fit_the_device_are_passed_over() -> None:
-    assert measured(times(3, none=math.inf)) == configurations(specs(64), N)[3]
+    assert measured(times(3, none=math.inf)) == configurations("gate", specs(64), N)[3]
 
 
 def test_sizes_of_one_power_of_two_are_measured_once() -> None:

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from tests.gpu.compiled.residency import DEVICES, Device, held_bytes
 from tests.gpu.compiled.resources import EVERY_STEP, rows
 from tests.tables import also
 
 PROJECTING = {
-    "gate_kernel",
-    "boundary_kernel",
+    "gate_coefficients_kernel",
+    "boundary_coefficients_kernel",
     "gate_backward_kernel",
     "boundary_backward_kernel",
     "gate_products_kernel",
@@ -29,9 +28,3 @@ def test_no_kernel_spills_and_every_projection_uses_tensor_cores(target: str) ->
 def test_wide_models_do_not_spill() -> None:
     steps = ("boundary", "boundary_backward")
     assert [row for row in rows(["sm_90"], 4, [4096], torch.bfloat16, steps) if row.spills] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
-def test_what_a_boundary_reads_again_is_still_in_the_cache(device: Device) -> None:
-    assert 0 < held_bytes(device, 1024, 4, torch.bfloat16) <= device.l2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels import packed, triton_launch, triton_schedules
+from mhc_compile.kernels import packed, triton_launch, triton_schedules, triton_tiles
 from mhc_compile.kernels.schedule import Spec
 from tests.kernels.step_calls import (
     RESULTS,
@@ -108,9 +108,9 @@ def scheduled(name: str, arguments: tuple[Any, ...], empty: Any = torch.empty, t
     return {key: value.cpu() for key, value in zip(RESULTS[name], results, strict=True)}
 
 
-def configurations(name: str, arguments: tuple[Any, ...]) -> tuple[triton_schedules.Tiles, ...]:
+def configurations(name: str, arguments: tuple[Any, ...]) -> tuple[triton_tiles.Tiles, ...]:
     tensors, (n, *_) = named(name, arguments)
-    return triton_schedules.configurations(specs(tensors), n)
+    return triton_tiles.configurations(name, specs(tensors), n)
 
 
 def specs(tensors: dict[str, Tensor]) -> dict[str, Spec]:
