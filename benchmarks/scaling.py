@@ -70,6 +70,8 @@ MEASURED = Budget("unique, measured", 10.0, 15.0, constant=14.25 * 256)
 # 12 of the forward are phi, read by every block of 16 tokens.
 ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0, constant=36.75 * 256)
 UNFUSED = Budget("one kernel per formula", 34.0, 51.0)
+# Of a boundary at C = 2048 and 16,384 tokens: 0.46 and 1.03 ms, in units of what C elements take at 80 % of 3.35 TB/s.
+TIMED = Budget("as timed on an H100", 18.5, 41.1)
 PLAIN_ADD = 6.0  # what is replaced: 3 forward, 3 backward
 N = 4
 
@@ -145,7 +147,7 @@ def traffic_table(machine: Machine) -> Table:
     table = Table(title=f"Mixing, per cent of the model's compute time ({machine.name})")
     for heading in ("traffic", *(m.name for m in MODELS)):
         table.add_column(heading, justify="left" if heading == "traffic" else "right")
-    for budget in (MEASURED, ISSUED, UNFUSED):
+    for budget in (MEASURED, ISSUED, TIMED, UNFUSED):
         shares = [100 * mixing_seconds(m, machine, budget) / compute_seconds(m, machine) for m in MODELS]
         table.add_row(budget.name, *(f"{share:.1f}" for share in shares))
     return table

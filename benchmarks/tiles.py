@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 from unittest import mock
 
 import torch
@@ -25,17 +26,19 @@ from triton.testing import do_bench
 
 from benchmarks.timing import describe
 from mhc_compile.kernels import triton_schedules
-from mhc_compile.kernels.schedule import Launch, Schedule, Spec
-from mhc_compile.kernels.triton_tiles import Tiles
+from mhc_compile.kernels.schedule import Launch, Spec
+from mhc_compile.kernels.triton_tiles import Tiles, configurations
 from tests.gpu.compiled.resources import schedule, step_specs
 
-BOUNDARY, BACKWARD = "boundary", "boundary_backward"
+STEPS = ("gate", "write", "boundary", "leave")
 KERNELS = (
-    ("gate", 0, None), ("gate_backward", 1, None), ("write", 0, None), ("write_backward", 0, None), ("leave", 0, None),
-    ("leave_backward", 0, None), (BOUNDARY, 0, None), (BOUNDARY, 1, "READ"), (BACKWARD, 0, "LOGITS"),
-    (BACKWARD, 1, None), (BACKWARD, 2, "PRODUCTS"),
-)  # fmt: skip
-"""Step, index of a launch, and the name of its tiles where they are not those of the step."""
+    *((step, 0, step) for step in STEPS),
+    *((f"{step}_backward", int(step in ("gate", "boundary")), f"{step}_backward") for step in STEPS),
+    ("boundary", 1, "read"),
+    ("boundary_backward", 0, "logits"),
+    ("boundary_backward", 2, "products"),
+)
+"""Step, index of a launch, and what `kernels/triton_tiles.py` calls its tiles."""
 SHARE = range(2, 17)  # elements of a tile that a thread holds
 
 
@@ -45,28 +48,27 @@ class Variant:
 
     step: str
     index: int
-    name: str | None
+    kernel: str
     tiles: Tiles
 
 
 def variants(only: str) -> Iterator[Variant]:
     """All that are tried of the kernels whose step has `only` in its name."""
-    for (step, index, name), tokens, channels, warps in product(
-        KERNELS, (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 4, 8)
-    ):
-        if only in step and tokens * channels // (32 * warps) in SHARE:
-            yield Variant(step, index, name, Tiles(tokens, channels, warps))
+    for (step, index, kernel), *sizes in product(KERNELS, (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 4, 8)):
+        tiles = Tiles(*sizes)
+        if only in step and tiles.tokens * tiles.channels // (32 * tiles.warps) in SHARE:
+            yield Variant(step, index, kernel, tiles)
 
 
 def planned(variant: Variant, o: argparse.Namespace) -> tuple[Launch, dict[str, Spec]]:
     """The launch, and what its tensors are; tiles are taken as they are, whatever n and dtype."""
     specs = step_specs(variant.step, o.n, o.channels, getattr(torch, o.dtype), tokens=o.tokens)
-    with mock.patch.object(triton_schedules, "fitted", lambda tiles, *_: tiles):
-        if variant.name is None:
-            made: Schedule = schedule(variant.step, specs, o.n, tiles=variant.tiles)
-        else:
-            with mock.patch.object(triton_schedules, variant.name, variant.tiles):
-                made = schedule(variant.step, specs, o.n)
+
+    def tiles_of(kernel: str, *others: Any) -> tuple[Tiles, ...]:
+        return (variant.tiles,) if kernel == variant.kernel else configurations(kernel, *others)
+
+    with mock.patch.object(triton_schedules, "configurations", tiles_of):
+        made = schedule(variant.step, specs, o.n)
     return made.launches[variant.index], {**specs, **made.buffers}
 
 
@@ -97,23 +99,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = list(variants(o.only))
     with multiprocessing.get_context("fork").Pool() as pool:
         pool.map(partial(compile_only, o), chosen, chunksize=1)
-    timed: dict[tuple[str, int], list[tuple[float, Tiles]]] = {}
-    for (step, index, _), of_kernel in _grouped(chosen):
+    timed: dict[str, list[tuple[float, Tiles]]] = {}
+    for kernel, of_kernel in _by_kernel(chosen):
         tensors: dict[str, Tensor] = {}
-        timed[step, index] = [(milliseconds(variant, o, tensors), variant.tiles) for variant in of_kernel]
+        timed[kernel] = [(milliseconds(variant, o, tensors), variant.tiles) for variant in of_kernel]
     console = Console(width=150)
     console.print(f"n = {o.n}, C = {o.channels}, {o.tokens:,} tokens, {o.dtype}, {describe('cuda')}; ms, fastest first")
     made = Table("", *["tokens, channels, warps"] * o.show, box=None, pad_edge=False)
-    for (step, index), found in timed.items():
+    for kernel, found in timed.items():
         fastest = sorted(found, key=lambda pair: pair[0])[: o.show]
-        made.add_row(f"{step} {index}", *(f"{ms:.3f}  {t.tokens}, {t.channels}, {t.warps}" for ms, t in fastest))
+        made.add_row(kernel, *(f"{ms:.3f}  {t.tokens}, {t.channels}, {t.warps}" for ms, t in fastest))
     console.print(made)
     return 0
 
 
-def _grouped(chosen: Sequence[Variant]) -> Iterator[tuple[tuple[str, int, str | None], list[Variant]]]:
-    for kernel in dict.fromkeys((v.step, v.index, v.name) for v in chosen):
-        yield kernel, [v for v in chosen if (v.step, v.index, v.name) == kernel]
+def _by_kernel(chosen: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
+    for kernel in dict.fromkeys(v.kernel for v in chosen):
+        yield kernel, [v for v in chosen if v.kernel == kernel]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

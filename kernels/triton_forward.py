@@ -1,8 +1,8 @@
 """The forward steps of `packed.py` as Triton kernels: one launch each, two for those with a gate.
 
 The coefficients of a token need all its channels, so a gate reads its streams twice: `*_coefficients_kernel` walks over
-the channels, `read_kernel` has a program per tile. In one launch, programs that wait for one another's cache lines took
-a third longer on an H100. No program owns a single output stream, which would read all input streams once per output.
+the channels, `read_kernel` has a program per tile. In one launch the registers of the first pass would leave the second
+too few programs to wait for memory. No program owns a single output stream: it would read all input streams for it.
 """
 
 from __future__ import annotations

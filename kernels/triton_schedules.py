@@ -20,7 +20,7 @@ from mhc_compile.kernels import triton_forward as forward
 from mhc_compile.kernels import triton_parameters as parameters
 from mhc_compile.kernels.restoring import passes
 from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
-from mhc_compile.kernels.triton_tiles import LOGITS, PRODUCTS, READ, Inputs, Tiles, configurations, fitted, widest
+from mhc_compile.kernels.triton_tiles import Inputs, Tiles, configurations, widest
 
 STREAMS = range(2, 9)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -201,9 +201,9 @@ class _Step:
         """Constants of the matrices."""
         return {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
 
-    def with_tiles(self, tiles: Tiles) -> _Step:
+    def tiled_for(self, kernel: str) -> _Step:
         """The same step for a kernel with tiles of its own."""
-        return replace(self, tiles=fitted(tiles, self.inputs, self.n))
+        return replace(self, tiles=configurations(kernel, self.inputs, self.n)[0])
 
     def table(self, columns: int) -> Spec:
         """An fp32 buffer with one row per token."""
@@ -229,17 +229,17 @@ class _Step:
     def read(self, streams: str, m: int) -> Launch:
         """What a gate reads from m streams, once their coefficients are known."""
         tensors = {"V": streams, **{name: name for name in ("alpha", "bias", "stat", "u")}}
-        return replace(self, m=m).with_tiles(READ).pointwise(forward.read_kernel, tensors)
+        return replace(self, m=m).tiled_for("read").pointwise(forward.read_kernel, tensors)
 
     def logits(self, kernel: Any, names: tuple[str, ...]) -> Launch:
         """The gradients of the logits of all tokens."""
-        step = self.with_tiles(LOGITS)
+        step = self.tiled_for("logits")
         return step.scan(kernel, (*names, "glogits"), {**step.sinkhorn, "VEC": step.vector})
 
     def parameters(self, products: Any, names: tuple[str, ...], streams: int) -> tuple[Launch, Launch]:
         """Partial sums of the gradients of phi, alpha and bias, and their sum."""
         KP = self.projecting["KP"]
-        step = self.with_tiles(PRODUCTS)
+        step = self.tiled_for("products")
         grid = (_ceil_div(self.C, step.channels), SHARES)
         names = (*names, "glogits", "partial", "logit_sums")
         partial = step._launch(products, names, {**self.projecting, "SHARES": SHARES}, grid)
@@ -266,7 +266,8 @@ class _Step:
         tile = {"BT": self.tiles.tokens, "BC": self.channels, "LAST": self.last}
         constants = {"n": self.n, "m": self.m, "C": self.C, **tile, **constants}
         sizes = {"T": self.tokens, "inner": self.inner}
-        return Launch(kernel, tensors, sizes, constants, grid, {"num_warps": self.tiles.warps})
+        options = {"num_warps": self.tiles.warps, "num_stages": self.tiles.stages}
+        return Launch(kernel, tensors, sizes, constants, grid, options)
 
 
 def _ceil_div(size: Size, block: int) -> Size:
