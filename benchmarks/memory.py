@@ -149,7 +149,7 @@ def _judge(rows: Sequence[Row], console: Console) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--n", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="of the model; default: %(default)s")
     parser.add_argument("--compiled", action="store_true", help="through torch.compile; on a CPU without DeepSeek-V4")
