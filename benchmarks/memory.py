@@ -4,7 +4,8 @@ C = 512, 2,048 tokens, fp32, one thread. The peak is what the allocator reports 
 AdamW, with parameters and optimizer; `saved` is what the forward keeps for the backward, parameters left out. Steps are
 timed one of each candidate in turn. DeepSeek-V4 is the layer of transformers, written into the model by hand.
 
-With `--device cuda --dtype bfloat16`: C = 2048, 16,384 tokens, 12 sites, also lucidrains and Liger.
+With `--device cuda --dtype bfloat16`: C = 2048, 16,384 tokens, 12 sites, also lucidrains and Liger, three steps of
+each in turn. The bounds are those of a CPU.
 """
 
 from __future__ import annotations

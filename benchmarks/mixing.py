@@ -108,6 +108,9 @@ def _judge(timed: dict[str, Timed], limit: float, console: Console) -> int:
         return 0
     ours = timed["ours, compiled"].median
     others = [t.median for name, t in timed.items() if name.endswith(", compiled") and not name.startswith("ours")]
+    if not others:
+        console.print("nothing is left to compare with")
+        return 1
     slowdown, speedup = ours / limit, min(others) / ours
     met = slowdown <= MOST_OF_LIMIT and speedup >= LEAST_SPEEDUP
     console.print(

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.scaling`: what hyper-connections would cost on many GPUs. A plan on paper; nothing is timed.
+"""`python -m benchmarks.scaling`: what hyper-connections would cost on many GPUs. A plan on paper.
 
-Traffic per token and site is measured (`benchmarks.traffic`); machines and models are those of the tables below. Every
-formula is one function here, and is explained in docs/scaling.md.
+Traffic per token and site is measured (`benchmarks.traffic`), one boundary is timed (docs/kernels.md); machines and
+models are those of the tables below. Every formula is one function here, and is explained in docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ MODELS = (
     Model("671B (DeepSeek-V3)", 61, 7168, 37e9, 4096, 15360),
 )
 MEASURED = Budget("unique, measured", 10.0, 15.0, constant=14.25 * 256)
-# 12 of the forward are phi, read by every block of 16 tokens.
-ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0, constant=36.75 * 256)
+# 12 each way are phi, read by every block of 16 tokens; the rest of phi is its gradient, in 16 shares.
+ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0 + 12.0, constant=24.75 * 256)
 UNFUSED = Budget("one kernel per formula", 34.0, 51.0)
 # Of a boundary at C = 2048 and 16,384 tokens: 0.46 and 1.03 ms, in units of what C elements take at 80 % of 3.35 TB/s.
 TIMED = Budget("as timed on an H100", 18.5, 41.1)

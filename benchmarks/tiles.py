@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import MockTensor
 from triton.testing import do_bench
 
@@ -38,7 +37,7 @@ KERNELS = (
     ("boundary_backward", 0, "logits"),
     ("boundary_backward", 2, "products"),
 )
-"""Step, index of a launch, and what `kernels/triton_tiles.py` calls its tiles."""
+"""Step, index of a launch, and what `kernels/triton_tiles.py` calls its tiles, if it does not have those of others."""
 SHARE = range(2, 17)  # elements of a tile that a thread holds
 
 
@@ -53,7 +52,7 @@ class Variant:
 
 
 def variants(only: str) -> Iterator[Variant]:
-    """All that are tried of the kernels whose step has `only` in its name."""
+    """All that are tried of the kernels whose step has `only` in its name; loops load three steps ahead."""
     for (step, index, kernel), *sizes in product(KERNELS, (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 4, 8)):
         tiles = Tiles(*sizes)
         if only in step and tiles.tokens * tiles.channels // (32 * tiles.warps) in SHARE:
@@ -62,13 +61,13 @@ def variants(only: str) -> Iterator[Variant]:
 
 def planned(variant: Variant, o: argparse.Namespace) -> tuple[Launch, dict[str, Spec]]:
     """The launch, and what its tensors are; tiles are taken as they are, whatever n and dtype."""
-    specs = step_specs(variant.step, o.n, o.channels, getattr(torch, o.dtype), tokens=o.tokens)
+    specs = step_specs(variant.step, o.n, o.channels, getattr(torch, o.dtype), tokens=o.tokens, axis=o.axis)
 
     def tiles_of(kernel: str, *others: Any) -> tuple[Tiles, ...]:
         return (variant.tiles,) if kernel == variant.kernel else configurations(kernel, *others)
 
     with mock.patch.object(triton_schedules, "configurations", tiles_of):
-        made = schedule(variant.step, specs, o.n)
+        made = schedule(variant.step, specs, o.n, o.axis)
     return made.launches[variant.index], {**specs, **made.buffers}
 
 
@@ -81,7 +80,7 @@ def compile_only(o: argparse.Namespace, variant: Variant) -> None:
 
 
 def milliseconds(variant: Variant, o: argparse.Namespace, tensors: dict[str, Tensor]) -> float:
-    """The median; infinite if the device has too little shared memory."""
+    """The median; infinite where tiles do not compile, or ask for more shared memory than there is."""
     launch, specs = planned(variant, o)
     for name in set(launch.tensors.values()) - set(tensors):
         tensors[name] = torch.randn(specs[name].shape, device="cuda").to(specs[name].dtype)
@@ -89,7 +88,8 @@ def milliseconds(variant: Variant, o: argparse.Namespace, tensors: dict[str, Ten
     run = partial(launch.kernel[launch.grid], **arguments, **launch.sizes, **launch.constants, **launch.options)
     try:
         return float(do_bench(run, warmup=5, rep=20, return_mode="median"))
-    except OutOfResources:
+    except Exception as error:  # whatever is wrong with these tiles, the others are still worth timing
+        print(f"{variant} is left out: {type(error).__name__}: {str(error).strip()[:200]}")
         return float("inf")
 
 
@@ -124,6 +124,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--axis", type=int, default=1, help="1: channels last, 0: first")
     parser.add_argument("--only", default="", help="only steps with this in their name")
     parser.add_argument("--show", type=int, default=4, help="how many of each kernel; default: %(default)s")
     return parser.parse_args(arguments)

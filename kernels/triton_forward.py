@@ -1,4 +1,4 @@
-"""The forward steps of `packed.py` as Triton kernels: one launch each, two for those with a gate.
+"""The forward steps of `packed.py` as Triton kernels: one launch each, two with a gate, several to restore.
 
 The coefficients of a token need all its channels, so a gate reads its streams twice: `*_coefficients_kernel` walks over
 the channels, `read_kernel` has a program per tile. In one launch the registers of the first pass would leave the second

@@ -1,8 +1,8 @@
 """The fused steps on a GPU, eagerly: the functions of `packed.py`, run by their schedules.
 
-Tensors may have any strides. On a real device each step takes the tiles that `triton_tuning.py` measured to be the
-fastest; while a CUDA graph is captured, and under the interpreter, it takes the default. A batch without tokens
-launches no kernel over tokens: the gradients of parameters are zeros.
+Tensors may have any strides. On a real device the costliest kernel of a step takes the tiles that `triton_tuning.py`
+measured to be the fastest; while a CUDA graph is captured, and under the interpreter, it takes the default. A batch
+without tokens launches no kernel over tokens: the gradients of parameters are zeros.
 """
 
 from __future__ import annotations

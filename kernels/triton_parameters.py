@@ -9,12 +9,13 @@ import triton
 import triton.language as tl
 
 from mhc_compile.kernels.triton_backward import logit_scale, table
+from mhc_compile.kernels.triton_logits import zero_tiles
 from mhc_compile.kernels.triton_parts import column, load_streams, load_tile, tile, token_block, write_weights, written
 
 
 @triton.jit
 def block_share(share, T, inner, SHARES: tl.constexpr, BT: tl.constexpr, LAST: tl.constexpr):
-    """First and last-but-one block of tokens of a share."""
+    """The first block of tokens of a share, and the one behind its last."""
     blocks = tl.cdiv(T, BT) if LAST else T // inner * tl.cdiv(inner, BT)
     size = tl.cdiv(blocks, SHARES)
     return share * size, tl.minimum(share * size + size, blocks)
@@ -27,15 +28,6 @@ def add_products(sums, vs, gq, PRECISION: tl.constexpr):
     for i in tl.static_range(len(sums)):
         added = added + (tl.dot(tl.trans(vs[i]), gq, sums[i], input_precision=PRECISION),)
     return added
-
-
-@triton.jit
-def zero_sums(count: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr):
-    """A tuple of zero tiles."""
-    sums = ()
-    for _ in tl.static_range(count):
-        sums = sums + (tl.zeros([BC, KP], tl.float32),)
-    return sums
 
 
 @triton.jit
@@ -97,7 +89,7 @@ def gate_products_kernel(
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
     scale = logit_scale(alpha, n, KP)[None, :]
-    sums = zero_sums(m, BC, KP)
+    sums = zero_tiles(m, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
         t, live, start = token_block(block, T, inner, C, BT, LAST)
@@ -137,7 +129,7 @@ def boundary_products_kernel(
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
     scale = logit_scale(alpha, n, KP)[None, :]
-    sums = zero_sums(n, BC, KP)
+    sums = zero_tiles(n, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
         t, live, start = token_block(block, T, inner, C, BT, LAST)

@@ -1,8 +1,9 @@
 """What the Triton kernels of the fused steps share: tiles, coefficients, Sinkhorn.
 
-A program owns a block of BT tokens and walks over the channels BC at a time. Tuples hold one tile or one column of
-coefficients per stream, unrolled at compile time. `stat`, `mix` and the matrices of Sinkhorn are laid out as
-`packed.py` says; NP and KP are n and K = n * n + 2n padded to powers of two, and padding is masked everywhere.
+A program takes one tile of BT tokens and BC channels, or walks over the channels, or over the tokens. Tuples hold one
+tile or one column of coefficients per stream, unrolled at compile time. `stat`, `mix` and the matrices of Sinkhorn are
+laid out as `packed.py` says; NP and KP are n and K = n * n + 2n padded to powers of two, and padding is masked
+everywhere.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 from mhc_compile.kernels import reference
 from mhc_compile.kernels import triton_backward as backward
 from mhc_compile.kernels import triton_forward as forward
+from mhc_compile.kernels import triton_logits as logits
 from mhc_compile.kernels import triton_parameters as parameters
 from mhc_compile.kernels.restoring import passes
 from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
@@ -93,11 +94,11 @@ def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None)
     """`packed.gate_backward`."""
     step = _Step.of("gate_backward", inputs, n, axis, tiles)
     results = {"grad_X": inputs["X"], **_parameter_gradients(inputs)}
-    logits = step.logits(backward.gate_logits_kernel, ("gu", "gmix", "X", "alpha", "bias", "stat"))
+    first = step.logits(logits.gate_logits_kernel, ("gu", "gmix", "X", "alpha", "bias", "stat"))
     names = ("gu", "X", "phi", "alpha", "bias", "stat", "glogits", "grad_X")
     streams = step.scan(backward.gate_backward_kernel, names, step.projecting)
     rest = step.parameters(parameters.gate_products_kernel, ("X", "alpha", "stat"), step.m)
-    return Schedule({**results, **step.scratch(step.m)}, (logits, streams, *rest), tuple(results))
+    return Schedule({**results, **step.scratch(step.m)}, (first, streams, *rest), tuple(results))
 
 
 def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
@@ -111,13 +112,14 @@ def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None
 def boundary_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.boundary_backward`."""
     step = _Step.of("boundary_backward", inputs, n, axis, tiles)
-    results = {**_write_gradients(inputs), **_parameter_gradients(inputs)}
+    written = _write_gradients(inputs)
+    results = {**written, **_parameter_gradients(inputs)}
     read = ("X", "y", "mix", "alpha", "bias", "stat")
-    logits = step.logits(backward.boundary_logits_kernel, ("gu", "gmix", *read))
-    names = ("g", "gu", *read, "phi", "glogits", *_write_gradients(inputs))
+    first = step.logits(logits.boundary_logits_kernel, ("gu", "gmix", *read))
+    names = ("g", "gu", *read, "phi", "glogits", *written)
     streams = step.scan(backward.boundary_backward_kernel, names, {**step.projecting, "VEC": step.vector})
     rest = step.parameters(parameters.boundary_products_kernel, ("X", "y", "mix", "alpha", "stat"), n)
-    return Schedule({**results, **step.scratch(n)}, (logits, streams, *rest), tuple(results))
+    return Schedule({**results, **step.scratch(n)}, (first, streams, *rest), tuple(results))
 
 
 def leave_backward(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
@@ -138,7 +140,7 @@ def _parameter_gradients(inputs: Inputs) -> dict[str, Spec]:
 
 @dataclass(frozen=True)
 class _Step:
-    """Sizes of one step; `m` is 1 where one stream stands for all, `dtype` that of X + y."""
+    """Inputs, sizes and tiles of one step; `m` is 1 where one stream stands for all, `dtype` that of X + y."""
 
     n: int
     m: int
@@ -150,6 +152,7 @@ class _Step:
     widest: int
     tiles: Tiles
     inputs: Inputs
+    axis: int
 
     @classmethod
     def of(cls, name: str, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> _Step:
@@ -158,8 +161,8 @@ class _Step:
         dtype = torch.promote_types(X.dtype, inputs["y"].dtype) if "y" in inputs else X.dtype
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         last = axis == len(shape) - 1
-        tiles = tiles or configurations(name, inputs, n)[0]
-        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs)
+        tiles = tiles or configurations(name, inputs, n, axis)[0]
+        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs, axis)
 
     @property
     def tokens(self) -> Size:
@@ -203,7 +206,7 @@ class _Step:
 
     def tiled_for(self, kernel: str) -> _Step:
         """The same step for a kernel with tiles of its own."""
-        return replace(self, tiles=configurations(kernel, self.inputs, self.n)[0])
+        return replace(self, tiles=configurations(kernel, self.inputs, self.n, self.axis)[0])
 
     def table(self, columns: int) -> Spec:
         """An fp32 buffer with one row per token."""

@@ -1,4 +1,4 @@
-"""Which block sizes are the fastest on this device: each configuration is measured once, the answer is kept.
+"""Which tiles are the fastest on this device: where there is a choice it is measured once, and the answer is kept.
 
 The answer is shared by all batch sizes of one power of two, so that a changing batch does not measure again and again.
 """
@@ -26,7 +26,7 @@ def fastest(step: Step, specs: Mapping[str, Spec], constants: tuple[Any, ...], r
     """The fastest of `configurations` for this step; `run` runs a schedule on the tensors at hand."""
     key = (step.__name__, constants, _sizes(specs), torch.cuda.current_device())
     if key not in _FASTEST:
-        first, *others = configurations(step.__name__, specs, n=constants[0])
+        first, *others = configurations(step.__name__, specs, *constants[:2])
         schedules = {tiles: step(specs, *constants, tiles) for tiles in (first, *others)}
         measured = {tiles: _milliseconds(partial(run, schedules[tiles])) for tiles in schedules if others}
         _FASTEST[key] = min(measured, key=measured.__getitem__, default=first)

@@ -46,16 +46,16 @@ def measured(milliseconds: dict[Tiles, float], tokens: int = 64) -> Tiles:
 
 
 def times(fastest: int, none: float = 2.0) -> dict[Tiles, float]:
-    return {tiles: 1.0 if i == fastest else none for i, tiles in enumerate(configurations("gate", specs(64), N))}
+    return {tiles: 1.0 if i == fastest else none for i, tiles in enumerate(configurations("gate", specs(64), N, 1))}
 
 
 @pytest.mark.parametrize("index", range(2))
 def test_the_fastest_is_chosen(index: int) -> None:
-    assert measured(times(index)) == configurations("gate", specs(64), N)[index]
+    assert measured(times(index)) == configurations("gate", specs(64), N, 1)[index]
 
 
 def test_tiles_that_do_not_fit_the_device_are_passed_over() -> None:
-    assert measured(times(1, none=math.inf)) == configurations("gate", specs(64), N)[1]
+    assert measured(times(1, none=math.inf)) == configurations("gate", specs(64), N, 1)[1]
 
 
 def test_sizes_of_one_power_of_two_are_measured_once() -> None:
@@ -69,4 +69,4 @@ def test_what_has_one_choice_of_tiles_is_not_measured() -> None:
     inputs = {"X": Spec((N, 64, 64), torch.float32), "y": Spec((64, 64), torch.float32)}
     with mock.patch.object(triton_tuning, "do_bench", side_effect=AssertionError):
         chosen = triton_tuning.fastest(triton_schedules.write, inputs, (N, 1), lambda schedule: None)
-    assert (chosen,) == configurations("write", inputs, N)
+    assert (chosen,) == configurations("write", inputs, N, 1)

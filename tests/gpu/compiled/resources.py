@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--axis", type=int, default=1, help="1: channels last, 0: first")
     o = parser.parse_args()
     titles = ("kernel", "C", "target", "registers", "spills", "shared", "tensor cores", "16-byte loads")
-    print("{:<26}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*titles))
+    print("{:<30}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*titles))
     for row in rows(o.targets, o.streams, o.channels, getattr(torch, o.dtype), o.steps, o.axis):
-        print("{:<26}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*astuple(row)[1:]), flush=True)
+        print("{:<30}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*astuple(row)[1:]), flush=True)
 
 
 if __name__ == "__main__":

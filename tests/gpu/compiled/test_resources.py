@@ -15,6 +15,9 @@ PROJECTING = {
     "boundary_products_kernel",
 }
 
+SHARED_MEMORY = {"sm_80": 163 << 10, "gfx942": 64 << 10}
+"""Bytes that a program may have; newer devices have more."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90", *also("sm_80", "sm_100", "gfx942")])
@@ -22,6 +25,15 @@ def test_no_kernel_spills_and_every_projection_uses_tensor_cores(target: str) ->
     found = list(rows([target], 4, [1024], torch.bfloat16, EVERY_STEP))
     assert [row for row in found if row.spills] == []
     assert {row.kernel for row in found if row.tensor_cores} == PROJECTING
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("n", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+def test_shared_memory_of_every_kernel_fits_the_device(target: str, dtype: torch.dtype, n: int) -> None:
+    found = rows([target], n, [1024], dtype, EVERY_STEP)
+    assert [row for row in found if row.shared > SHARED_MEMORY[target]] == []
 
 
 @pytest.mark.exhaustive

@@ -109,8 +109,8 @@ def scheduled(name: str, arguments: tuple[Any, ...], empty: Any = torch.empty, t
 
 
 def configurations(name: str, arguments: tuple[Any, ...]) -> tuple[triton_tiles.Tiles, ...]:
-    tensors, (n, *_) = named(name, arguments)
-    return triton_tiles.configurations(name, specs(tensors), n)
+    tensors, (n, axis, *_) = named(name, arguments)
+    return triton_tiles.configurations(name, specs(tensors), n, axis)
 
 
 def specs(tensors: dict[str, Tensor]) -> dict[str, Spec]:
