@@ -1,6 +1,6 @@
 """Block sizes of the Triton kernels: what is the fastest on an H100, and what else may be elsewhere.
 
-From `python -m benchmarks.tiles` there: n = 4, C = 2048, 8,192 tokens and more, bf16 and fp32.
+From sweeps there, as `python -m benchmarks.tiles` makes them: n = 4, C = 2048, 8,192 tokens and more, bf16 and fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mhc_compile.kernels.schedule import Spec
 
 Inputs = Mapping[str, Spec]
 
-MANY = 4  # streams; more take other tiles
+FEW = 4  # streams; more take other tiles
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ _FULL_MANY = {
 
 def configurations(kernel: str, inputs: Inputs, n: int, axis: int) -> tuple[Tiles, ...]:
     """What is worth measuring on a real device; the first is what is taken without."""
-    table = _table(widest(inputs) == 4, n > MANY, axis == len(inputs["X"].shape) - 2)
+    table = _table(widest(inputs) == 4, n > FEW, axis == len(inputs["X"].shape) - 2)
     found = table.get(kernel, table["others"])
     return tuple(_for_amd(tiles, n) for tiles in found) if torch.version.hip else found
 
@@ -91,7 +91,7 @@ def _table(full: bool, many: bool, last: bool) -> Mapping[str, tuple[Tiles, ...]
 
 def _for_amd(tiles: Tiles, n: int) -> Tiles:
     """A warp has 64 threads there, shared memory is 64 KiB, and larger tiles would spill; compiled, not timed."""
-    warps, stages = max(1, tiles.warps // 2), 2 if n <= MANY else 1
+    warps, stages = max(1, tiles.warps // 2), 2 if n <= FEW else 1
     return Tiles(16, min(tiles.channels, 32), warps, min(tiles.stages, stages))
 
 
