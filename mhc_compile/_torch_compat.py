@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -23,6 +24,8 @@ NAMES: dict[str, str] = {
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
+    "functional_export": "torch._dynamo:functional_export",
+    "fullgraph_capture": "torch._dynamo.convert_frame:fullgraph_capture",
     "restore_state_dict": "torch.export._trace:_restore_state_dict",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
     "TorchDynamoException": "torch._dynamo.exc:TorchDynamoException",
@@ -68,12 +71,23 @@ NAMES: dict[str, str] = {
 WRAPPED = "_checkpoint_wrapped_module"
 """Name under which PyTorch's wrapper for activation checkpointing registers the module it calls."""
 
+COMPILED = "_orig_mod"
+"""The same of what `torch.compile` makes of a module."""
+
 
 def unwrapped(module: Any) -> Any:
-    """The module inside wrappers for activation checkpointing."""
-    while WRAPPED in module._modules:
-        module = module._modules[WRAPPED]
-    return module
+    """The module inside wrappers for activation checkpointing and of `torch.compile`."""
+    while True:
+        inner = next((module._modules[name] for name in (WRAPPED, COMPILED) if name in module._modules), None)
+        if inner is None:
+            return module
+        module = inner
+
+
+def is_sharded_class(kind: type) -> bool:
+    """Whether a class was made by `fully_shard`, which derives one from that of the module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and len(kind.__mro__) > 2 and kind.__mro__[1] is fsdp.FSDPModule
 
 
 def is_outermost(prefix: str) -> bool:
@@ -107,6 +121,36 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
     """Decided by the first call, and by the policy before it."""
     own = parameter.sharded_param.dtype
     return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
+
+
+_EXPORT_ROOT = "L['self']._modules['_export_root']"
+"""How Dynamo names the model in the guards of `dynamo_graph_capture`."""
+
+
+@contextmanager
+def recorded_guards() -> Iterator[list[tuple[str, str, dict[str, Any]]]]:
+    """Collects the guards on the model of what `dynamo_graph_capture` captures in the block.
+
+    Each is its kind, the way from the model to what it guards, such as `._modules['drop'].p`, and its arguments. The
+    capture throws them away, so they are taken on the way through; one thread at a time.
+    """
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    module, capture = load("functional_export"), load("fullgraph_capture")
+
+    def capture_and_record(*args: Any, **kwargs: Any) -> Any:
+        captured = capture(*args, **kwargs)
+        for guard in captured.graph_capture_output.output_graph.guards:
+            if guard.name.startswith(_EXPORT_ROOT):
+                create = guard.create_fn
+                kind = getattr(create, "func", create).__name__
+                found.append((kind, guard.name.removeprefix(_EXPORT_ROOT), dict(getattr(create, "keywords", {}))))
+        return captured
+
+    module.fullgraph_capture = capture_and_record
+    try:
+        yield found
+    finally:
+        module.fullgraph_capture = capture
 
 
 def load(name: str) -> Any:

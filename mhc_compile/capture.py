@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,8 +17,12 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture_errors import translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
-from mhc_compile.side_effects import check_side_effects, watched
+from mhc_compile.reads import Reads
+from mhc_compile.side_effects import check_buffers, lasting, watched
 from mhc_compile.spelling import check_names_of
+
+_TRACING = threading.RLock()
+"""Dynamo's settings are those of the process, so one thread traces at a time."""
 
 SEQUENCE_RANK = 3  # a float tensor of this rank is [batch, sequence, channels]
 
@@ -30,6 +36,8 @@ class Captured:
         input_spec: the calls it is valid for.
         out_spec: structure of the outputs.
         grad_mode: gradient mode it is valid under, None for both.
+        reads: what the trace has read in the model and taken for constant.
+        effects: what the model changes in a call besides its result and its buffers, which the graph leaves out.
         calls: Dynamo's key for calls of a module, up to "@", -> all names of the module.
         notes: what a user should know, such as sizes that had to be constants.
     """
@@ -38,12 +46,20 @@ class Captured:
     input_spec: InputSpec
     out_spec: Any
     grad_mode: bool | None
+    reads: Reads
+    effects: tuple[str, ...]
     calls: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
 
 
 def capture(
-    model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, dynamic: bool = True
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: bool = True,
+    path: str = "",
+    open_axes: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> Captured:
     """Trace `model(*args, **kwargs)` with fake tensors, in the mode the model is in and on any device, meta included.
 
@@ -52,6 +68,8 @@ def capture(
         args: positional example inputs.
         kwargs: keyword example inputs.
         dynamic: leave batch and sequence sizes open. Where that fails they are constants, and a note says so.
+        path: the one module of the model that is called, for a `part_of` it; its own hooks are not traced then.
+        open_axes: further axes to leave open, by flat input.
 
     Raises:
         GraphBreakError: Dynamo met a construct it cannot trace.
@@ -66,15 +84,24 @@ def capture(
     for attempt in _attempts(model, dynamic):
         try:
             with nullcontext() if attempt.gradients else torch.no_grad():
-                gm, flat, tree, changed = _attempt(model, args, kwargs, attempt.dynamic)
+                traced = _attempt(model, args, kwargs, attempt.dynamic, open_axes)
+                gm = traced.gm
                 grad_mode = _grad_mode(gm)
         except Exception as error:
             failures.append(error)
             continue
-        notes = attempt.notes(failures) + check_side_effects(model, changed)
+        check_buffers(model, traced.changed)
         _check_float(model, gm)
-        codegen: Any = gm.graph._codegen
-        return Captured(gm, input_spec(gm, flat, tree), codegen.pytree_info.out_spec, grad_mode, _calls(model), notes)
+        return Captured(
+            gm,
+            input_spec(gm, traced.flat, traced.tree),
+            gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
+            grad_mode,
+            Reads.of(model, traced.guards, path),
+            lasting(traced.changed),
+            _calls(model),
+            attempt.notes(failures),
+        )
     told = failures[min(1, len(failures) - 1)]  # with open sizes and without: the second names the cause more plainly
     raise translate(told, model, args, kwargs) from told
 
@@ -110,23 +137,34 @@ def _attempts(model: nn.Module, dynamic: bool) -> list[_Attempt]:
     return attempts
 
 
+@dataclass(frozen=True)
+class _Traced:
+    """What an attempt gives: the graph, its flat inputs and their structure, what changed, and Dynamo's guards."""
+
+    gm: fx.GraphModule
+    flat: list[Any]
+    tree: Any
+    changed: set[str]
+    guards: list[tuple[str, str, dict[str, Any]]]
+
+
 def _attempt(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool
-) -> tuple[fx.GraphModule, list[Any], Any, set[tuple[str, str]]]:
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool, more: Mapping[int, Collection[int]]
+) -> _Traced:
     flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
-    aliases, named = compat.tree_unflatten([_alias(v, dynamic) for v in flat], tree)
-    with _undisturbed(model), watched() as changed:
+    aliases, named = compat.tree_unflatten([_alias(v, dynamic, more.get(i, ())) for i, v in enumerate(flat)], tree)
+    with _TRACING, _undisturbed(model), compat.recorded_guards() as guards, watched() as changed:
         gm = compat.dynamo_graph_capture(model)(*aliases, **named)
         compat.restore_state_dict(model, gm)
-    return gm, flat, tree, changed
+    return _Traced(gm, flat, tree, changed, guards)
 
 
-def _alias(value: Any, dynamic: bool) -> Any:
+def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:
     """A tensor to trace with: the marks of dynamic sizes must not stay on the user's own tensor."""
     if not isinstance(value, torch.Tensor):
         return value
     alias = value.detach().requires_grad_(value.requires_grad)
-    for axis in _open_axes(value) if dynamic else ():
+    for axis in {*_open_axes(value), *more} if dynamic else ():
         compat.maybe_mark_dynamic(alias, axis)
     return alias
 
@@ -152,6 +190,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
+        stack.enter_context(residuals_shown())
         try:
             logger.disabled = True
             vars(model).update({k: type(v)() for k, v in hooks.items()})
@@ -159,6 +198,17 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             vars(model).update(hooks)
             logger.disabled = disabled
+
+
+@contextmanager
+def residuals_shown() -> Iterator[None]:
+    """PyTorch's encoder layers do without the one operator for a whole layer, which hides their residual adds."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 _CALL_HOOKS = frozenset(

@@ -19,7 +19,7 @@ from mhc_compile.graphs import check_cut, examine, warn_of_limit, warn_of_loose_
 from mhc_compile.held import Held
 from mhc_compile.inner import Compiled, Inner
 from mhc_compile.instances import Instances, Served
-from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.owner import CHILD
 from mhc_compile.passes.plan import Plan
 from mhc_compile.state_names import name_state
 from mhc_compile.store import connections_of, slots_of
@@ -40,7 +40,7 @@ def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inne
     """
     model = held.model_for(find_model(gm))
     warn_of_loose_weights(gm)
-    if model is None or isinstance(model, Transformed):  # nothing to widen, or done already
+    if model is None or held.is_done(model):  # nothing to widen, or done already
         return inner(gm, example_inputs)
     graph = _Graph(gm, held)
     check_cut(graph.origin, held.config)

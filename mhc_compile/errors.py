@@ -209,3 +209,19 @@ class HookNotRunWarning(UserWarning):
 
 class LooseWeightsWarning(UserWarning):
     """A compiled function is given weights that belong to no model, so they stay without hyper-connections."""
+
+
+class DetachedModuleWarning(UserWarning):
+    """A module that was taken out of a transformed model runs without hyper-connections."""
+
+
+class StreamsCutWarning(UserWarning):
+    """A part of a segment is called by itself: its streams are reduced and expanded at its border."""
+
+
+class FallbackWarning(UserWarning):
+    """A call that is no one graph runs in several, between which streams are reduced and expanded."""
+
+
+class MissingSitesWarning(UserWarning):
+    """A kind of call reaches fewer residual connections than the plan of the model has."""

@@ -80,7 +80,7 @@ def examine(
     plan = make_plan(opened.gm, everything, taken)
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
-    left_out = [key for key in keys if not is_chosen(key, config)] + _rewritten_already(opened.gm, plan)
+    left_out = [key for key in keys if not is_chosen(key, config)] + _rewritten_already(opened.gm, plan, model)
     if left_out:
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
     check_owner(model, opened, plan)
@@ -206,8 +206,13 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
     return replace(plan, rejected=tuple(map(remarked, plan.rejected)))
 
 
-def _rewritten_already(gm: fx.GraphModule, plan: Plan) -> list[str]:
-    inside = {n.name for n in gm.graph.nodes if any(issubclass(kind, Transformed) for kind in _classes(n))}
+def _rewritten_already(gm: fx.GraphModule, plan: Plan, model: nn.Module) -> list[str]:
+    """Sites inside a part that `transform` made; the model itself is one where its fallback is compiled."""
+
+    def is_part(kind: type) -> bool:
+        return issubclass(kind, Transformed) and kind is not type(model)
+
+    inside = {n.name for n in gm.graph.nodes if any(map(is_part, _classes(n)))}
     return [site.key for site in plan.sites if site.add in inside]
 
 

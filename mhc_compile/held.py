@@ -76,6 +76,10 @@ class Held:
         self.take(found)
         return found
 
+    def is_done(self, model: nn.Module) -> bool:
+        """Whether the code of a model holds its streams already."""
+        return isinstance(model, Transformed)
+
     def create(self, model: nn.Module, plan: Plan) -> None:
         """Give the model the parameters it lacks for a plan, with the values that were loaded for them.
 

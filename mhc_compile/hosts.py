@@ -1,6 +1,6 @@
 """Submodules of a transformed model that run generated code when they are called by the code of the module around.
 
-Called by anyone else, they compute what they always did.
+Called by anyone else, they are doors where sites lie inside (see `doors.py`), and compute what they always did elsewhere.
 """
 
 from __future__ import annotations
@@ -8,15 +8,18 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import threading
+import types
 import warnings
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
 from torch import nn
 
 from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
-from mhc_compile.module_tree import HOOKS, State, derived, shallow
+from mhc_compile.module_tree import HOOKS, State, derived, original_class, shallow
 from mhc_compile.passes.nesting import HOSTED
 
 RUN = "mhc_run"
@@ -25,7 +28,60 @@ RUN = "mhc_run"
 Hooks see the inputs as in any call; those that ask for keywords see this one, too.
 """
 _TRACED_HOOKS = "_mhc_traced_hooks"
-_ORIGINAL = "_mhc_original"
+PATCHED = "_mhc_patched_forward"
+"""Attribute for a `forward` that was set on the instance of a module."""
+
+
+class Container(nn.Module):
+    """What a hosted module holds under `HOSTED`: the parameters of sites that its code uses, as children.
+
+    Attributes:
+        called: whether a program calls the module; None before the first program.
+        door: what a call by anyone else goes through; None where no site lies inside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: bool | None = None
+        self.door: Door | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The owner of a copy, or of what a pickle gives back, sets its doors anew."""
+        return {**vars(self), "door": None}
+
+
+class Door(Protocol):
+    """Runs a hosted module that is called by anyone but generated code."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
+
+
+class _Plain(threading.local):
+    """Set while a thread runs the original code of a model, through which Dynamo looks for what it can compile."""
+
+    active = False
+
+
+_PLAIN = _Plain()  # by thread: the only way from a call to the modules inside it leads through code of the user's
+
+
+def is_plain() -> bool:
+    """Whether modules are to run their original code in this thread. Dynamo takes it for a constant."""
+    return _PLAIN.active
+
+
+is_plain._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+
+
+@contextmanager
+def plain_calls() -> Iterator[None]:
+    """In the block, hosted modules run their original code in this thread."""
+    before, _PLAIN.active = _PLAIN.active, True
+    try:
+        yield
+    finally:
+        _PLAIN.active = before
 
 
 class Hosted(nn.Module):
@@ -78,25 +134,21 @@ class Hosted(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
         reduced = super().__reduce_ex__(protocol)
-        return (_rebuild, (_original(self),), *reduced[2:])
+        return (_rebuild, (original_class(self),), *reduced[2:])
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
     return object.__new__(_hosted_class(cast(Any, original)))
 
 
-def _original(module: nn.Module) -> type[nn.Module]:
-    return getattr(type(module), _ORIGINAL, type(module))
-
-
 def mark_called(module: nn.Module, called: bool) -> None:
     """Note whether a program calls a host. Once called, it counts as such."""
     container = vars(module)[HOSTED]
-    container.called = called or getattr(container, "called", False)
+    container.called = called or bool(container.called)
 
 
 def _check_called(module: nn.Module) -> None:
-    if getattr(vars(module)[HOSTED], "called", True):  # nobody knows before the first program
+    if vars(module)[HOSTED].called is not False:  # nobody knows before the first program
         return
     warnings.warn(
         f"this {type(module).__name__} is not called by the code of the transformed model, so its hooks do not fire, "
@@ -112,13 +164,36 @@ def _hosted_class(original: Any) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
-        return original.forward(self, *args, **kwargs)
+        door = self.__dict__[HOSTED].door
+        if door is None or is_plain():
+            return original_forward(self)(*args, **kwargs)
+        return door.enter(self, args, kwargs)
 
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    hosted: type[nn.Module] = derived(Hosted, original, {_ORIGINAL: original, "forward": forward})
+    attributes: dict[str, Any] = {"forward": forward}
+    if original.__call__ is not nn.Module.__call__:
+        attributes["__call__"] = _calling_of(original)
+    hosted: type[nn.Module] = derived(Hosted, original, attributes)
     return hosted
+
+
+def _calling_of(original: Any) -> Callable[..., Any]:
+    """What a class does around its forward, in `__call__`, is part of the trace: only plain calls do it."""
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if RUN in kwargs or (self.__dict__[HOSTED].door is not None and not is_plain()):
+            return nn.Module.__call__(self, *args, **kwargs)
+        return original.__call__(self, *args, **kwargs)
+
+    return call
+
+
+def original_forward(module: nn.Module) -> Callable[..., Any]:
+    """The forward that a module would have without this package, bound to it."""
+    patched: Callable[..., Any] | None = module.__dict__.get(PATCHED)
+    return types.MethodType(original_class(module).forward, module) if patched is None else patched
 
 
 def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
@@ -129,26 +204,30 @@ def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
         state.update({name: type(hooks)() for name, hooks in traced.items()}, **{_TRACED_HOOKS: traced})
     if not _can_host(module):
         return type(module), state
-    return _hosted_class(cast(Any, type(module))), {**state, HOSTED: nn.Module()}
+    set_aside_forward(state)
+    state[HOSTED] = Container()
+    return _hosted_class(cast(Any, type(module))), state
 
 
 def _can_host(module: nn.Module) -> bool:
-    """Whether a call of a module can run other code.
-
-    Containers have none of their own, and with a forward on the instance that of the class is never asked. What a
-    class does around its forward, in `__call__`, is part of the trace and would be done once more.
-    """
+    """Whether a call of a module can run other code. Containers have none of their own."""
     kind = type(module)
-    contained = kind.forward is nn.Module.forward or "forward" in vars(module)
-    return not contained and kind.__call__ is nn.Module.__call__ and not hasattr(kind, "__deepcopy__")
+    has_code = kind.forward is not nn.Module.forward or "forward" in vars(module)
+    return has_code and not hasattr(kind, "__deepcopy__")
 
 
-def for_trace(module: nn.Module) -> tuple[type[nn.Module], State]:
-    """How a module of the twin looks to a trace: as in the model, with the hooks that were traced before."""
+def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn.Module], State]:
+    """How a module of the twin looks to a trace of `door`: as in the model, with the hooks that are not run otherwise.
+
+    Those that were there before are always traced, later ones where no code calls the module.
+    """
     state = _without_code(module)
     traced = state.pop(_TRACED_HOOKS, {})
-    state.update({name: traced.get(name, type(state[name])()) for name in HOOKS})
-    return _original(module), state
+    if module is door or _is_called(module):
+        state.update({name: traced.get(name, type(state[name])()) for name in HOOKS})
+    else:
+        state.update({name: type(state[name])({**traced.get(name, {}), **state[name]}) for name in HOOKS})
+    return original_class(module), state
 
 
 def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
@@ -156,8 +235,42 @@ def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
     state = _without_code(module)
     for name, hooks in state.pop(_TRACED_HOOKS, {}).items():
         state[name] = type(hooks)({**hooks, **state[name]})
-    return _original(module), state
+    return original_class(module), state
+
+
+@contextmanager
+def trace_hooks_since(model: nn.Module) -> Iterator[None]:
+    """Hooks that are registered in the block on modules of a twin become a part of what is traced."""
+    before = {id(m): {name: set(vars(m)[name]) for name in HOOKS} for m in model.modules()}
+    yield
+    for module in model.modules():
+        for name in HOOKS if isinstance(module, Hosted) else ():
+            hooks = vars(module)[name]
+            new = [key for key in hooks if key not in before[id(module)][name]]
+            if new:
+                traced = vars(module).setdefault(_TRACED_HOOKS, {})
+                traced.setdefault(name, type(hooks)()).update({key: hooks.pop(key) for key in new})
+
+
+def _is_called(module: nn.Module) -> bool:
+    return isinstance(module, Hosted) and vars(module)[HOSTED].called
 
 
 def _without_code(module: nn.Module) -> State:
-    return {k: v for k, v in shallow(module).items() if k != HOSTED}
+    state = shallow(module)
+    state.pop(HOSTED, None)
+    put_forward_back(state)
+    return state
+
+
+def set_aside_forward(state: State) -> None:
+    """A `forward` that was set on the instance would hide that of the class."""
+    if "forward" in state:
+        state[PATCHED] = state.pop("forward")
+
+
+def put_forward_back(state: State) -> None:
+    """Undo `set_aside_forward`; a later one stays."""
+    patched = state.pop(PATCHED, None)
+    if patched is not None:
+        state.setdefault("forward", patched)

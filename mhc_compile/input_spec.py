@@ -42,6 +42,11 @@ class TensorLeaf:
         return True
 
 
+    def alike(self, value: Any) -> bool:
+        """Whether `value` differs in sizes only."""
+        return isinstance(value, torch.Tensor) and value.dtype == self.dtype and value.dim() == len(self.shape)
+
+
 @dataclass(frozen=True)
 class ValueLeaf:
     """An input that is no tensor: traced as a constant, so it must be equal, type included (`True` is not `1`)."""
@@ -53,12 +58,22 @@ class ValueLeaf:
         return type(value) is type(self.value) and bool(value == self.value)
 
 
+    def alike(self, value: Any) -> bool:
+        """Whether `value` is the same, or another number."""
+        number = type(value) in (int, float) and type(value) is type(self.value)
+        return number or self.binds(value, {})
+
+
 @dataclass(frozen=True)
 class AnyTensor:
     """A tensor that another traced graph made: its sizes and dtype are as good as the inputs of that one."""
 
     def binds(self, value: Any, sizes: dict[str, int]) -> bool:
         """Whether `value` is a tensor."""
+        return isinstance(value, torch.Tensor)
+
+    def alike(self, value: Any) -> bool:
+        """The same."""
         return isinstance(value, torch.Tensor)
 
 
@@ -89,6 +104,18 @@ class InputSpec:
             if not leaf.binds(value, sizes):
                 return False
         return self.guard(*[sizes[name] for name in self.sizes])
+
+
+    def alike(self, flat: Sequence[Any], tree: Any) -> bool:
+        """Whether these inputs differ from those it is for in nothing but sizes and numbers."""
+        if len(flat) != len(self.leaves) or tree != self.tree:
+            return False
+        return all(leaf.alike(value) for leaf, value in zip(self.leaves, flat, strict=True))
+
+    def shape(self, index: int) -> tuple[int | str, ...]:
+        """The sizes of a flat input, () for what is no tensor."""
+        leaf = self.leaves[index]
+        return leaf.shape if isinstance(leaf, TensorLeaf) else ()
 
 
 def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any) -> InputSpec:

@@ -15,7 +15,7 @@ from mhc_compile.hosts import RUN, Hosted, mark_called
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.nesting import HOSTED, Layout, hosted_name, lay_out, nest
-from mhc_compile.passes.scopes import ModuleNames
+from mhc_compile.passes.scopes import ModuleNames, inside
 
 if TYPE_CHECKING:
     from mhc_compile.owner import Transformed
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 
 def split(
-    graph: fx.Graph, owner: Transformed | Stage, calls: Mapping[str, Sequence[str]]
+    graph: fx.Graph, owner: Transformed | Stage, calls: Mapping[str, Sequence[str]], path: str = ""
 ) -> tuple[fx.Graph, frozenset[str]]:
     """Split a rewritten graph so that it runs through the modules of `owner`.
 
@@ -34,13 +34,14 @@ def split(
         graph: reads attributes under the names that `owner` has for them.
         owner: the transformed model.
         calls: see `ModuleNames.by_call`.
+        path: name of the module that was called.
 
     Returns:
         The graph of the model's own forward, and the names of modules that it calls.
     """
-    layout = lay_out(graph, _module_names(owner, calls))
+    layout = lay_out(graph, _module_names(owner, calls, path))
     outer = nest(layout, _all_names(owner), _Linker().link)
-    _install(layout, owner)
+    _install(layout, owner, path)
     return outer, layout.entered
 
 
@@ -111,9 +112,10 @@ def _recomputing(code: Code, keywords: Mapping[str, Any]) -> Code:
     return call
 
 
-def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]]) -> ModuleNames:
+def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]], path: str) -> ModuleNames:
     named = [(n, m) for n, m in owner.named_modules(remove_duplicate=False) if n]
-    enterable = frozenset(n for n, m in named if isinstance(m, Hosted))
+    begun = (path, *(n for n, m in named if inside(path, n)))  # their calls are those that the program serves
+    enterable = frozenset(n for n, m in named if isinstance(m, Hosted) and n not in begun)
     return ModuleNames(calls, enterable, frozenset(n for n, m in named if _recomputes_itself(m)))
 
 
@@ -132,10 +134,10 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(names) for names in alike.values() for name in names}
 
 
-def _install(layout: Layout, owner: Transformed | Stage) -> None:
+def _install(layout: Layout, owner: Transformed | Stage, path: str) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
     called = {id(owner.get_submodule(path)) for path in layout.entered}
-    for module in owner.modules():
+    for module in owner.get_submodule(path).modules():
         if isinstance(module, Hosted):
             mark_called(module, id(module) in called)
     known = owner.hyper_connections

@@ -5,12 +5,14 @@ from __future__ import annotations
 import abc
 import copy
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
 
 HOOKS = (
@@ -20,6 +22,9 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
+ORIGINAL = "_mhc_original"
+"""Attribute of a class that was made on the fly: the class it stands for."""
+
 _INTERNALS = frozenset(vars(nn.Module()))
 
 State = dict[str, Any]
@@ -31,23 +36,40 @@ def derived(mixin: type, original: Any, attributes: dict[str, Any]) -> Any:
     """A class with the name of `original`, and `mixin` in front of it.
 
     `__init_subclass__` of `original` runs, for layers of Transformers wrap the forward there, unless it refuses. No
-    metaclass of the user's own hears of it. What is constructed from the class is a plain `original`: for registers of
-    classes, `from_pretrained`, and slices of an `nn.Sequential`.
+    metaclass of the user's own hears of it. Calling the class constructs a plain `original`: for registers of classes,
+    `from_pretrained`, and slices of an `nn.Sequential`. `cls.__new__(cls)` gives an empty object, as of any class.
     """
-
-    @functools.wraps(original.__init__)
-    def new(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-        module: nn.Module = original(*args, **kwargs)
-        return module
-
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    namespace = {**names, "__new__": new, **attributes}
-    make = abc.ABCMeta if issubclass(type(original), abc.ABCMeta) else type
+    namespace = {**names, ORIGINAL: original, **attributes}
+    construct = {"__call__": lambda cls, *args, **kwargs: original(*args, **kwargs)}
+    meta = type.__new__(type, type(original).__name__, (type(original),), construct)
+    make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
-        return make.__new__(type(original), original.__name__, (mixin, original), dict(namespace))
+        return make.__new__(meta, original.__name__, (mixin, original), dict(namespace))
     except Exception:  # it wants arguments, a name that is new, or no subclass at all
         quiet = type(mixin.__name__, (mixin,), {"__init_subclass__": classmethod(lambda cls: None)})
-        return make.__new__(type(original), original.__name__, (quiet, original), dict(namespace))
+        return make.__new__(meta, original.__name__, (quiet, original), dict(namespace))
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without what this package and `fully_shard` derive from it.
+
+    Where something else derived from ours, as a parametrization does, it is what would have come of the original class.
+    """
+    return _without_ours(type(module))
+
+
+@functools.cache
+def _without_ours(kind: Any) -> Any:
+    if ORIGINAL in vars(kind):
+        return getattr(kind, ORIGINAL)
+    if not hasattr(kind, ORIGINAL):
+        return kind
+    if compat.is_sharded_class(kind):
+        return _without_ours(kind.__mro__[2])
+    bases = tuple(_without_ours(base) for base in kind.__bases__)
+    namespace = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, bases, namespace)
 
 
 def shallow(module: nn.Module) -> State:
@@ -60,12 +82,14 @@ def shallow(module: nn.Module) -> State:
     return state
 
 
-def second_tree(children: dict[str, nn.Module | None], look: Look) -> dict[str, nn.Module | None]:
-    """Second modules for `children` and everything below; a module that is used twice is one module there, too.
+def second_tree(root: nn.Module, second: nn.Module, look: Look) -> None:
+    """Give `second`, which stands for `root`, modules that stand for those of `root`, as `look` says.
 
-    Wrappers for activation checkpointing are left out. Scripted modules, whose state is not in Python, are shared.
+    A module that is used twice is one module there, too. Methods of a module that are kept in attributes, such as a
+    `forward` that was patched on an instance, become those of its second. Wrappers for activation checkpointing and of
+    `torch.compile` are left out. Scripted modules, whose state is not in Python, are shared.
     """
-    twins: dict[int, nn.Module] = {}
+    twins: dict[int, nn.Module] = {id(root): second}
 
     def twin(module: nn.Module | None) -> nn.Module | None:
         if module is None or isinstance(module, torch.jit.ScriptModule):
@@ -73,9 +97,22 @@ def second_tree(children: dict[str, nn.Module | None], look: Look) -> dict[str, 
         module = unwrapped(module)
         if id(module) not in twins:
             kind, state = look(module)
-            second = twins[id(module)] = object.__new__(kind)
-            vars(second).update(state)
-            second._modules = {name: twin(child) for name, child in module._modules.items()}
+            made = twins[id(module)] = object.__new__(kind)
+            vars(made).update(state)
+            made._modules = {name: twin(child) for name, child in module._modules.items()}
         return twins[id(module)]
 
-    return {name: twin(child) for name, child in children.items()}
+    second._modules = {name: twin(child) for name, child in second._modules.items()}
+    for module in twins.values():
+        rebind(vars(module), twins)
+
+
+def rebind(state: State, twins: Mapping[int, nn.Module]) -> None:
+    """Give methods among the attributes of a module the second module of the one they are bound to."""
+    for name, value in state.items():
+        bound = getattr(value, "__self__", None) if isinstance(value, types.MethodType) else None
+        if id(bound) in twins and isinstance(bound, nn.Module):
+            state[name] = types.MethodType(value.__func__, twins[id(bound)])
+        elif isinstance(value, functools.partial) and any(id(a) in twins for a in value.args):
+            args = [twins.get(id(a), a) for a in value.args]
+            state[name] = functools.partial(value.func, *args, **value.keywords)

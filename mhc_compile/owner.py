@@ -15,15 +15,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.config import Config
+from mhc_compile.dispatch import Entry, call_entry
+from mhc_compile.doors import set_doors
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
 from mhc_compile.header import check_state, is_plain
-from mhc_compile.hosts import Hosted, for_plain, for_twin
+from mhc_compile.hosts import (
+    Hosted,
+    for_plain,
+    for_twin,
+    is_plain,
+    original_forward,
+    put_forward_back,
+    set_aside_forward,
+)
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.module_tree import Look, derived, second_tree, shallow
+from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
 from mhc_compile.passes.plan import Plan
-from mhc_compile.program import Program, module_state
+from mhc_compile.program import Program
 
 if TYPE_CHECKING:
     from mhc_compile.stage import Stage
@@ -39,22 +48,30 @@ class Ownership:
         original: class of the model that was transformed.
         config: options it was transformed with.
         plans: of all modes that were traced by `transform`; the first that names a key decides about its parameters.
-        forward: a `forward` set on the original instance, which would hide that of the class.
-        programs: the variants traced so far. They are derived data: pickles leave them out, and copies keep those
-            that hold no tensors; what is missing is traced again at the first call that needs it.
+        entries: name of a module that was called from outside, "" for the model -> what serves its calls. They are
+            derived data: pickles leave them out, and copies keep programs that hold no tensors; what is missing is
+            traced again at the first call that needs it.
     """
 
     original: type[nn.Module]
     config: Config
     plans: tuple[Plan, ...] = ()
-    forward: Any = None
-    programs: list[Program] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def programs(self) -> list[Program]:
+        """The programs of the model itself."""
+        return self.entry("").programs
+
+    def entry(self, path: str) -> Entry:
+        """What serves calls of a module."""
+        return self.entries.setdefault(path, Entry(path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "programs": []}
+        return {**vars(self), "entries": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return replace(self, programs=[p for p in self.programs if not p.constants])
+        return replace(self, entries={path: entry.for_copy() for path, entry in self.entries.items()})
 
 
 class Transformed(nn.Module):
@@ -68,7 +85,12 @@ class Transformed(nn.Module):
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(vars(self), memo))
+        set_doors(twin)
         return twin
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        set_doors(self)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
@@ -101,24 +123,15 @@ def complete_plain(owner: Transformed | Stage, state_dict: dict[str, Any], prefi
         materialise(owner, state_dict, prefix)
 
 
-def _forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
-    flat, tree = tree_flatten((args, kwargs))
-    state = module_state(self)
-    for program in self._mhc.programs:
-        if program.matches(state, flat, tree):
-            return program(self, flat)
-    from mhc_compile.retrace import trace_now
-
-    return trace_now(self, args, kwargs)(self, flat)
-
-
 def _rebuild(original: type[nn.Module]) -> Any:
     return object.__new__(_transformed_class(original))
 
 
 def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
-        return _forward(self, *args, **kwargs)
+        if is_plain():
+            return original_forward(self)(*args, **kwargs)
+        return call_entry(self, self._mhc.entry(""), args, kwargs)
 
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
@@ -138,11 +151,12 @@ def own(
     """
     twin: Transformed = object.__new__(_transformed_class(type(model)))
     state = shallow(model)
-    forward = state.pop("forward", None)
-    child = HyperConnections(sites, config).train(model.training)
-    state["_modules"] = {**second_tree(model._modules, for_twin), CHILD: child}
-    vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans), forward), mhc_plan=plans[0])
+    set_aside_forward(state)
+    vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans)), mhc_plan=plans[0])
+    second_tree(model, twin, for_twin)
+    twin._modules[CHILD] = HyperConnections(sites, config).train(model.training)
     _rebind_hooks(twin)
+    set_doors(twin)
     return twin
 
 
@@ -160,15 +174,13 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
         raise NotTransformedError(
             f"{type(model).__name__} was not made by mhc_compile.transform: pass the model that transform returned"
         )
-    ownership = model._mhc
     state = shallow(model)
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
-    state["_modules"] = second_tree(state["_modules"], look)
     state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
-    if ownership.forward is not None:
-        state["forward"] = ownership.forward
-    plain: nn.Module = object.__new__(ownership.original)
+    put_forward_back(state)
+    plain: nn.Module = object.__new__(original_class(model))
     vars(plain).update(state)
+    second_tree(model, plain, look)
     _rebind_hooks(plain)
     return plain
 

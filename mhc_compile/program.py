@@ -16,6 +16,7 @@ from mhc_compile.errors import CaptureError
 from mhc_compile.hosts import Hosted
 from mhc_compile.input_spec import InputSpec
 from mhc_compile.linking import compile_graph, split
+from mhc_compile.reads import Reads
 
 if TYPE_CHECKING:
     from mhc_compile.owner import Transformed
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MISSING = object()
 
 State = list[Any]
+Attribute = tuple[str, str, Any]
+"""Module, attribute of it, value."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Program:
     they must stay tied.
 
     Attributes:
-        state: `module_state` of the owner it was traced for.
+        reads: what it depends on in the model.
+        state: `module_state` of the owner it was traced for, and `attributes` what else it has read there: the same
+            once more, as plain values, for Dynamo to look at and guard.
         input_spec: the calls it is valid for.
         grad_mode: gradient mode it needs, None for any.
         function: `function(owner, *constants, *flat_inputs)`, a tuple of flat outputs.
@@ -45,7 +50,9 @@ class Program:
         entered: names of the modules whose calls run a part of it.
     """
 
+    reads: Reads
     state: State
+    attributes: tuple[Attribute, ...]
     input_spec: InputSpec
     grad_mode: bool | None
     function: Callable[..., Any]
@@ -54,11 +61,20 @@ class Program:
     source: str
     entered: frozenset[str]
 
-    def matches(self, state: State, flat: Sequence[Any], tree: Any) -> bool:
-        """Whether a call on an owner in this state is computed correctly."""
+    def takes(self, flat: Sequence[Any], tree: Any) -> bool:
+        """Whether it is for inputs like these, in the gradient mode of the moment."""
         if self.grad_mode is not None and self.grad_mode != torch.is_grad_enabled():
             return False
-        return self.state == state and self.input_spec.matches(flat, tree)
+        return self.input_spec.matches(flat, tree)
+
+    def matches(self, state: State, owner: nn.Module, flat: Sequence[Any], tree: Any) -> bool:
+        """Whether a call on an owner in this state is computed correctly. Plain Python, so that Dynamo can inline it."""
+        if self.state != state or not self.takes(flat, tree):
+            return False
+        for path, name, value in self.attributes:
+            if getattr(owner.get_submodule(path), name) != value:
+                return False
+        return True
 
     def __call__(self, owner: nn.Module, flat: Sequence[Any]) -> Any:
         """Run on the owner's parameters; outputs have the structure of the model's own."""
@@ -82,22 +98,26 @@ def module_state(module: nn.Module) -> State:
     return state
 
 
-def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | Stage) -> Program:
+def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | Stage, path: str = "") -> Program:
     """Compile a rewritten graph for `owner`, whose current state it is bound to.
 
     Args:
         captured: the trace `gm` was rewritten from.
         gm: the rewritten graph; changed in place.
         owner: the module its parameter names refer to.
+        path: name of the module in it that the program is a call of.
 
     Raises:
         CaptureError: the trace holds a value that exists only while tracing.
     """
     constants = _lift_constants(gm, owner)
-    graph, entered = split(gm.graph, owner, captured.calls)
+    graph, entered = split(gm.graph, owner, captured.calls, path)
     function, source = compile_graph(graph)
+    reads = captured.reads.without_hooks_of(entered)
     return Program(
+        reads,
         module_state(owner),
+        tuple(reads.attributes()),
         captured.input_spec,
         captured.grad_mode,
         function,

@@ -1,18 +1,31 @@
-"""The way out of a compiled `forward` to tracing; apart, because naming the decorator imports Dynamo."""
+"""Calls for which there is no program yet; apart, because naming the decorator imports Dynamo."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
-from mhc_compile.errors import CaptureError
+from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture_errors import describe_call
+from mhc_compile.dispatch import Entry, kind_of
+from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
+from mhc_compile.fallback import Fallback
 from mhc_compile.owner import Transformed
-from mhc_compile.program import Program
 from mhc_compile.variants import add_variant
 
+log = logging.getLogger(__name__)
+
+MAX_ALIKE = 8
+"""How many programs there may be for calls that differ in sizes and numbers only; Dynamo serves the rest."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_TRACING = threading.RLock()
+"""First calls from several threads are traced one after the other."""
 
 
 def _never_compiled(function: Function) -> Function:
@@ -22,11 +35,11 @@ def _never_compiled(function: Function) -> Function:
 
 
 @_never_compiled
-def trace_now(owner: Transformed, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
-    """`add_variant`, at which Dynamo breaks the graph; with `fullgraph=True` its message says what to do.
+def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run a call that no program serves: trace it, or hand it to Dynamo. At this, a Dynamo outside breaks its graph.
 
     Raises:
-        CaptureError: `torch.export` is at work, whose values exist only while it traces; or see `add_variant`.
+        CaptureError: `torch.export` is at work, whose values exist only while it traces, or neither can be done.
     """
     if torch.compiler.is_exporting():
         raise CaptureError(
@@ -34,4 +47,37 @@ def trace_now(owner: Transformed, args: tuple[Any, ...], kwargs: Mapping[str, An
             "call the model once with the inputs to export, with or without torch.no_grad() as in the export, "
             "then export it; a size that shall stay open must be 2 or more"
         )
-    return add_variant(owner, args, kwargs)
+    flat, tree = tree_flatten((args, dict(kwargs)))
+    kind = kind_of(owner, flat, tree)
+    if kind not in entry.kinds:
+        with _TRACING:
+            program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
+        if program is not None:
+            return program(owner, flat)
+    if entry.fallback is None:
+        entry.fallback = Fallback(owner, entry.path)
+    return entry.fallback(args, kwargs)
+
+
+def _trace(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Any) -> Any:
+    """A new program; None if calls of this kind are for Dynamo."""
+    flat, tree = tree_flatten((args, dict(kwargs)))
+    alike = [p for p in entry.programs if p.input_spec.alike(flat, tree)]
+    numbers = any(type(v) in (int, float) for v in flat) and alike
+    call = describe_call(owner if not entry.path else owner.get_submodule(entry.path), args, kwargs)
+    if len(alike) >= MAX_ALIKE or numbers:
+        log.info("%s goes through Dynamo from now on: a number or size changes from call to call", call)
+        entry.kinds.add(kind)
+        return None
+    log.info("tracing %s: %s", call, entry.why_not(owner))
+    try:
+        program = add_variant(owner, entry, args, kwargs)
+        why = "it changes more than its result"
+    except (InputMismatchError, KeywordNameError):
+        raise
+    except CaptureError as error:
+        program, why = None, str(error).partition("\n")[0]
+    if program is None:
+        log.info("%s goes through Dynamo: %s", call, why)
+        entry.kinds.add(kind)
+    return program

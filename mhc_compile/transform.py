@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
+from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture, reject_wrapped
 from mhc_compile.config import Config
+from mhc_compile.dispatch import kind_of
 from mhc_compile.errors import (
     CaptureError,
     InvalidOptionError,
@@ -22,7 +24,10 @@ from mhc_compile.errors import (
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import Transformed, check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.set_up import finish_set_up
+from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
 from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
+from mhc_compile.wording import names_text
 
 Module = TypeVar("Module", bound=nn.Module)
 MODES = ("train", "eval")
@@ -30,10 +35,13 @@ MODES = ("train", "eval")
 
 @dataclass(frozen=True)
 class _Variant:
-    """One trace with its plan; `training` is the flag all modules had, None for the flags of the model."""
+    """One kind of call with its plan; `training` is the flag all modules had, None for the flags of the model.
+
+    `captured` is None where it is no one graph: then Dynamo serves the calls.
+    """
 
     training: bool | None
-    captured: Captured
+    captured: Captured | None
     plan: Plan
 
 
@@ -83,7 +91,7 @@ def transform(
     owner = own(model, initial_sites(plans, config, model), plans, config)
     for variant in variants:
         with training_mode(owner, variant.training):
-            add_program(owner, variant.captured, variant.plan)
+            _serve(owner, variant, inputs)
     return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 
@@ -165,7 +173,8 @@ def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequen
     variants = []
     for mode in sorted(modes, key=lambda m: not _is(model, m)):
         variants.append(_trace(model, inputs, config, mode, modes))
-        if mode == "eval" and variants[-1].captured.grad_mode:
+        latest = variants[-1].captured
+        if mode == "eval" and latest is not None and latest.grad_mode:
             with torch.no_grad():
                 variants.append(_trace(model, inputs, config, mode, modes))
     return variants
@@ -176,16 +185,48 @@ def _trace(model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: S
     training = None if _is(model, mode) else mode == "train"
     try:
         with training_mode(model, training):
-            captured = capture(model, inputs.args, inputs.kwargs)
+            captured = _capture(model, inputs)
             found = plan_of(captured, config)
     except CaptureError as error:
-        if training is None or len(modes) == 1:
-            raise
-        other = next(m for m in MODES if m != mode)
-        raise type(error)(
-            f"in {mode} mode: {error}\nIf {mode} mode is not needed, write transform(..., modes=('{other}',))"
-        ) from error
+        try:
+            if not in_several_graphs(error):
+                raise
+            return _Variant(training, None, plan_in_parts(model, inputs, config, mode, error))
+        except CaptureError as final:
+            raise _in_mode(final, mode, training, modes) from error
+    if captured.effects:
+        note = f"a call changes {names_text(captured.effects)}: such calls run through Dynamo, which does so each time"
+        return _Variant(training, None, replace(found, notes=(*found.notes, *captured.notes, note)))
     return _Variant(training, captured, replace(found, notes=(*found.notes, *captured.notes)))
+
+
+def _capture(model: nn.Module, inputs: Inputs) -> Captured:
+    try:
+        return capture(model, inputs.args, inputs.kwargs)
+    except CaptureError:
+        if not finish_set_up(model):
+            raise
+    return capture(model, inputs.args, inputs.kwargs)
+
+
+def _in_mode(error: CaptureError, mode: str, training: bool | None, modes: Sequence[str]) -> CaptureError:
+    if training is None or len(modes) == 1:
+        return error
+    other = next(m for m in MODES if m != mode)
+    return type(error)(
+        f"in {mode} mode: {error}\nIf {mode} mode is not needed, write transform(..., modes=('{other}',))"
+    )
+
+
+def _serve(owner: Transformed, variant: _Variant, inputs: Inputs | None) -> None:
+    entry = owner._mhc.entry("")
+    if variant.captured is not None:
+        add_program(owner, entry, variant.captured, variant.plan)
+    elif inputs is not None:
+        flat, tree = tree_flatten((inputs.args, inputs.kwargs))
+        for gradients in (True, False):
+            with torch.set_grad_enabled(gradients):
+                entry.kinds.add(kind_of(owner, flat, tree))
 
 
 def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,17 +15,19 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture import Captured, capture
 from mhc_compile.config import Config
-from mhc_compile.errors import CaptureError
+from mhc_compile.dispatch import Entry
+from mhc_compile.doors import warn_of_cut
+from mhc_compile.errors import CaptureError, MissingSitesWarning
 from mhc_compile.hosts import for_trace
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, build_program
+from mhc_compile.reads import lies_in
 from mhc_compile.whole import make_whole
+from mhc_compile.wording import names_text
 
 if TYPE_CHECKING:
     from mhc_compile.passes.parameters import ParameterSpec
-
-MAX_VARIANTS = 64
 
 
 @contextmanager
@@ -63,33 +68,97 @@ def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]
     return specs
 
 
-def add_program(owner: Transformed, captured: Captured, plan: Plan) -> Program:
-    """Rewrite a captured graph and give it to `owner` as a program for its current state."""
+def add_program(owner: Transformed, entry: Entry, captured: Captured, plan: Plan) -> Program:
+    """Rewrite a captured graph and give it to `entry` as a program for the current state of `owner`."""
     from mhc_compile.passes.pipeline import rewrite_open
 
     gm = rewrite_open(captured.gm, plan, owner._mhc.config)
-    program = build_program(captured, gm, owner)
-    owner._mhc.programs.append(program)
+    program = build_program(captured, gm, owner, entry.path)
+    entry.programs.append(program)
     return program
 
 
-def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
-    """Trace the original forward for a call that no program of `owner` serves.
+def add_variant(owner: Transformed, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program | None:
+    """Trace the original code for a call that no program of `entry` serves; None if it does more than compute.
 
     Raises:
-        CaptureError: it cannot be traced, needs parameters that `owner` does not have, or is one too many.
+        CaptureError: it cannot be traced, or needs parameters that `owner` does not have.
     """
-    if len(owner._mhc.programs) >= MAX_VARIANTS:
-        raise CaptureError(
-            f"the model was traced for {MAX_VARIANTS} kinds of calls already, a value or size changes at every call: "
-            "pass it as a tensor, or pad inputs to fewer sizes"
-        )
-    plain = disown(owner, for_trace)
-    make_whole(plain, compat.sharded_dtypes(owner.modules()))
-    captured = capture(plain, args, kwargs)
-    plan = plan_of(captured, owner._mhc.config)
+    captured = capture(
+        plain_part(owner, entry.path), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
+    )
+    if captured.effects:
+        return None
+    plan = plan_of(captured, owner._mhc.config) if not entry.path else plan_of_part(captured, owner)
     check_parameters(owner, plan)
-    return add_program(owner, captured, plan)
+    check_sites(owner, entry.path, plan)
+    return add_program(owner, entry, captured, plan)
+
+
+def plain_part(owner: Transformed, path: str) -> nn.Module:
+    """The original code of a module of `owner`, over its parameters and under the names they have in the whole."""
+    door = owner.get_submodule(path) if path else None
+    plain = disown(owner, functools.partial(for_trace, door=door))
+    make_whole(plain, compat.sharded_dtypes(owner.modules()))
+    return part_of(plain, path) if path else plain
+
+
+def part_of(model: nn.Module, path: str) -> nn.Module:
+    """A module with the parts of `model`, a call of which is one of its module `path`."""
+    parts = path.split(".")
+
+    class Part(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            module: Any = self
+            for part in parts:
+                module = getattr(module, part)
+            return module(*args, **kwargs)
+
+    part: nn.Module = object.__new__(Part)
+    vars(part).update(vars(model))
+    return part
+
+
+def plan_of_part(captured: Captured, owner: Transformed) -> Plan:
+    """The plan of a module that is called alone: the sites that it has in the whole model, and no others."""
+    from mhc_compile.passes.pipeline import make_plan
+
+    everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
+    plan = make_plan(captured.gm, everything)
+    others = tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections)
+    return make_plan(captured.gm, replace(everything, exclude=others)) if others else plan
+
+
+def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, set[int]]:
+    """Axes of the flat inputs whose sizes differ from those of an earlier call of the same kind."""
+    flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
+    changing: dict[int, set[int]] = {}
+    for spec in (program.input_spec for program in entry.programs):
+        for index in range(len(flat)) if spec.alike(flat, tree) else ():
+            axes = {
+                axis
+                for axis, (known, size) in enumerate(zip(spec.shape(index), getattr(flat[index], "shape", ()), strict=False))
+                if known != size and size > 1 and known != 1
+            }
+            changing.setdefault(index, set()).update(axes)
+    return changing
+
+
+def check_sites(owner: Transformed, path: str, plan: Plan) -> None:
+    """Warn of sites of the model's plan that a trace does not have, and of segments that it cuts."""
+    found = {site.key for site in plan.sites}
+    plans = owner._mhc.plans
+    if path:
+        warn_of_cut(path, found, plans[:1])
+    expected = {s.key for s in plans[0].sites if lies_in(s.module, path)} if plans else set()
+    missing = [key for key in expected if key not in found]
+    if found and missing or (expected and not found):
+        warnings.warn(
+            f"this kind of call of {path or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
+            f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",
+            MissingSitesWarning,
+            stacklevel=5,
+        )
 
 
 def check_parameters(owner: Transformed, plan: Plan) -> None:

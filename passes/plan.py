@@ -64,6 +64,7 @@ class Site:
         size_users: nodes that ask the sum for its size only, and are given the branch's.
         branch_summary: the branch in a few words, for example `layer_norm, linear x4, sdpa`.
         weights: names of the learnable weights of rank >= 2 in the branch.
+        module: path of the module whose code holds the add, "" for the model itself.
         location: `file:line` of the add, or "" where it is not known.
         parameters: number of new scalars this site learns.
     """
@@ -87,6 +88,7 @@ class Site:
     size_users: tuple[str, ...]
     branch_summary: str
     weights: tuple[str, ...]
+    module: str
     location: str
     parameters: int
 

@@ -156,6 +156,7 @@ def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: 
         size_users=tuple(user.name for user in node.users if asks_size(user)),
         branch_summary=branch_summary(graph, site),
         weights=tuple(dict.fromkeys(weight for _, weight in _weights(graph, site))),
+        module=module_path_of(node),
         location=location_of(node),
         parameters=parameter_count(parameter_shapes(config.effective_connection, config.streams, count)),
     )

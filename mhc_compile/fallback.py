@@ -1,0 +1,98 @@
+"""Calls of a transformed model that are no one graph: Dynamo runs them, with the backend of this project.
+
+Sites have the same keys and the same parameters as in programs. Dynamo guards what the code reads, replays what it
+writes, and breaks graphs where it must.
+"""
+
+from __future__ import annotations
+
+import types
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.backend import Backend
+from mhc_compile.capture import residuals_shown
+from mhc_compile.errors import FallbackWarning
+from mhc_compile.graphs import GraphRecord
+from mhc_compile.held import Held
+from mhc_compile.hosts import original_forward, plain_calls
+from mhc_compile.inner import InnerChoice
+from mhc_compile.owner import Transformed
+from mhc_compile.passes.plan import Plan
+from mhc_compile.variants import check_parameters
+from mhc_compile.wording import names_text
+
+RECOMPILE_LIMIT = 64
+"""How many kinds of calls Dynamo compiles for one module before it would run the next one plain."""
+
+
+class Fallback:
+    """Runs the original code of one module of a transformed model under Dynamo."""
+
+    def __init__(self, owner: Transformed, path: str) -> None:
+        """For the module `path` of `owner`, "" for the model itself."""
+        module = owner.get_submodule(path)
+        self._held = _HeldTransformed(owner)
+        backend = Backend(owner._mhc.config, InnerChoice("eager"))
+        backend._held = self._held
+        # The code object is shared by all models, and so would be its limit of recompilations.
+        self._compiled = torch.compile(
+            types.MethodType(_plain_call, module),
+            backend=backend,
+            isolate_recompiles=True,
+            recompile_limit=RECOMPILE_LIMIT,
+        )
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The call `module(*args, **kwargs)`."""
+        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(skip_nnmodule_hook_guards=False):
+            result = self._compiled(*args, **kwargs)
+        self._held.warn_of_breaks()
+        return result
+
+
+def _plain_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return original_forward(module)(*args, **kwargs)
+
+
+class _HeldTransformed(Held):
+    """The model of a fallback: made by `transform`, so that all of its parameters are there."""
+
+    def __init__(self, owner: Transformed) -> None:
+        super().__init__(owner._mhc.config, several=False)
+        self._owner = weakref.ref(owner)
+        self.claims = owner.hyper_connections.graphs
+        self._complete = True
+        self._told: set[str] = set()
+
+    def model_for(self, found: nn.Module | None) -> nn.Module | None:
+        return self._owner()
+
+    def is_done(self, model: nn.Module) -> bool:
+        return False
+
+    def create(self, model: nn.Module, plan: Plan) -> None:
+        assert isinstance(model, Transformed)
+        check_parameters(model, plan)
+
+    def warn_of_breaks(self) -> None:
+        """Say once for each place where a graph ends that streams end there, too."""
+        new = [r for r in self.records if r.origin.break_reason and r.origin.break_location not in self._told]
+        if new:
+            self._told |= {record.origin.break_location for record in new}
+            warnings.warn(_told_of(new), FallbackWarning, stacklevel=7)
+
+
+def _told_of(records: list[GraphRecord]) -> str:
+    first = records[0].origin
+    places = names_text(list(dict.fromkeys(r.origin.break_location for r in records)))
+    return (
+        f"the call is no one graph, it breaks at {places} ({first.break_reason}): streams are reduced in front of a "
+        "break and expanded behind it. mhc_compile.explain(model, ...) shows the graphs; strict=True makes it an error"
+    )

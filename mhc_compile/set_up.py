@@ -1,0 +1,31 @@
+"""What a library does to a model at its first call, done before the first trace: a trace cannot take a lock."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+from torch import nn
+
+from mhc_compile.hosts import trace_hooks_since
+
+_INSTALLED = "_output_capturing_hooks_installed"
+
+
+def finish_set_up(model: nn.Module) -> bool:
+    """Install the hooks by which transformers collects hidden states and the like, where they are not there yet.
+
+    They are a part of the traced code. Returns whether there was something to do.
+    """
+    library: Any = sys.modules.get("transformers.utils.output_capturing")
+    if library is None:
+        return False
+    kind = sys.modules["transformers"].PreTrainedModel
+    waiting = [m for m in model.modules() if isinstance(m, kind) and not getattr(m, _INSTALLED, False)]
+    for module in waiting:
+        if not getattr(module, _INSTALLED, False):  # it may lie inside one of those before
+            with trace_hooks_since(model), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                library.maybe_install_capturing_hooks(module)
+    return bool(waiting)
