@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -144,8 +145,8 @@ class Backend:
         find = partial(survey, model, example_inputs, example_kwargs, self.config, self._held.claims, owner=owner)
         records = find(check_modes(modes))
         if "eval" in modes and torch.is_grad_enabled() and not all(record.origin.whole for record in records):
-            with torch.no_grad():  # some autograd functions break graphs with gradients only
-                records += find(("eval",))
+            with torch.no_grad(), suppress(RuntimeError):  # some autograd functions break graphs with gradients only,
+                records += find(("eval",))  # and some models differentiate inside their forward
         check_found(records, self.config)
         self._held.create_all(owner, [record.plan for record in records])
         return records

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.reads import MISSING, Read, Reads, evaluate, named_modules
+from mhc_compile.reads import MISSING, Read, Reads, agrees, evaluate, named_modules
 
 _LAST = re.compile(r"^(.*)\.(\w+)$")
 _PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
@@ -60,7 +60,7 @@ class BoundReads:
             parameter = mapping.get(key)
             if parameter is None or seen.get(id(parameter), parameter.dtype) != dtype or parameter.device != device:
                 return False
-        return self._same_modules() and all(_agrees(read, value(module)) for value, module, read in self._computed)
+        return self._same_modules() and all(agrees(read, value(module)) for value, module, read in self._computed)
 
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
@@ -74,7 +74,7 @@ class BoundReads:
             if p is None or (seen.get(id(p), p.dtype), p.device) != (dtype, device):
                 return f"the parameter {key} is no longer {dtype} on {device}"
         for value, module, read in self._computed:
-            if not _agrees(read, value(module)):
+            if not agrees(read, value(module)):
                 return f"{read.path}{read.tail} has changed"
         return "" if self._same_modules() else "the forward of a class has changed"
 
@@ -102,20 +102,6 @@ class BoundReads:
             self._entries[id(holder.__dict__), last[2]] = (holder.__dict__, last[2], read.value, name)
         else:
             self._others.append((module, read))
-
-
-def _agrees(read: Read, found: Any) -> bool:
-    if read.kind == "absent":
-        return found is MISSING or read.value not in getattr(found, "__dict__", ())
-    if found is MISSING:
-        return False
-    if read.kind == "length":
-        return len(found) == read.value
-    if read.kind == "keys":
-        return tuple(found) == read.value
-    if read.kind == "parameter":
-        return (found.dtype, found.device) == read.value
-    return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
 
 
 def _text(value: Any) -> str:

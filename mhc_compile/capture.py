@@ -18,7 +18,7 @@ from mhc_compile.capture_errors import translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
 from mhc_compile.reads import Reads
-from mhc_compile.side_effects import check_buffers, lasting, watched
+from mhc_compile.side_effects import lasting, watched
 from mhc_compile.spelling import check_names_of
 
 _TRACING = threading.RLock()
@@ -90,7 +90,6 @@ def capture(
         except Exception as error:
             failures.append(error)
             continue
-        check_buffers(model, traced.changed)
         _check_float(model, gm)
         return Captured(
             gm,
@@ -260,6 +259,10 @@ def reject_wrapped(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         later = "torch.compile(mhc_compile.transform(model, ...)) after"
         raise CaptureError(_plain_first("the result of torch.compile", later))
+    for name, module in model.named_modules():
+        if compat.COMPILED in module._modules:
+            later = f"torch.compile of the {name} of the result, or of the whole result, after"
+            raise CaptureError(_plain_first(f"compiled in part, {name} is a result of torch.compile", later))
     if model._compiled_call_impl is not None:  # it would run instead of the rewritten forward
         later = "model = mhc_compile.transform(model, ...) first, model.compile() after"
         raise CaptureError(_plain_first("compiled in place", later))

@@ -71,7 +71,7 @@ def _without(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         stacklevel=4,
     )
     with plain_calls():
-        return original_forward(module)(*args, **kwargs)
+        return original_forward(module)(module, *args, **kwargs)
 
 
 def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from mhc_compile.hosts import original_forward, plain_calls
 from mhc_compile.inner import InnerChoice
 from mhc_compile.owner import Transformed
 from mhc_compile.passes.plan import Plan
-from mhc_compile.variants import check_parameters
+from mhc_compile.variants import check_parameters, check_sites
 from mhc_compile.wording import names_text
 
 RECOMPILE_LIMIT = 64
@@ -37,13 +37,14 @@ class Fallback:
 
     def __init__(self, owner: Transformed, path: str) -> None:
         """For the module `path` of `owner`, "" for the model itself."""
+        self._path = path
         module = owner.get_submodule(path)
         self._held = _HeldTransformed(owner)
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
         backend._held = self._held
         # The code object is shared by all models, and so would be its limit of recompilations.
         self._compiled = torch.compile(
-            types.MethodType(_plain_call, module),
+            types.MethodType(_plain_code(original_forward(module)), module),
             backend=backend,
             isolate_recompiles=True,
             recompile_limit=RECOMPILE_LIMIT,
@@ -51,14 +52,20 @@ class Fallback:
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
+        known = len(self._held.records)
         with plain_calls(), residuals_shown(), compat.dynamo_config.patch(skip_nnmodule_hook_guards=False):
             result = self._compiled(*args, **kwargs)
-        self._held.warn_of_breaks()
+        new = self._held.records[known:]
+        if new:
+            self._held.report(new, self._path)
         return result
 
 
-def _plain_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return original_forward(module)(*args, **kwargs)
+def _plain_code(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(module, *args, **kwargs)
+
+    return call
 
 
 class _HeldTransformed(Held):
@@ -81,18 +88,26 @@ class _HeldTransformed(Held):
         assert isinstance(model, Transformed)
         check_parameters(model, plan)
 
-    def warn_of_breaks(self) -> None:
-        """Say once for each place where a graph ends that streams end there, too."""
-        new = [r for r in self.records if r.origin.break_reason and r.origin.break_location not in self._told]
-        if new:
-            self._told |= {record.origin.break_location for record in new}
-            warnings.warn(_told_of(new), FallbackWarning, stacklevel=7)
+    def report(self, new: Sequence[GraphRecord], path: str) -> None:
+        """Warn of what the graphs of a call mean for the streams: breaks, sites that are in none, segments cut.
+
+        Args:
+            new: what Dynamo has compiled for it.
+            path: the module that was called.
+        """
+        breaks = [r for r in new if r.origin.break_reason and r.origin.break_location not in self._told]
+        if breaks:
+            self._told |= {record.origin.break_location for record in breaks}
+            warnings.warn(_told_of(breaks), FallbackWarning, stacklevel=7)
+        owner = self._owner()
+        if owner is not None:
+            check_sites(owner, path, {site.key for record in new for site in record.plan.sites})
 
 
 def _told_of(records: list[GraphRecord]) -> str:
     first = records[0].origin
     places = names_text(list(dict.fromkeys(r.origin.break_location for r in records)))
     return (
-        f"the call is no one graph, it breaks at {places} ({first.break_reason}): streams are reduced in front of a "
+        f"the call is no one graph, it breaks at {places} ({first.break_reason.partition(chr(10))[0]}): streams are reduced in front of a "
         "break and expanded behind it. mhc_compile.explain(model, ...) shows the graphs; strict=True makes it an error"
     )

@@ -9,10 +9,10 @@ import copy
 import functools
 import inspect
 import threading
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from torch import nn
@@ -27,7 +27,7 @@ RUN = "mhc_run"
 
 Hooks see the inputs as in any call; those that ask for keywords see this one, too.
 """
-_TRACED_HOOKS = "_mhc_traced_hooks"
+_HOOK_FUNCTIONS = ("_forward_hooks", "_forward_pre_hooks")
 PATCHED = "_mhc_patched_forward"
 """Attribute for a `forward` that was set on the instance of a module."""
 
@@ -66,12 +66,12 @@ class _Plain(threading.local):
 _PLAIN = _Plain()  # by thread: the only way from a call to the modules inside it leads through code of the user's
 
 
-def is_plain() -> bool:
+def runs_plain() -> bool:
     """Whether modules are to run their original code in this thread. Dynamo takes it for a constant."""
     return _PLAIN.active
 
 
-is_plain._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+runs_plain._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
 
 
 @contextmanager
@@ -165,9 +165,10 @@ def _hosted_class(original: Any) -> type[nn.Module]:
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
         door = self.__dict__[HOSTED].door
-        if door is None or is_plain():
-            return original_forward(self)(*args, **kwargs)
-        return door.enter(self, args, kwargs)
+        if door is not None and not runs_plain():
+            return door.enter(self, args, kwargs)
+        patched = self.__dict__.get(PATCHED)
+        return original.forward(self, *args, **kwargs) if patched is None else patched(*args, **kwargs)
 
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
@@ -183,7 +184,7 @@ def _calling_of(original: Any) -> Callable[..., Any]:
     """What a class does around its forward, in `__call__`, is part of the trace: only plain calls do it."""
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if RUN in kwargs or (self.__dict__[HOSTED].door is not None and not is_plain()):
+        if RUN in kwargs or (self.__dict__[HOSTED].door is not None and not runs_plain()):
             return nn.Module.__call__(self, *args, **kwargs)
         return original.__call__(self, *args, **kwargs)
 
@@ -191,17 +192,18 @@ def _calling_of(original: Any) -> Callable[..., Any]:
 
 
 def original_forward(module: nn.Module) -> Callable[..., Any]:
-    """The forward that a module would have without this package, bound to it."""
+    """What a module would do without this package, a function of the module and the inputs of its forward."""
     patched: Callable[..., Any] | None = module.__dict__.get(PATCHED)
-    return types.MethodType(original_class(module).forward, module) if patched is None else patched
+    if patched is None:
+        return original_class(module).forward
+    return lambda module, *args, **kwargs: patched(*args, **kwargs)
 
 
 def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
     """How a module of the model looks in its twin. Its hooks are part of the trace and do not run again."""
     state = shallow(module)
-    traced = {name: state[name] for name in HOOKS if state[name]}
-    if traced:
-        state.update({name: type(hooks)() for name, hooks in traced.items()}, **{_TRACED_HOOKS: traced})
+    for name in _HOOK_FUNCTIONS:
+        state[name] = type(state[name])((key, TracedHook(hook)) for key, hook in state[name].items())
     if not _can_host(module):
         return type(module), state
     set_aside_forward(state)
@@ -221,39 +223,46 @@ def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn
 
     Those that were there before are always traced, later ones where no code calls the module.
     """
-    state = _without_code(module)
-    traced = state.pop(_TRACED_HOOKS, {})
-    if module is door or _is_called(module):
-        state.update({name: traced.get(name, type(state[name])()) for name in HOOKS})
-    else:
-        state.update({name: type(state[name])({**traced.get(name, {}), **state[name]}) for name in HOOKS})
-    return original_class(module), state
+    kind, state = for_plain(module)
+    if module is door or (isinstance(module, Hosted) and vars(module)[HOSTED].called):
+        traced = {k for name in _HOOK_FUNCTIONS for k, h in vars(module)[name].items() if isinstance(h, TracedHook)}
+        for name in HOOKS:
+            state[name] = type(state[name])((key, hook) for key, hook in state[name].items() if key in traced)
+    return kind, state
 
 
 def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
     """How a module of the twin looks in a plain model: with all of its hooks."""
     state = _without_code(module)
-    for name, hooks in state.pop(_TRACED_HOOKS, {}).items():
-        state[name] = type(hooks)({**hooks, **state[name]})
+    for name in _HOOK_FUNCTIONS:
+        state[name] = type(state[name])((key, getattr(hook, "traced", hook)) for key, hook in state[name].items())
     return original_class(module), state
+
+
+@dataclass(frozen=True)
+class TracedHook:
+    """A hook that generated code has in itself: where that runs, it has nothing to do.
+
+    Attributes:
+        traced: the hook.
+    """
+
+    traced: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The hook, where the original code runs."""
+        return self.traced(*args, **kwargs) if runs_plain() else None
 
 
 @contextmanager
 def trace_hooks_since(model: nn.Module) -> Iterator[None]:
     """Hooks that are registered in the block on modules of a twin become a part of what is traced."""
-    before = {id(m): {name: set(vars(m)[name]) for name in HOOKS} for m in model.modules()}
+    before = {id(m): {key for name in _HOOK_FUNCTIONS for key in vars(m)[name]} for m in model.modules()}
     yield
     for module in model.modules():
-        for name in HOOKS if isinstance(module, Hosted) else ():
+        for name in _HOOK_FUNCTIONS if isinstance(module, Hosted) else ():
             hooks = vars(module)[name]
-            new = [key for key in hooks if key not in before[id(module)][name]]
-            if new:
-                traced = vars(module).setdefault(_TRACED_HOOKS, {})
-                traced.setdefault(name, type(hooks)()).update({key: hooks.pop(key) for key in new})
-
-
-def _is_called(module: nn.Module) -> bool:
-    return isinstance(module, Hosted) and vars(module)[HOSTED].called
+            hooks.update({k: TracedHook(hook) for k, hook in hooks.items() if k not in before[id(module)]})
 
 
 def _without_code(module: nn.Module) -> State:

@@ -41,7 +41,6 @@ class TensorLeaf:
                 return False
         return True
 
-
     def alike(self, value: Any) -> bool:
         """Whether `value` differs in sizes only."""
         return isinstance(value, torch.Tensor) and value.dtype == self.dtype and value.dim() == len(self.shape)
@@ -56,7 +55,6 @@ class ValueLeaf:
     def binds(self, value: Any, sizes: dict[str, int]) -> bool:
         """Whether `value` is the traced constant."""
         return type(value) is type(self.value) and bool(value == self.value)
-
 
     def alike(self, value: Any) -> bool:
         """Whether `value` is the same, or another number."""
@@ -105,12 +103,15 @@ class InputSpec:
                 return False
         return self.guard(*[sizes[name] for name in self.sizes])
 
-
     def alike(self, flat: Sequence[Any], tree: Any) -> bool:
         """Whether these inputs differ from those it is for in nothing but sizes and numbers."""
         if len(flat) != len(self.leaves) or tree != self.tree:
             return False
         return all(leaf.alike(value) for leaf, value in zip(self.leaves, flat, strict=True))
+
+    def other_numbers(self, flat: Sequence[Any]) -> bool:
+        """Whether inputs that are `alike` hold another number than these."""
+        return any(isinstance(k, ValueLeaf) and not k.binds(v, {}) for k, v in zip(self.leaves, flat, strict=True))
 
     def shape(self, index: int) -> tuple[int | str, ...]:
         """The sizes of a flat input, () for what is no tensor."""

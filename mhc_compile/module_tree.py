@@ -41,8 +41,13 @@ def derived(mixin: type, original: Any, attributes: dict[str, Any]) -> Any:
     """
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
     namespace = {**names, ORIGINAL: original, **attributes}
-    construct = {"__call__": lambda cls, *args, **kwargs: original(*args, **kwargs)}
-    meta = type.__new__(type, type(original).__name__, (type(original),), construct)
+
+    @functools.wraps(original.__init__)
+    def construct(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        module: nn.Module = original(*args, **kwargs)
+        return module
+
+    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": construct})
     make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
         return make.__new__(meta, original.__name__, (mixin, original), dict(namespace))

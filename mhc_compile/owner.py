@@ -24,9 +24,9 @@ from mhc_compile.hosts import (
     Hosted,
     for_plain,
     for_twin,
-    is_plain,
     original_forward,
     put_forward_back,
+    runs_plain,
     set_aside_forward,
 )
 from mhc_compile.hyper_connections import HyperConnections
@@ -129,8 +129,8 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
-        if is_plain():
-            return original_forward(self)(*args, **kwargs)
+        if runs_plain():
+            return original_forward(self)(self, *args, **kwargs)
         return call_entry(self, self._mhc.entry(""), args, kwargs)
 
     # Trainers look at the signature to decide which columns of a data set the model takes.

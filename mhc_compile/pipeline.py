@@ -19,6 +19,7 @@ from torch import nn
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture
 from mhc_compile.errors import (
+    CaptureError,
     CutOrderError,
     InvalidOptionError,
     NotTransformedError,
@@ -30,6 +31,7 @@ from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import CHILD, Transformed, disown
 from mhc_compile.program import Program, build_program
+from mhc_compile.side_effects import describe_effects
 from mhc_compile.stage import Stage, StageInfo, portable_state
 from mhc_compile.transform import MODES, check_modes
 from mhc_compile.variants import check_parameters, plan_of, training_mode
@@ -136,6 +138,11 @@ def _trace_once(model: Transformed, inputs: Inputs, training: bool | None, at: S
 
     config = model._mhc.config
     captured = capture(disown(model, for_trace), inputs.args, inputs.kwargs)
+    if captured.effects:
+        raise CaptureError(
+            f"a call changes {describe_effects(captured.effects)}, and a stage of a pipeline computes its outputs and "
+            "nothing else: return what is to be kept, or write it into a buffer with copy_()"
+        )
     plan = plan_of(captured, config)
     check_parameters(model, plan)
     captured.gm.add_module(CHILD, model.hyper_connections)

@@ -113,7 +113,7 @@ def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | S
     constants = _lift_constants(gm, owner)
     graph, entered = split(gm.graph, owner, captured.calls, path)
     function, source = compile_graph(graph)
-    reads = captured.reads.without_hooks_of(entered)
+    reads = captured.reads.of_program(entered).found_in(owner)
     return Program(
         reads,
         module_state(owner),

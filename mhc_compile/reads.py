@@ -7,7 +7,7 @@ never used once something that it has read is another value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.hosts import Hosted
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import HOOKS, original_class
 
@@ -109,6 +110,21 @@ def evaluate(tail: str) -> Callable[[Any], Any]:
     return value
 
 
+def agrees(read: Read, found: Any) -> bool:
+    """Whether what is found now, or `MISSING`, is what was read."""
+    if read.kind == "absent":
+        return found is MISSING or read.value not in getattr(found, "__dict__", ())
+    if found is MISSING:
+        return False
+    if read.kind == "length":
+        return len(found) == read.value
+    if read.kind == "keys":
+        return tuple(found) == read.value
+    if read.kind == "parameter":
+        return isinstance(found, torch.Tensor) and found.device == read.value[1]
+    return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
+
+
 def _module(root: nn.Module, path: str) -> nn.Module | None:
     """A submodule, looking through wrappers for activation checkpointing; None if there is none."""
     module: nn.Module | None = root
@@ -125,24 +141,43 @@ class Reads:
         values: what was read.
         classes: name of each module -> its class, without what this package derives from it.
         forwards: class -> the forward it had.
+        called: names of the modules that the program calls.
     """
 
     values: tuple[Read, ...]
     classes: Mapping[str, type]
     forwards: Mapping[type, Any]
+    called: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module, guards: Iterable[tuple[str, str, Mapping[str, Any]]], path: str = "") -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
         names = {id(module): name for name, module in named_modules(model) if lies_in(name, path)}
         classes = {name: original_class(_module(model, name)) for name in names.values()}
-        values = [replace(read, path=names.get(id(_module(model, read.path)), MISSING)) for read in reads_of(model, guards)]
+        values = [
+            replace(read, path=names.get(id(_module(model, read.path)), MISSING)) for read in reads_of(model, guards)
+        ]
         inside = tuple(read for read in values if read.path is not MISSING)
         return cls(inside, classes, {kind: kind.forward for kind in classes.values()})
 
-    def without_hooks_of(self, called: Collection[str]) -> Reads:
+    def of_program(self, called: frozenset[str]) -> Reads:
         """The same for a program that calls these modules, so that their hooks run without being traced."""
-        return replace(self, values=tuple(r for r in self.values if not (r.path in called and r.tail in _HOOKS)))
+        begun = next(iter(self.classes))  # is called already: by its hooks, and by a forward that was set around it
+        values = tuple(
+            r
+            for r in self.values
+            if not (r.tail in _HOOKS and (r.path in called or r.path == begun))
+            and not (r.kind == "absent" and r.path == begun)
+        )
+        return replace(self, values=values, called=called)
+
+    def found_in(self, model: nn.Module) -> Reads:
+        """The same without what is another value on `model`, for which the trace was made just now.
+
+        The traced modules stand for those of `model` and have other classes, which a few of Dynamo's guards look at.
+        """
+        values = tuple(r for r in self.values if agrees(r, evaluate(r.tail)(_module(model, r.path))))
+        return replace(self, values=values)
 
     def attributes(self) -> Iterator[tuple[str, str, Any]]:
         """Numbers, flags and texts that are attributes of modules: module, attribute, value."""
@@ -159,6 +194,8 @@ class Reads:
             now = original_class(modules[name])
             if now is not kind:
                 return f"{name or 'the model'} is a {now.__name__}, no longer a {kind.__name__}"
+            if name in self.called and not isinstance(modules[name], Hosted):
+                return f"{name} was replaced"
         root = next(iter(self.classes))
         return next((f"{name} is new" for name in modules if lies_in(name, root) and name not in self.classes), "")
 

@@ -63,7 +63,7 @@ def _trace(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapp
     """A new program; None if calls of this kind are for Dynamo."""
     flat, tree = tree_flatten((args, dict(kwargs)))
     alike = [p for p in entry.programs if p.input_spec.alike(flat, tree)]
-    numbers = any(type(v) in (int, float) for v in flat) and alike
+    numbers = any(program.input_spec.other_numbers(flat) for program in alike)
     call = describe_call(owner if not entry.path else owner.get_submodule(entry.path), args, kwargs)
     if len(alike) >= MAX_ALIKE or numbers:
         log.info("%s goes through Dynamo from now on: a number or size changes from call to call", call)

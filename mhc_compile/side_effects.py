@@ -8,15 +8,13 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from torch import nn
-
 from mhc_compile import _torch_compat as compat
-from mhc_compile.errors import CaptureError
+from mhc_compile.wording import names_text
 
 _WARNING = "While compiling, we found certain side effects"
 _LISTED = re.compile(r"(\[.*\])\s*$", re.DOTALL)
 _ROOT = "L['self']._modules['_export_root']"
-_BUFFERS = re.compile(r"((?:\._modules\['[^']+'\])*)\._buffers$")
+_MODULE = re.compile(r"\._modules\['([^']+)'\]")
 
 _PUT_BACK = frozenset({"G['__import_transformers_dot_utils_dot_output_capturing']._active_collector"})
 """What is as before when the call is over: the context variable behind `output_hidden_states` of transformers."""
@@ -38,27 +36,15 @@ def watched() -> Iterator[set[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def check_buffers(model: nn.Module, changed: Collection[str]) -> None:
-    """Refuse a trace that replaces a buffer instead of writing to it.
-
-    Buffers that no checkpoint holds are caches (of rotary embeddings, say).
-
-    Raises:
-        CaptureError: training would silently use the old one.
-    """
-    for name in sorted(changed):
-        found = _BUFFERS.match(name)
-        if found is None:
-            continue
-        path = ".".join(re.findall(r"\['([^']+)'\]", found[1]))
-        module = model.get_submodule(path)
-        if set(module._buffers) - module._non_persistent_buffers_set:
-            raise CaptureError(
-                f"forward assigns to a buffer of {path or 'the model'} (self.buffer = ...), which a traced graph does "
-                "not do: write into it, as in self.buffer.copy_(value) or self.buffer.mul_(0.9).add_(value, alpha=0.1)"
-            )
-
-
 def lasting(changed: Collection[str]) -> tuple[str, ...]:
-    """What a user can see afterwards, among what changed."""
-    return tuple(sorted(name for name in changed if name not in _PUT_BACK and not _BUFFERS.match(name)))
+    """What a user can see afterwards, among what changed: attributes, lists, buffers that are replaced."""
+    return tuple(sorted(name for name in changed if name not in _PUT_BACK))
+
+
+def describe_effects(effects: Collection[str]) -> str:
+    """Names of what a call changes: `blocks.0.losses`, or as Dynamo calls what lies outside of the model."""
+    return names_text([_dotted(name) or "the model" for name in effects])
+
+
+def _dotted(name: str) -> str:
+    return _MODULE.sub(r".\1", name).replace("._buffers", "").lstrip(".")

@@ -87,7 +87,7 @@ class Stage(nn.Module):
         flat, tree = tree_flatten((args, kwargs))
         state = portable_state(self)
         for program in self.mhc_stage.programs:
-            if program.matches(state, flat, tree):
+            if program.state == state and program.takes(flat, tree):
                 return program(self, flat)
         raise StageCallError(self._explain(args, kwargs))
 

@@ -26,8 +26,8 @@ from mhc_compile.owner import Transformed, check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
 from mhc_compile.set_up import finish_set_up
 from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
+from mhc_compile.side_effects import describe_effects
 from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
-from mhc_compile.wording import names_text
 
 Module = TypeVar("Module", bound=nn.Module)
 MODES = ("train", "eval")
@@ -195,7 +195,7 @@ def _trace(model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: S
         except CaptureError as final:
             raise _in_mode(final, mode, training, modes) from error
     if captured.effects:
-        note = f"a call changes {names_text(captured.effects)}: such calls run through Dynamo, which does so each time"
+        note = f"a call changes {describe_effects(captured.effects)}: it runs through Dynamo, which does so each time"
         return _Variant(training, None, replace(found, notes=(*found.notes, *captured.notes, note)))
     return _Variant(training, captured, replace(found, notes=(*found.notes, *captured.notes)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def add_variant(owner: Transformed, entry: Entry, args: Sequence[Any], kwargs: M
         return None
     plan = plan_of(captured, owner._mhc.config) if not entry.path else plan_of_part(captured, owner)
     check_parameters(owner, plan)
-    check_sites(owner, entry.path, plan)
+    check_sites(owner, entry.path, {site.key for site in plan.sites})
     return add_program(owner, entry, captured, plan)
 
 
@@ -137,22 +137,29 @@ def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
         for index in range(len(flat)) if spec.alike(flat, tree) else ():
             axes = {
                 axis
-                for axis, (known, size) in enumerate(zip(spec.shape(index), getattr(flat[index], "shape", ()), strict=False))
+                for axis, (known, size) in enumerate(
+                    zip(spec.shape(index), getattr(flat[index], "shape", ()), strict=False)
+                )
                 if known != size and size > 1 and known != 1
             }
             changing.setdefault(index, set()).update(axes)
     return changing
 
 
-def check_sites(owner: Transformed, path: str, plan: Plan) -> None:
-    """Warn of sites of the model's plan that a trace does not have, and of segments that it cuts."""
-    found = {site.key for site in plan.sites}
+def check_sites(owner: Transformed, path: str, found: Collection[str]) -> None:
+    """Warn of sites of the model's plan that a call of a module does not have, and of segments that it cuts.
+
+    Args:
+        owner: the model.
+        path: the module that was called.
+        found: keys of the sites in its trace.
+    """
     plans = owner._mhc.plans
     if path:
         warn_of_cut(path, found, plans[:1])
     expected = {s.key for s in plans[0].sites if lies_in(s.module, path)} if plans else set()
     missing = [key for key in expected if key not in found]
-    if found and missing or (expected and not found):
+    if missing:
         warnings.warn(
             f"this kind of call of {path or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
             f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",

@@ -46,7 +46,7 @@ class Holder(nn.Module):
 
 
 CASES = {
-    "python branch": (Branching, GIVEN, errors.GraphBreakError, "Change that line"),
+    "python branch, strict": (Branching, {**GIVEN, "strict": True}, errors.GraphBreakError, "remove the break"),
     "integers": (Integers, {"example_inputs": (torch.arange(4),)}, errors.NoFloatError, "floating point"),
     "no residual": (lambda: nn.Linear(WIDTH, 4), {**GIVEN, "strict": True}, errors.NothingToTransformError, "include"),
     "n=0": (Tower, {**GIVEN, "n": 0}, errors.InvalidOptionError, "write an int from 1 to 8"),
@@ -113,5 +113,5 @@ def test_error_in_the_other_mode_restores_training_flags():
     model.blocks[0].eval()
     before = snapshot(model)
     with pytest.raises(errors.GraphBreakError, match="in eval mode"):
-        mhc_compile.transform(model, n=2, **GIVEN)
+        mhc_compile.transform(model, n=2, strict=True, **GIVEN)
     assert same(before, snapshot(model))

@@ -90,8 +90,8 @@ class TrainsBadly(Tower):
 
 def test_failure_in_the_other_mode_says_how_to_leave_it_out():
     with pytest.raises(mhc_compile.errors.GraphBreakError, match=r"in train mode.*(?s:.*)modes=\('eval',\)"):
-        mhc_compile.transform(TrainsBadly().eval(), n=2, example_inputs=(X,))
-    twin = mhc_compile.transform(TrainsBadly().eval(), n=2, example_inputs=(X,), modes=("eval",))
+        mhc_compile.transform(TrainsBadly().eval(), n=2, example_inputs=(X,), strict=True)
+    twin = mhc_compile.transform(TrainsBadly().eval(), n=2, example_inputs=(X,), modes=("eval",), strict=True)
     assert len(twin._mhc.programs) == 1
 
 
