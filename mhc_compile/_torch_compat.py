@@ -75,6 +75,10 @@ COMPILED = "_orig_mod"
 """The same of what `torch.compile` makes of a module."""
 
 
+COMPILE_MARKS = frozenset({"_is_torch_compile"})
+"""Attributes that `torch.compile` leaves on the module that it is given."""
+
+
 def unwrapped(module: Any) -> Any:
     """The module inside wrappers for activation checkpointing and of `torch.compile`."""
     while True:

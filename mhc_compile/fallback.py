@@ -105,9 +105,9 @@ class _HeldTransformed(Held):
 
 
 def _told_of(records: list[GraphRecord]) -> str:
-    first = records[0].origin
+    reason = records[0].origin.break_reason.partition("\n")[0]
     places = names_text(list(dict.fromkeys(r.origin.break_location for r in records)))
     return (
-        f"the call is no one graph, it breaks at {places} ({first.break_reason.partition(chr(10))[0]}): streams are reduced in front of a "
-        "break and expanded behind it. mhc_compile.explain(model, ...) shows the graphs; strict=True makes it an error"
+        f"the call is no one graph, it breaks at {places} ({reason}): streams are reduced in front of a break and "
+        "expanded behind it. mhc_compile.explain(model, ...) shows the graphs; strict=True makes it an error"
     )

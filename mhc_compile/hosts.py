@@ -1,6 +1,6 @@
 """Submodules of a transformed model that run generated code when they are called by the code of the module around.
 
-Called by anyone else, they are doors where sites lie inside (see `doors.py`), and compute what they always did elsewhere.
+Called by anyone else, they are doors where sites lie inside (see `doors.py`); others compute what they always did.
 """
 
 from __future__ import annotations

@@ -68,13 +68,10 @@ class Program:
         return self.input_spec.matches(flat, tree)
 
     def matches(self, state: State, owner: nn.Module, flat: Sequence[Any], tree: Any) -> bool:
-        """Whether a call on an owner in this state is computed correctly. Plain Python, so that Dynamo can inline it."""
+        """Whether a call on an owner in this state is computed correctly. Plain Python: Dynamo inlines it."""
         if self.state != state or not self.takes(flat, tree):
             return False
-        for path, name, value in self.attributes:
-            if getattr(owner.get_submodule(path), name) != value:
-                return False
-        return True
+        return all([getattr(owner.get_submodule(path), name) == value for path, name, value in self.attributes])
 
     def __call__(self, owner: nn.Module, flat: Sequence[Any]) -> Any:
         """Run on the owner's parameters; outputs have the structure of the model's own."""

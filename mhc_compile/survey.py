@@ -153,10 +153,13 @@ def _tracing() -> Iterator[None]:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Buffers (running statistics, caches) and random generators are afterwards as they were."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    attributes = set(vars(model))
     with torch.random.fork_rng():
         try:
             yield
         finally:
+            for mark in set(vars(model)) & compat.COMPILE_MARKS - attributes:
+                delattr(model, mark)
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in before and buffer.shape == before[name].shape:

@@ -133,15 +133,10 @@ def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
     """Axes of the flat inputs whose sizes differ from those of an earlier call of the same kind."""
     flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
     changing: dict[int, set[int]] = {}
-    for spec in (program.input_spec for program in entry.programs):
-        for index in range(len(flat)) if spec.alike(flat, tree) else ():
-            axes = {
-                axis
-                for axis, (known, size) in enumerate(
-                    zip(spec.shape(index), getattr(flat[index], "shape", ()), strict=False)
-                )
-                if known != size and size > 1 and known != 1
-            }
+    for spec in (program.input_spec for program in entry.programs if program.input_spec.alike(flat, tree)):
+        for index, value in enumerate(flat):
+            sizes = list(zip(spec.shape(index), getattr(value, "shape", ()), strict=False))
+            axes = {axis for axis, (known, now) in enumerate(sizes) if known != now and 1 not in (known, now)}
             changing.setdefault(index, set()).update(axes)
     return changing
 

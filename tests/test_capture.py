@@ -9,6 +9,7 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture import capture
 from mhc_compile.errors import CaptureError, GraphBreakError, InputMismatchError, NoFloatError
+from mhc_compile.side_effects import describe_effects
 from tests.toy_models import WIDTH, Answer, Block, Branching, Checkpointed, Integers, Normalised, Tokens, Tower
 
 
