@@ -7,8 +7,9 @@ and raises an `UnsupportedTorchError` that names the missing interface and the i
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +39,7 @@ NAMES: dict[str, str] = {
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # backend
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
+    "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
     "NNModuleSource": "torch._dynamo.source:NNModuleSource",
@@ -77,6 +79,15 @@ COMPILED = "_orig_mod"
 
 COMPILE_MARKS = frozenset({"_is_torch_compile"})
 """Attributes that `torch.compile` leaves on the module that it is given."""
+
+
+def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Callable[..., Any]:
+    """`torch.compile(function)` with a number of recompilations of its own, where PyTorch has that (from 2.14 on)."""
+    import torch
+
+    known = inspect.signature(torch.compile).parameters
+    options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": limit}
+    return torch.compile(function, backend=backend, **{k: v for k, v in options.items() if k in known})
 
 
 def unwrapped(module: Any) -> Any:

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
@@ -43,12 +42,8 @@ class Fallback:
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
         backend._held = self._held
         # The code object is shared by all models, and so would be its limit of recompilations.
-        self._compiled = torch.compile(
-            types.MethodType(_plain_code(original_forward(module)), module),
-            backend=backend,
-            isolate_recompiles=True,
-            recompile_limit=RECOMPILE_LIMIT,
-        )
+        call = types.MethodType(plain_code(original_forward(module)), module)
+        self._compiled = compat.compiled_apart(call, backend, RECOMPILE_LIMIT)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
@@ -61,7 +56,9 @@ class Fallback:
         return result
 
 
-def _plain_code(forward: Callable[..., Any]) -> Callable[..., Any]:
+def plain_code(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a module and its inputs that runs `forward`, for `torch.compile`."""
+
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(module, *args, **kwargs)
 

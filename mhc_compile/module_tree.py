@@ -61,7 +61,9 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
     Where something else derived from ours, as a parametrization does, it is what would have come of the original class.
     """
-    return _without_ours(type(module))
+    kind: Any = type(module)
+    original: type[nn.Module] = _without_ours(kind)
+    return original
 
 
 @functools.cache

@@ -145,19 +145,18 @@ class Reads:
     """
 
     values: tuple[Read, ...]
-    classes: Mapping[str, type]
-    forwards: Mapping[type, Any]
+    classes: Mapping[str, type[nn.Module]]
+    forwards: Mapping[type[nn.Module], Any]
     called: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module, guards: Iterable[tuple[str, str, Mapping[str, Any]]], path: str = "") -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
-        names = {id(module): name for name, module in named_modules(model) if lies_in(name, path)}
-        classes = {name: original_class(_module(model, name)) for name in names.values()}
-        values = [
-            replace(read, path=names.get(id(_module(model, read.path)), MISSING)) for read in reads_of(model, guards)
-        ]
-        inside = tuple(read for read in values if read.path is not MISSING)
+        modules: dict[str, nn.Module] = {n: m for n, m in named_modules(model) if lies_in(n, path)}
+        names = {id(module): name for name, module in modules.items()}
+        classes = {name: original_class(module) for name, module in modules.items()}
+        named = [(names.get(id(_module(model, read.path))), read) for read in reads_of(model, guards)]
+        inside = tuple(replace(read, path=name) for name, read in named if name is not None)
         return cls(inside, classes, {kind: kind.forward for kind in classes.values()})
 
     def of_program(self, called: frozenset[str]) -> Reads:
