@@ -56,7 +56,7 @@ def _initial_values(
     owner: Transformed | Stage, device: torch.device | None = None
 ) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
     """Name, parameter, and initial value in its dtype; on its device, if none is given."""
-    known = owner.hyper_connections
+    known = owner.hyper_connections.itself
     for key, spec in all_specs(owner._mhc.plans, owner._mhc.config).items():
         if key not in known:  # it is in another stage of a pipeline
             continue

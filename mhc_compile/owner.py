@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.config import Config
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
 from mhc_compile.header import check_state, is_plain
-from mhc_compile.hosts import Hosted, for_plain, for_twin
+from mhc_compile.hosts import Hosted, follow, for_plain, for_twin
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import Look, derived, second_tree, shallow
 from mhc_compile.passes.plan import Plan
@@ -42,6 +43,7 @@ class Ownership:
         forward: a `forward` set on the original instance, which would hide that of the class.
         programs: the variants traced so far. They are derived data: pickles leave them out, and copies keep those
             that hold no tensors; what is missing is traced again at the first call that needs it.
+        shown: the hyper-connections that hosts find, see `mhc_compile.hosts.follow`.
     """
 
     original: type[nn.Module]
@@ -49,12 +51,13 @@ class Ownership:
     plans: tuple[Plan, ...] = ()
     forward: Any = None
     programs: list[Program] = field(default_factory=list)
+    shown: weakref.ref[HyperConnections] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "programs": []}
+        return {**vars(self), "programs": [], "shown": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return replace(self, programs=[p for p in self.programs if not p.constants])
+        return replace(self, programs=[p for p in self.programs if not p.constants], shown=None)
 
 
 class Transformed(nn.Module):
@@ -102,6 +105,7 @@ def complete_plain(owner: Transformed | Stage, state_dict: dict[str, Any], prefi
 
 
 def _forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
+    follow(self)
     flat, tree = tree_flatten((args, kwargs))
     state = module_state(self)
     for program in self._mhc.programs:

@@ -14,6 +14,7 @@ from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModul
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.owner import CHILD, check_untransformed
 from mhc_compile.passes.plan import Plan
+from mhc_compile.reserved import check_free
 from mhc_compile.transform import make_config, warn_of_nothing
 from mhc_compile.variants import initial_sites
 
@@ -48,6 +49,7 @@ def rewrite(
             "write mhc_compile.transform(model, example_inputs=(x,)) for modules"
         )
     check_untransformed(gm)
+    check_free(gm)
     copied = copy_graph_module(gm)
     if not _has_shapes(copied):
         _propagate(copied, example_inputs)

@@ -94,9 +94,10 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
 
 def check_parameters(owner: Transformed, plan: Plan) -> None:
     """Every parameter the plan asks for must exist in the right shape: new ones would be unknown to the optimizer."""
+    own = owner.hyper_connections.itself
     for key, spec in specs_of(plan, owner._mhc.config).items():
-        known = key in owner.hyper_connections
-        shapes = {n: tuple(p.shape) for n, p in owner.hyper_connections[key].named_parameters()} if known else None
+        known = key in own
+        shapes = {n: tuple(p.shape) for n, p in own[key].named_parameters()} if known else None
         if shapes != {n: tuple(s) for n, s in spec.shapes.items()}:
             what = "was not there" if not known else f"had parameters of shapes {shapes}, not {dict(spec.shapes)},"
             raise CaptureError(
