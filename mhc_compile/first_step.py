@@ -75,12 +75,12 @@ def _of_trained_layers(child: HyperConnections, missed: Sequence[str], held: set
     """Those whose blocks are trained: with a head on a body that nobody trains, or for another model, none is missed."""
     trained = _trained(child, held) if missed else []
     keys = {identifier: key for key, identifier in child.identifiers.items()}
-    blocks = {name: _block(keys[name.partition(".")[0]]) for name in missed}
+    blocks = {name: block_of(keys[name.partition(".")[0]]) for name in missed}
     return [name for name, block in blocks.items() if any(other.startswith(block) for other in trained)]
 
 
-def _block(key: str) -> str:
-    """What the names of parameters in the block of a site begin with: "" for a site of the model itself."""
+def block_of(key: str) -> str:
+    """What the names of parameters in the block of a site begin with: `layers.0.`; "" for a site of the model itself."""
     path = key.partition("#")[0]
     found = _BLOCK.match(path)
     return "" if found is None or found[0] == ROOT_KEY else f"{found[0]}."

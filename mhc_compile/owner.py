@@ -78,6 +78,13 @@ class Transformed(nn.Module):
         reduced = super().__reduce_ex__(protocol)
         return (_rebuild, (self._mhc.original,), *reduced[2:])
 
+    def no_weight_decay(self) -> set[str]:
+        """What optimizers of timm ask a model: names of parameters without weight decay, its own and new ones."""
+        from mhc_compile.optimizer import spared_names
+
+        own = getattr(super(), "no_weight_decay", set)()
+        return {*own, *spared_names(self)}
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:

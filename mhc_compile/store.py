@@ -16,7 +16,7 @@ from mhc_compile.header import Header, check_state
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.owner import CHILD
 from mhc_compile.reserved import check_free
-from mhc_compile.variants import initial_sites, specs_of
+from mhc_compile.variants import initial_sites, specs_of, weights_of
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan
@@ -61,6 +61,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     with torch.inference_mode(False), torch.enable_grad():
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
+    child.weights.update(weights_of(plan))
     warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
 
 

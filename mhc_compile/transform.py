@@ -24,7 +24,7 @@ from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import CHILD, Transformed, check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
 from mhc_compile.reserved import OWNERSHIP, PLAN, check_free
-from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
+from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode, weights_of
 
 Module = TypeVar("Module", bound=nn.Module)
 MODES = ("train", "eval")
@@ -84,6 +84,7 @@ def transform(
             warn_of_nothing(plans[0], config)
             return model
         owner = own(model, initial_sites(plans, config, model), plans, config)
+        owner.hyper_connections.weights.update(weights_of(*plans))
         for variant in variants:
             with training_mode(owner, variant.training):
                 add_program(owner, variant.captured, variant.plan)

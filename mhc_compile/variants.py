@@ -63,6 +63,11 @@ def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]
     return specs
 
 
+def weights_of(*plans: Plan) -> set[str]:
+    """Names of the matrices in the branches of their sites."""
+    return {name for plan in plans for site in plan.sites for name in site.weights}
+
+
 def add_program(owner: Transformed, captured: Captured, plan: Plan) -> Program:
     """Rewrite a captured graph and give it to `owner` as a program for its current state."""
     from mhc_compile.passes.pipeline import rewrite_open
