@@ -72,7 +72,7 @@ def _missed(learning: Mapping[str, nn.Parameter], held: set[int]) -> list[str]:
 
 
 def _of_trained_layers(child: HyperConnections, missed: Sequence[str], held: set[int]) -> list[str]:
-    """Those whose blocks are trained: with a head on a body that nobody trains, or for another model, none is missed."""
+    """Those whose blocks are trained: under a head on a body that nobody trains, none is missed."""
     trained = _trained(child, held) if missed else []
     keys = {identifier: key for key, identifier in child.identifiers.items()}
     blocks = {name: block_of(keys[name.partition(".")[0]]) for name in missed}
@@ -80,7 +80,7 @@ def _of_trained_layers(child: HyperConnections, missed: Sequence[str], held: set
 
 
 def block_of(key: str) -> str:
-    """What the names of parameters in the block of a site begin with: `layers.0.`; "" for a site of the model itself."""
+    """How names of parameters in the block of a site begin: `layers.0.`, or "" for a site of the model itself."""
     path = key.partition("#")[0]
     found = _BLOCK.match(path)
     return "" if found is None or found[0] == ROOT_KEY else f"{found[0]}."

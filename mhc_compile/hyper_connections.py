@@ -15,7 +15,6 @@ from mhc_compile.errors import OwnChildrenError
 from mhc_compile.first_step import watch
 from mhc_compile.header import Header
 
-
 _STATIC = ("alpha", "bias", "static_", "scale")
 
 
@@ -34,7 +33,7 @@ class _Spared(str):
 
     def lower(self) -> str:
         """In lower case, with the word that trainers look for."""
-        return f"{str(self)}.bias".lower()
+        return f"{self!s}.bias".lower()
 
 
 class SiteParameters(nn.Module):
@@ -66,8 +65,8 @@ class HyperConnections(nn.Module):
     Attributes:
         header: what a checkpoint says of them.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
+        unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
         weights: names of the model's own matrices that lie in branches.
-        unfrozen: under `mhc_compile.backend`, places of parameters that were trained after code had been compiled for frozen ones.
         in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
         hosts: identifier of a site -> paths of the modules of a transformed model whose code uses its parameters.
     """

@@ -1,11 +1,10 @@
-"""Parameter groups for optimizers: which parameters take weight decay, which are matrices, which a recipe has missed."""
+"""Groups of parameters for optimizers: which take weight decay, which are matrices, which a recipe has missed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
 from mhc_compile.errors import InvalidOptionError, NotAModuleError
@@ -52,7 +51,9 @@ def parameter_groups(
         raise InvalidOptionError(f"weight_decay={weight_decay!r}: write a number of at least 0, for example 0.1")
     if groups is not None:
         if matrices:
-            raise InvalidOptionError("groups are taken as they are: write matrices=True without groups, or leave it out")
+            raise InvalidOptionError(
+                "groups are taken as they are: write matrices=True without groups, or leave it out"
+            )
         return completed(model, groups, float(weight_decay))
     first = _matrices(model) if matrices else set()
     spared = _spared(model)
@@ -96,7 +97,9 @@ def _matrices(model: nn.Module) -> set[int]:
     hidden = {
         id(parameter)
         for name, parameter in model.named_parameters()
-        if parameter.dim() == 2 and id(parameter) not in embeddings and (not branches or name.startswith(tuple(branches)))
+        if parameter.dim() == 2
+        and id(parameter) not in embeddings
+        and (not branches or name.startswith(tuple(branches)))
     }
     own = {id(parameter) for parameter, _ in _new(model)}
     return hidden - own | {id(parameter) for parameter, decaying in _new(model) if decaying}

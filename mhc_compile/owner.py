@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,8 @@ class Transformed(nn.Module):
         """What optimizers of timm ask a model: names of parameters without weight decay, its own and new ones."""
         from mhc_compile.optimizer import spared_names
 
-        own = getattr(super(), "no_weight_decay", set)()
-        return {*own, *spared_names(self)}
+        own: Callable[[], Iterable[str]] = getattr(super(), "no_weight_decay", set)
+        return {*own(), *spared_names(self)}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

@@ -42,7 +42,7 @@ def compiled() -> nn.Module:
 
 
 def adapted(model: nn.Module, target: str = "unused") -> nn.Module:
-    """The adapters themselves lie in a module that computes nothing, so that hyper-connections alone make a difference."""
+    """The adapters themselves lie in a module that computes nothing: hyper-connections alone make a difference."""
     return peft.get_peft_model(model, peft.LoraConfig(target_modules=[target], modules_to_save=["hyper_connections"]))
 
 

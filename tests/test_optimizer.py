@@ -101,8 +101,14 @@ def test_the_trainer_of_transformers_decays_what_parameter_groups_does(connectio
 def test_names_are_known_to_trainers_after_copies_pickles_and_casts(again):
     names = pytest.importorskip("transformers.trainer_pt_utils").get_parameter_names
     model = of("mhc")
-    found = {name for name in names(again(copy.deepcopy(model)), [nn.LayerNorm], ["bias"]) if name.startswith("hyper_connections.")}
-    assert found == {f"hyper_connections.{name}" for name, p in model.hyper_connections.named_parameters() if "phi" in name}
+    found = {
+        name
+        for name in names(again(copy.deepcopy(model)), [nn.LayerNorm], ["bias"])
+        if name.startswith("hyper_connections.")
+    }
+    assert found == {
+        f"hyper_connections.{name}" for name, p in model.hyper_connections.named_parameters() if "phi" in name
+    }
 
 
 def test_names_are_plain_text_for_everybody_else(twin):

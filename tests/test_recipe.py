@@ -55,7 +55,9 @@ def test_the_result_trains_everything_that_was_chosen_and_no_more(twin: nn.Modul
 
 
 def test_each_block_keeps_its_learning_rate(twin: nn.Module) -> None:
-    recipe = [{"params": block.parameters(), "lr": 0.1 * 0.5**i, "weight_decay": 0.2} for i, block in enumerate(twin.blocks)]
+    recipe = [
+        {"params": block.parameters(), "lr": 0.1 * 0.5**i, "weight_decay": 0.2} for i, block in enumerate(twin.blocks)
+    ]
     made = groups_of(twin, groups=recipe)
     assert [group["lr"] for group in made[:3]] == [0.1, 0.05, 0.025]
     for group in made[3:]:
@@ -126,7 +128,8 @@ def test_a_model_without_hyper_connections_has_missed_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "groups", [3, "blocks", {"params": []}, torch.ones(2), [3], ["blocks"], [{"lr": 1}], [{"params": "blocks"}], [[1.0]]]
+    "groups",
+    [3, "blocks", {"params": []}, torch.ones(2), [3], ["blocks"], [{"lr": 1}], [{"params": "blocks"}], [[1.0]]],
 )
 def test_something_else_than_groups(twin: nn.Module, groups: object) -> None:
     with pytest.raises(InvalidOptionError, match=r"model\.blocks\.parameters"):

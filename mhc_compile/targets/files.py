@@ -21,8 +21,8 @@ def import_file(path: Path) -> ModuleType:
     """The module in a file.
 
     A file in a package (folders with `__init__.py`) is imported as a part of it, so its relative imports work. So do
-    those of a file in folders without `__init__.py`, seen from the working directory. What is called like another module,
-    as `inspect.py` is, gets another name, and leaves that to the other.
+    those of a file in folders without `__init__.py`, seen from the working directory. What is called like another
+    module, as `inspect.py` is, gets another name, and leaves that to the other.
 
     Raises:
         Exception: what the code of the file raises.

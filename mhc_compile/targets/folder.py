@@ -68,16 +68,14 @@ def _instead(folder: Path) -> str:
     return f", but {', '.join(map(str, below[:3]))} {'has' if len(below) == 1 else 'have'}" if below else ""
 
 
-def _huggingface(
-    folder: Path, saved: dict[str, Any], device: str, config: Mapping[str, object], batch: int
-) -> Target:
+def _huggingface(folder: Path, saved: dict[str, Any], device: str, config: Mapping[str, object], batch: int) -> Target:
     auto = require("transformers")
     kind = saved["model_type"]
     if kind not in auto.CONFIG_MAPPING:
         code = ", whose code is in the folder and is not run" if "auto_map" in saved else ""
         raise UnknownTargetError(
-            f"{folder / CONFIG} is of the model type {kind!r}{code}, which transformers {auto.__version__} does not have: "
-            "install a version that has it, or write a factory and file.py:factory"
+            f"{folder / CONFIG} is of the model type {kind!r}{code}, which transformers {auto.__version__} does not "
+            "have: install a version that has it, or write a factory and file.py:factory"
         )
 
     def settings() -> Any:
