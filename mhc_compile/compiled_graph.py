@@ -165,7 +165,7 @@ def _telling_apart(opened: OpenGraph, plan: Plan, chooses: bool) -> list[str]:
 
 
 def _still_there(model: nn.Module) -> Callable[[], bool]:
-    """Whether the model uses the same `hyper_connections` as now: they may be deleted or replaced, adapters switched."""
+    """Whether the model uses the same `hyper_connections` as now: they may be replaced, adapters switched."""
     owner, child = weakref.ref(model), connections_of(model)
 
     def current() -> bool:

@@ -64,7 +64,8 @@ class _Lookout:
 
 
 def _held(*optimizers: torch.optim.Optimizer) -> set[int]:
-    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    groups = (group for optimizer in optimizers for group in getattr(optimizer, "param_groups", ()))
+    return {id(p) for group in groups for p in group.get("params", ())}
 
 
 def _missed(learning: Mapping[str, nn.Parameter], held: set[int]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
 from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.inference import make_ordinary
 from mhc_compile.owner import CHILD, check_untransformed
 from mhc_compile.passes.plan import Plan
 from mhc_compile.reserved import check_free
@@ -50,6 +51,7 @@ def rewrite(
         )
     check_untransformed(gm)
     check_free(gm)
+    make_ordinary(gm)
     copied = copy_graph_module(gm)
     if not _has_shapes(copied):
         _propagate(copied, example_inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import pickle
 import warnings
 import weakref
@@ -169,6 +170,30 @@ def test_the_optimizer_of_accelerate(twin: nn.Module, whole: bool) -> None:
     optimizer = SGD(twin.parameters() if whole else own(twin), 0.1)
     model, optimizer = accelerate.Accelerator(cpu=True).prepare(twin, optimizer)
     assert len(told(model, optimizer, steps=2)) == (0 if whole else 1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_trainer_of_lightning(twin: nn.Module, whole: bool) -> None:
+    lightning = pytest.importorskip("lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Lit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = twin
+
+        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return SGD(self.parameters() if whole else self.net.blocks.parameters(), 0.1)
+
+    quiet = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
+    trainer = lightning.Trainer(max_steps=2, accelerator="cpu", logger=False, **quiet)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer.fit(Lit(), torch.utils.data.DataLoader(list(X), batch_size=1))
+    assert sum(w.category is UntrainedParametersWarning for w in seen) == (0 if whole else 1)
 
 
 def test_a_compiled_step_works(twin: nn.Module) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.inference import make_ordinary
-from tests.toy_models import WIDTH, Checkpointed, Tower
+from tests.toy_models import WIDTH, Block, Checkpointed, Tower
 
 X = torch.randn(2, 3, WIDTH)
 MODES = [torch.inference_mode, torch.no_grad]
@@ -84,3 +84,9 @@ def test_ordinary_tensors_are_left_alone() -> None:
 def test_a_refusal_under_inference_mode_is_the_usual_one() -> None:
     with torch.inference_mode(), pytest.raises(mhc_compile.errors.InvalidOptionError):
         mhc_compile.transform(Tower(), n=0, example_inputs=(X,))
+
+
+def test_a_graph_that_was_made_and_rewritten_without_recording() -> None:
+    with torch.inference_mode():
+        gm, _ = mhc_compile.rewrite(torch.fx.symbolic_trace(Block()), n=2, example_inputs=(X,))
+    assert learns(gm)
