@@ -6,6 +6,7 @@ does an optimizer that was built before them. Nothing fails then; they only neve
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 import weakref
@@ -31,36 +32,51 @@ _BLOCK = re.compile(r"(?:[^.]+\.)*?\d+(?=\.|$)|[^.]+")
 def watch(child: HyperConnections) -> None:
     """Look at each optimizer of this process after its first step, until one is found that leaves `child` out.
 
-    PyTorch keeps the look-out, which keeps nothing alive and ends with `child`. A step that finds nothing to say costs
-    microseconds; where an optimizer does not hold all of the new parameters, the garbage collector is asked once for
-    the others.
+    Nothing is kept alive for it. A step that finds nothing to say costs microseconds; where an optimizer does not hold
+    all of the new parameters, the garbage collector is asked once for the others.
     """
-    _Lookout(child)
+    _lookout().watched[child] = weakref.WeakSet()
+
+
+@functools.cache  # hooks on steps are one list for the process, which must not change while it is gone through
+def _lookout() -> _Lookout:
+    lookout = _Lookout()
+    register_optimizer_step_post_hook(lookout)
+    return lookout
 
 
 class _Lookout:
-    """What is called after every step of every optimizer."""
+    """What is called after every step of every optimizer.
 
-    def __init__(self, child: HyperConnections) -> None:
-        self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        self._handle = register_optimizer_step_post_hook(self)
-        self._child = weakref.ref(child, lambda _: self._handle.remove())
+    Attributes:
+        watched: hyper-connections -> the optimizers that were looked at for them.
+    """
+
+    def __init__(self) -> None:
+        self.watched: weakref.WeakKeyDictionary[HyperConnections, weakref.WeakSet[torch.optim.Optimizer]]
+        self.watched = weakref.WeakKeyDictionary()
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        child = None if torch.compiler.is_compiling() else self._child()
-        if child is None or optimizer in self._seen:
+        if torch.compiler.is_compiling():
             return
+        for child, seen in list(self.watched.items()):
+            if optimizer not in seen:
+                self._look(child, seen, optimizer)
+
+    def _look(
+        self, child: HyperConnections, seen: weakref.WeakSet[torch.optim.Optimizer], optimizer: torch.optim.Optimizer
+    ) -> None:
         learning = {n: p for n, p in child.named_parameters() if p.requires_grad and p.grad is not None}
         if not learning:  # nobody trains it now
             return
-        self._seen.add(optimizer)
+        seen.add(optimizer)
         if not _missed(learning, _held(optimizer)):
             return
         held = _held(*alive(torch.optim.Optimizer))
         missed = _of_trained_layers(child, _missed(learning, held), held)
         if missed:
-            self._handle.remove()
-            warnings.warn(_message(optimizer, missed), UntrainedParametersWarning, stacklevel=3)
+            del self.watched[child]
+            warnings.warn(_message(optimizer, missed), UntrainedParametersWarning, stacklevel=4)
 
 
 def _held(*optimizers: torch.optim.Optimizer) -> set[int]:

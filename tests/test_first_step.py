@@ -17,6 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks as HOOKS
 
 import mhc_compile
 from mhc_compile.errors import UntrainedParametersWarning
+from mhc_compile.first_step import _lookout
 from tests.toy_models import WIDTH, Block, Tower
 
 X = torch.randn(2, 3, WIDTH)
@@ -205,24 +206,30 @@ def test_a_compiled_step_works(twin: nn.Module) -> None:
 
 
 def test_nothing_is_kept_alive_and_nothing_stays_behind(twin: nn.Module) -> None:
-    before = len(HOOKS)
+    before, hooks = len(_lookout().watched), len(HOOKS)
     other = copy.deepcopy(twin)
     optimizer = SGD(other.parameters(), 0.1)
     told(other, optimizer)
     gone = weakref.ref(other), weakref.ref(other.hyper_connections), weakref.ref(optimizer)
-    assert len(HOOKS) == before + 1
+    assert len(_lookout().watched) == before + 1
     del other, optimizer
     gc.collect()
-    assert [one() for one in gone] == [None] * 3 and len(HOOKS) == before
+    assert [one() for one in gone] == [None] * 3
+    assert (len(_lookout().watched), len(HOOKS)) == (before, hooks)
 
 
-def test_a_step_that_has_nothing_to_say_costs_microseconds(twin: nn.Module) -> None:
+def test_a_step_that_has_nothing_to_say_looks_at_no_parameter(twin: nn.Module) -> None:
     optimizer = SGD(twin.parameters(), 0.1)
     told(twin, optimizer)
-    child = twin.hyper_connections
-    (lookout,) = [hook for hook in HOOKS.values() if getattr(hook, "_child", lambda: None)() is child]
-    calls = []
-    lookout._seen = type("Seen", (), {"__contains__": lambda self, one: calls.append(one) or True})()
     twin.hyper_connections.named_parameters = None  # would fail if it were asked again
-    told(twin, optimizer, steps=2)
-    assert calls == [optimizer, optimizer]
+    assert not told(twin, optimizer, steps=2)
+
+
+def test_models_are_told_of_apart_and_may_be_copied_inside_a_step(twin: nn.Module) -> None:
+    others = [copy.deepcopy(twin) for _ in range(3)]
+    optimizer = SGD(others[0].blocks.parameters(), 0.1)
+    copies: list[nn.Module] = []
+    optimizer.register_step_post_hook(lambda *_: copies.append(copy.deepcopy(twin)))
+    assert len(told(others[0], optimizer, steps=2)) == 1 and len(copies) == 2
+    assert len(told(others[1], SGD(others[1].blocks.parameters(), 0.1))) == 1
+    assert not told(others[2], SGD(others[2].parameters(), 0.1))

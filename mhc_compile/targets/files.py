@@ -90,7 +90,10 @@ def _import_part(root: Path, parts: Sequence[str]) -> ModuleType:
         name = _alias(name)
         if name not in sys.modules or list(sys.modules[name].__path__) != [str(folder)]:
             _forget(name)
-            _execute(name, init, [str(folder)]) if init.is_file() else _namespace(name, folder)
+            if init.is_file():
+                _execute(name, init, [str(folder)])
+            else:
+                _namespace(name, folder)
     return importlib.import_module(".".join((name, *parts[1:])))
 
 
