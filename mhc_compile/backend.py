@@ -19,8 +19,11 @@ from mhc_compile.explain import Explanation, explain_call
 from mhc_compile.graphs import GraphRecord, check_found
 from mhc_compile.header import Header, check_state
 from mhc_compile.held import Held
+from mhc_compile.hyper_connections import CHILD
+from mhc_compile.inference import make_ordinary
 from mhc_compile.inner import Compiled, Inner, InnerChoice
-from mhc_compile.owner import CHILD, Transformed, check_module
+from mhc_compile.owner import Transformed, check_module
+from mhc_compile.reserved import check_free
 from mhc_compile.survey import survey
 from mhc_compile.transform import MODES, check_modes, make_config
 
@@ -139,9 +142,11 @@ class Backend:
                 values were loaded for sites that it does not have.
         """
         model = check_module(getattr(model, "_orig_mod", model))
+        check_free(model)
         owner = self._held.model_for(model)
         if owner is None or isinstance(owner, Transformed):
             return ()  # it has them already
+        make_ordinary(model)
         find = partial(survey, model, example_inputs, example_kwargs, self.config, self._held.claims, owner=owner)
         records = find(check_modes(modes))
         if "eval" in modes and torch.is_grad_enabled() and not all(record.origin.whole for record in records):

@@ -116,6 +116,7 @@ def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[
     with _progress() as say, redirect_stdout(sys.stderr):
         say("loading torch")
         from mhc_compile.targets import parse_options, resolve
+        from mhc_compile.targets.files import file_of, importable
 
         say(f"building {arguments.target}")
         items = [item for text in arguments.config for item in _BEFORE_KEY.split(text)]
@@ -128,7 +129,8 @@ def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[
         if args or kwargs:  # else those the model declares
             options = {**options, "example_inputs": args, "example_kwargs": kwargs}
         try:
-            yield target, options
+            with importable(file_of(arguments.target), first=False):  # some code imports its neighbours when it runs
+                yield target, options
         except MissingInputsError as error:
             raise MissingInputsError(
                 f"{arguments.target} declares no example inputs and cannot be traced without: write them as in --input "
@@ -189,3 +191,7 @@ def _fail(title: str, message: str, code: int, debug: bool) -> int:
     console = _console(None, stderr=True)
     console.print(Text(f"{title}: ", style="bold red").append(message, style="not bold default"))
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,7 +19,6 @@ from mhc_compile.graphs import check_cut, examine, warn_of_limit, warn_of_loose_
 from mhc_compile.held import Held
 from mhc_compile.inner import Compiled, Inner
 from mhc_compile.instances import Instances, Served
-from mhc_compile.owner import CHILD
 from mhc_compile.passes.plan import Plan
 from mhc_compile.state_names import name_state
 from mhc_compile.store import connections_of, slots_of
@@ -165,12 +164,12 @@ def _telling_apart(opened: OpenGraph, plan: Plan, chooses: bool) -> list[str]:
 
 
 def _still_there(model: nn.Module) -> Callable[[], bool]:
-    """Whether the model has the same `hyper_connections` as now, for it may be deleted or replaced."""
-    owner, child = weakref.ref(model), model._modules[CHILD]
+    """Whether the model uses the same `hyper_connections` as now: they may be replaced, adapters switched."""
+    owner, child = weakref.ref(model), connections_of(model)
 
     def current() -> bool:
         alive = owner()
-        return alive is None or alive._modules.get(CHILD) is child
+        return alive is None or connections_of(alive) is child
 
     return current
 

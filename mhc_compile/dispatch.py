@@ -10,6 +10,7 @@ import torch
 
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.bound_reads import BoundReads, bind
+from mhc_compile.hosts import follow
 from mhc_compile.program import Program, module_state
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _type_of(value: Any) -> Any:
 
 def call_entry(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run a call through `entry` of `owner`; what it has no program for is traced first."""
+    follow(owner)
     flat, tree = tree_flatten((args, dict(kwargs)))
     program = entry.find(owner, flat, tree)
     if program is None:

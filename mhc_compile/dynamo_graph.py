@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.owner import CHILD
+from mhc_compile.hyper_connections import CHILD
 from mhc_compile.passes.checkpoints import CONTEXT_FN
 from mhc_compile.spelling import check_names
 from mhc_compile.state_names import name_state

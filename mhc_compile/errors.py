@@ -59,6 +59,10 @@ class AlreadyTransformedError(MhcError):
     """The model already holds hyper-connections made by this package."""
 
 
+class ReservedNameError(MhcError):
+    """The model has a child or attribute of its own under the name that its hyper-connections need."""
+
+
 class NotTransformedError(MhcError):
     """The model was not made by `mhc_compile.transform`, so there is nothing to revert."""
 
@@ -185,6 +189,10 @@ class NotPreservingWarning(UserWarning):
 
 class EarlyOptimizerWarning(UserWarning):
     """An optimizer was built before the new parameters existed, so it does not train them."""
+
+
+class UntrainedParametersWarning(UserWarning):
+    """Hyper-connections get gradients and their layers are trained, but no optimizer steps them."""
 
 
 class RecompileLimitWarning(UserWarning):

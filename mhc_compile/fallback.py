@@ -71,7 +71,7 @@ class _HeldTransformed(Held):
     def __init__(self, owner: Transformed) -> None:
         super().__init__(owner._mhc.config, several=False)
         self._owner = weakref.ref(owner)
-        self.claims = owner.hyper_connections.graphs
+        self.claims = owner.hyper_connections.itself.graphs
         self._complete = True
         self._told: set[str] = set()
 

@@ -13,8 +13,8 @@ from mhc_compile.config import Config
 from mhc_compile.errors import NoParametersYetError, OtherParametersError, UnusedParametersWarning
 from mhc_compile.graphs import GraphRecord, warn_of_unmatched
 from mhc_compile.header import KEY
-from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.hyper_connections import CHILD, HyperConnections
+from mhc_compile.owner import Transformed
 from mhc_compile.owners import owner_of, second_model
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Claims, connections_of, create, fill, names_of

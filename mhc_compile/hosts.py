@@ -10,17 +10,22 @@ import functools
 import inspect
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import nn
 
 from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
+from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import HOOKS, State, derived, original_class, shallow
-from mhc_compile.passes.nesting import HOSTED
+from mhc_compile.passes.nesting import HOSTED, hosted_name
+
+if TYPE_CHECKING:
+    from mhc_compile.owner import Transformed
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
@@ -139,6 +144,27 @@ class Hosted(nn.Module):
 
 def _rebuild(original: type[nn.Module]) -> Any:
     return object.__new__(_hosted_class(cast(Any, original)))
+
+
+def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> None:
+    """Let a host of `owner` find the parameters that its code uses."""
+    host = owner.get_submodule(path)
+    if isinstance(host, Hosted):  # else it was replaced, and runs no code
+        vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
+
+
+def follow(owner: Transformed) -> None:
+    """Let hosts find the parameters that are in use now: adapters put copies in the place of others, and switch."""
+    ownership, child = owner._mhc, owner.hyper_connections
+    used = child.itself
+    if ownership.shown is not None and ownership.shown() is used:
+        return
+    copies = [part for part in child.modules() if isinstance(part, HyperConnections)]
+    used.hosts = {name: paths for copy_ in copies for name, paths in copy_.hosts.items()}
+    for name, paths in used.hosts.items():
+        for path in paths:
+            show(owner, used, name, path)
+    ownership.shown = weakref.ref(used)
 
 
 def mark_called(module: nn.Module, called: bool) -> None:

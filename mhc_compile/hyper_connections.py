@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,31 @@ from torch import nn
 from mhc_compile._torch_compat import is_cut
 from mhc_compile.config import Config
 from mhc_compile.errors import OwnChildrenError
+from mhc_compile.first_step import watch
 from mhc_compile.header import Header
+
+CHILD = "hyper_connections"
+"""Name of the child of a model that holds the new parameters."""
+
+_STATIC = ("alpha", "bias", "static_", "scale")
+
+
+def decays(name: str, value: torch.Tensor) -> bool:
+    """Whether weight decay is right for a new parameter: for maps, not for what rests elsewhere than at zero."""
+    return value.dim() >= 2 and not name.startswith(_STATIC)
+
+
+class _Spared(str):
+    """Name of a parameter that takes no weight decay: equal to the plain text, and used in its place.
+
+    The trainers of Transformers decide by names alone, in lower case: they spare what has `bias` in it.
+    """
+
+    __slots__ = ()
+
+    def lower(self) -> str:
+        """In lower case, with the word that trainers look for."""
+        return f"{self!s}.bias".lower()
 
 
 class SiteParameters(nn.Module):
@@ -20,7 +45,7 @@ class SiteParameters(nn.Module):
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         for name, value in values.items():
-            self.register_parameter(name, nn.Parameter(value))
+            self.register_parameter(name if decays(name, value) else _Spared(name), nn.Parameter(value))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SiteParameters:
         """Moves and casts as in any module, but never below fp32, where steps of an optimizer would be lost."""
@@ -44,8 +69,9 @@ class HyperConnections(nn.Module):
         header: what a checkpoint says of them.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
         unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
+        weights: names of the model's own matrices that lie in branches.
         in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
-        hosts: identifier of a site -> modules of a transformed model whose code uses its parameters.
+        hosts: identifier of a site -> paths of the modules of a transformed model whose code uses its parameters.
     """
 
     def __init__(
@@ -64,11 +90,28 @@ class HyperConnections(nn.Module):
         super().__init__()
         self.header = Header.of(config)
         self.in_sequential = False
-        self.hosts: dict[str, tuple[nn.Module, ...]] = {}
+        self.hosts: dict[str, tuple[str, ...]] = {}
+        self.weights: set[str] = set()
         self._identifiers: dict[str, str] = {}
         self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
         self.unfrozen: set[tuple[str, int]] = set()
         self.add(sites)
+        watch(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What a copy or a pickle becomes is trained by other optimizers than the first."""
+        super().__setstate__(state)
+        watch(self)
+
+    @property
+    def identifiers(self) -> Mapping[str, str]:
+        """Site key -> name of the child with its parameters."""
+        return MappingProxyType(self._identifiers)
+
+    @property
+    def itself(self) -> HyperConnections:
+        """This object. Asked of a wrapper that hands on attributes, such as PEFT's, it is the copy that is in use."""
+        return self
 
     def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:
         """Register the parameters of further sites; those of known keys stay as they are."""

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mhc_compile.errors import NotTransformedError
-from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.hyper_connections import CHILD
+from mhc_compile.owner import Transformed
 from mhc_compile.stage import Stage
 from mhc_compile.variants import all_specs
 from mhc_compile.whole import placed
@@ -56,7 +57,7 @@ def _initial_values(
     owner: Transformed | Stage, device: torch.device | None = None
 ) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
     """Name, parameter, and initial value in its dtype; on its device, if none is given."""
-    known = owner.hyper_connections
+    known = owner.hyper_connections.itself
     for key, spec in all_specs(owner._mhc.plans, owner._mhc.config).items():
         if key not in known:  # it is in another stage of a pipeline
             continue

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from mhc_compile.hosts import RUN, Hosted, mark_called
+from mhc_compile.hosts import RUN, Hosted, mark_called, show
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
-from mhc_compile.passes.nesting import HOSTED, Layout, hosted_name, lay_out, nest
+from mhc_compile.passes.nesting import Layout, lay_out, nest
 from mhc_compile.passes.scopes import ModuleNames, inside
 
 if TYPE_CHECKING:
@@ -140,10 +140,8 @@ def _install(layout: Layout, owner: Transformed | Stage, path: str) -> None:
     for module in owner.get_submodule(path).modules():
         if isinstance(module, Hosted):
             mark_called(module, id(module) in called)
-    known = owner.hyper_connections
+    known = owner.hyper_connections.itself
     for name, path in layout.hosts.items():
-        module = owner.get_submodule(path)
         if path:
-            vars(module)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
-        if path and module not in known.hosts.get(name, ()):
-            known.hosts[name] = (*known.hosts.get(name, ()), module)
+            known.hosts[name] = tuple(dict.fromkeys((*known.hosts.get(name, ()), path)))
+            show(owner, known, name, path)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,13 @@ from mhc_compile.hosts import (
     runs_plain,
     set_aside_forward,
 )
-from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program
 
 if TYPE_CHECKING:
     from mhc_compile.stage import Stage
-
-CHILD = "hyper_connections"
 
 
 @dataclass
@@ -51,12 +50,14 @@ class Ownership:
         entries: name of a module that was called from outside, "" for the model -> what serves its calls. They are
             derived data: pickles leave them out, and copies keep programs that hold no tensors; what is missing is
             traced again at the first call that needs it.
+        shown: the hyper-connections that hosts find, see `mhc_compile.hosts.follow`.
     """
 
     original: type[nn.Module]
     config: Config
     plans: tuple[Plan, ...] = ()
     entries: dict[str, Entry] = field(default_factory=dict)
+    shown: weakref.ref[HyperConnections] | None = None
 
     @property
     def programs(self) -> list[Program]:
@@ -68,10 +69,10 @@ class Ownership:
         return self.entries.setdefault(path, Entry(path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "entries": {}}
+        return {**vars(self), "entries": {}, "shown": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return replace(self, entries={path: entry.for_copy() for path, entry in self.entries.items()})
+        return replace(self, entries={path: entry.for_copy() for path, entry in self.entries.items()}, shown=None)
 
 
 class Transformed(nn.Module):
@@ -96,6 +97,13 @@ class Transformed(nn.Module):
         """The class exists in this process only, so a pickle names the original class."""
         reduced = super().__reduce_ex__(protocol)
         return (_rebuild, (self._mhc.original,), *reduced[2:])
+
+    def no_weight_decay(self) -> set[str]:
+        """What optimizers of timm ask a model: names of parameters without weight decay, its own and new ones."""
+        from mhc_compile.optimizer import spared_names
+
+        own: Callable[[], Iterable[str]] = getattr(super(), "no_weight_decay", set)
+        return {*own(), *spared_names(self)}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

@@ -15,7 +15,8 @@ from mhc_compile.alive import alive
 from mhc_compile.dynamo_graph import OpenGraph
 from mhc_compile.dynamo_model import compiled_module
 from mhc_compile.errors import OtherParametersError, SecondModelError
-from mhc_compile.owner import CHILD, Transformed
+from mhc_compile.hyper_connections import CHILD
+from mhc_compile.owner import Transformed
 from mhc_compile.passes.keys import ROOT_KEY
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import connections_of

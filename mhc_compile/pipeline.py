@@ -27,9 +27,10 @@ from mhc_compile.errors import (
     StageOutputError,
 )
 from mhc_compile.hosts import for_trace
+from mhc_compile.hyper_connections import CHILD
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.owner import CHILD, Transformed, disown
+from mhc_compile.owner import Transformed, disown
 from mhc_compile.program import Program, build_program
 from mhc_compile.side_effects import describe_effects
 from mhc_compile.stage import Stage, StageInfo, portable_state

@@ -26,10 +26,11 @@ def why_not_preserving(model: Transformed | Stage) -> str | None:
     config = model._mhc.config
     if config.reduce == "sum" and config.streams > 1:
         return f"reduce='sum' multiplies the residual stream by n={config.n}"
+    own = model.hyper_connections.itself
     for key, spec in all_specs(model._mhc.plans, replace(config, init="preserve")).items():
-        if key not in model.hyper_connections:  # it is in another stage of a pipeline
+        if key not in own:  # it is in another stage of a pipeline
             continue
-        for name, parameter in model.hyper_connections[key].named_parameters():
+        for name, parameter in own[key].named_parameters():
             value = spec.initial_values(_wide(parameter.dtype), parameter.device)[name]
             moved = _moved(own_part(parameter.detach()), own_part(placed(value, parameter, source=None)))
             if moved is not None:

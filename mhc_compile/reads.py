@@ -17,7 +17,7 @@ from torch import nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.hosts import Hosted
-from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.hyper_connections import CHILD
 from mhc_compile.module_tree import HOOKS, original_class
 
 MISSING = object()
@@ -210,12 +210,12 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     def walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         module = compat.unwrapped(module)
-        if id(module) in seen or isinstance(module, HyperConnections):
+        if id(module) in seen:
             return
         seen.add(id(module))
         yield name, module
         for key, child in module._modules.items():
-            if child is not None:
+            if child is not None and (name or key != CHILD):
                 yield from walk(child, f"{name}.{key}" if name else key)
 
     return walk(model, "")

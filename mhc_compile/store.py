@@ -13,9 +13,9 @@ from mhc_compile.config import Config
 from mhc_compile.early_optimizer import warn_of_early_optimizers
 from mhc_compile.errors import LateParametersError, OtherParametersError
 from mhc_compile.header import Header, check_state
-from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import CHILD
-from mhc_compile.variants import initial_sites, specs_of
+from mhc_compile.hyper_connections import CHILD, HyperConnections
+from mhc_compile.reserved import check_free
+from mhc_compile.variants import initial_sites, specs_of, weights_of
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan
@@ -30,7 +30,7 @@ Slots = Sequence[tuple[Mapping[str, Any], str]]
 def connections_of(model: nn.Module) -> HyperConnections | None:
     """The parameters that were created for a model so far."""
     # The modules of a scripted module are no dict and have no `get`.
-    child = model._modules[CHILD] if CHILD in model._modules else None  # noqa: SIM401
+    child = getattr(model._modules[CHILD], "itself", None) if CHILD in model._modules else None
     return child if isinstance(child, HyperConnections) else None
 
 
@@ -40,12 +40,14 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     Raises:
         OtherParametersError: they were made with other options.
         LateParametersError: DistributedDataParallel would not synchronise them.
+        ReservedNameError: the model has something of its own under that name.
     """
     child = connections_of(model) or HyperConnections({}, config, claims).train(model.training)
     _check_fit(child, plan, config)
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
         return
+    check_free(model)
     if compat.DistributedDataParallel._get_active_ddp_module() is not None:
         raise LateParametersError(
             f"DistributedDataParallel does not know {CHILD}.{lacking[0]}, so its gradients would differ from rank "
@@ -58,6 +60,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     with torch.inference_mode(False), torch.enable_grad():
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
+    child.weights.update(weights_of(plan))
     warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
 
 
@@ -82,7 +85,8 @@ def fill(child: nn.Module, loaded: MutableMapping[str, torch.Tensor]) -> None:
 def slots_of(model: nn.Module, names: Sequence[str]) -> Slots:
     """Where the parameters of these names (under `hyper_connections`) are kept."""
     split = [name.rpartition(".") for name in names]
-    return [(model.get_submodule(f"{CHILD}.{path}")._parameters, last) for path, _, last in split]
+    child = connections_of(model) if names else None
+    return [(child.get_submodule(path)._parameters, last) for path, _, last in split if child is not None]
 
 
 def names_of(plan: Plan, config: Config) -> list[str]:

@@ -11,9 +11,11 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
-from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import CHILD, check_untransformed
+from mhc_compile.hyper_connections import CHILD, HyperConnections
+from mhc_compile.inference import make_ordinary
+from mhc_compile.owner import check_untransformed
 from mhc_compile.passes.plan import Plan
+from mhc_compile.reserved import check_free
 from mhc_compile.transform import make_config, warn_of_nothing
 from mhc_compile.variants import initial_sites
 
@@ -48,6 +50,8 @@ def rewrite(
             "write mhc_compile.transform(model, example_inputs=(x,)) for modules"
         )
     check_untransformed(gm)
+    check_free(gm)
+    make_ordinary(gm)
     copied = copy_graph_module(gm)
     if not _has_shapes(copied):
         _propagate(copied, example_inputs)

@@ -21,13 +21,16 @@ from mhc_compile.errors import (
     NothingToTransformError,
     NothingToTransformWarning,
 )
+from mhc_compile.hyper_connections import CHILD
+from mhc_compile.inference import make_ordinary
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import Transformed, check_untransformed, disown, own
 from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.reserved import OWNERSHIP, PLAN, check_free
 from mhc_compile.set_up import finish_set_up
 from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
 from mhc_compile.side_effects import describe_effects
-from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode
+from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode, weights_of
 
 Module = TypeVar("Module", bound=nn.Module)
 MODES = ("train", "eval")
@@ -76,22 +79,24 @@ def transform(
         MhcError: one class per cause, see `mhc_compile.errors`; the model is left as it was.
     """
     config = make_config(n, options)
-    check_untransformed(model)
-    reject_wrapped(model)
+    check_model(model)
     modes = check_modes(modes)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
-    if inputs is None:
-        plans, variants = [_plan_without_inputs(model, config)], []
-    else:
-        variants = _trace_modes(model, inputs, config, modes)
-        plans = [v.plan for v in variants]
-    if not any(p.sites for p in plans):
-        warn_of_nothing(plans[0], config)
-        return model
-    owner = own(model, initial_sites(plans, config, model), plans, config)
-    for variant in variants:
-        with training_mode(owner, variant.training):
-            _serve(owner, variant, inputs)
+    make_ordinary(model)
+    with torch.inference_mode(False), torch.enable_grad():  # the result is to be trained, wherever this is called
+        if inputs is None:
+            plans, variants = [_plan_without_inputs(model, config)], []
+        else:
+            variants = _trace_modes(model, inputs, config, modes)
+            plans = [v.plan for v in variants]
+        if not any(p.sites for p in plans):
+            warn_of_nothing(plans[0], config)
+            return model
+        owner = own(model, initial_sites(plans, config, model), plans, config)
+        owner.hyper_connections.weights.update(weights_of(*plans))
+        for variant in variants:
+            with training_mode(owner, variant.training):
+                _serve(owner, variant, inputs)
     return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 
@@ -108,8 +113,7 @@ def plan(
     Arguments and errors are those of `transform`; nothing to rewrite is neither an error nor a warning here.
     """
     config = make_config(n, options)
-    check_untransformed(model)
-    reject_wrapped(model)
+    check_model(model)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         return _plan_without_inputs(model, config)
@@ -137,6 +141,17 @@ def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
     assert isinstance(model, Transformed)
     check_preserving(model, strict=strict)
     return plain
+
+
+def check_model(model: object) -> None:
+    """Refuse what cannot be transformed, before anything is traced.
+
+    Raises:
+        MhcError: it is no module, is or holds a transformed or wrapped one, or uses a name that is needed.
+    """
+    model = check_untransformed(model)
+    reject_wrapped(model)
+    check_free(model, (CHILD, PLAN, OWNERSHIP))
 
 
 def make_config(n: int, options: Mapping[str, Any]) -> Config:

@@ -68,6 +68,11 @@ def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]
     return specs
 
 
+def weights_of(*plans: Plan) -> set[str]:
+    """Names of the matrices in the branches of their sites."""
+    return {name for plan in plans for site in plan.sites for name in site.weights}
+
+
 def add_program(owner: Transformed, entry: Entry, captured: Captured, plan: Plan) -> Program:
     """Rewrite a captured graph and give it to `entry` as a program for the current state of `owner`."""
     from mhc_compile.passes.pipeline import rewrite_open
@@ -125,7 +130,7 @@ def plan_of_part(captured: Captured, owner: Transformed) -> Plan:
 
     everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
     plan = make_plan(captured.gm, everything)
-    others = tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections)
+    others = tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself)
     return make_plan(captured.gm, replace(everything, exclude=others)) if others else plan
 
 
@@ -165,9 +170,10 @@ def check_sites(owner: Transformed, path: str, found: Collection[str]) -> None:
 
 def check_parameters(owner: Transformed, plan: Plan) -> None:
     """Every parameter the plan asks for must exist in the right shape: new ones would be unknown to the optimizer."""
+    own = owner.hyper_connections.itself
     for key, spec in specs_of(plan, owner._mhc.config).items():
-        known = key in owner.hyper_connections
-        shapes = {n: tuple(p.shape) for n, p in owner.hyper_connections[key].named_parameters()} if known else None
+        known = key in own
+        shapes = {n: tuple(p.shape) for n, p in own[key].named_parameters()} if known else None
         if shapes != {n: tuple(s) for n, s in spec.shapes.items()}:
             what = "was not there" if not known else f"had parameters of shapes {shapes}, not {dict(spec.shapes)},"
             raise CaptureError(

@@ -46,16 +46,17 @@ class ParameterSpec:
         return identifier(self.key)
 
     def initial_values(self, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-        """Initial values by name, fp32 or fp64, on the device."""
-        if self.connection is None:
-            assert self.reduce is not None
-            return readout_values(
-                self.reduce, self.n, self.channels, linear=self.linear, init=self.init, dtype=dtype, device=device
-            )
-        return initial_values(
-            self.connection, self.n, self.channels,
-            position=self.position, linear=self.linear, init=self.init, dtype=dtype, device=device,
-        )  # fmt: skip
+        """Initial values by name, fp32 or fp64, on the device. They can be trained, whatever mode PyTorch is in."""
+        with torch.inference_mode(False):
+            if self.connection is None:
+                assert self.reduce is not None
+                return readout_values(
+                    self.reduce, self.n, self.channels, linear=self.linear, init=self.init, dtype=dtype, device=device
+                )
+            return initial_values(
+                self.connection, self.n, self.channels,
+                position=self.position, linear=self.linear, init=self.init, dtype=dtype, device=device,
+            )  # fmt: skip
 
 
 def parameter_specs(plan: Plan, config: Config) -> dict[str, ParameterSpec]:

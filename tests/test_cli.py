@@ -206,3 +206,10 @@ def test_the_command_line_module_imports_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_module_can_be_run_as_the_command_is(tmp_path: Path) -> None:
+    (tmp_path / "inspect.py").write_text("import torch\ndef build(): return torch.nn.Linear(3, 3)\n")
+    command = [sys.executable, "-m", "mhc_compile.cli", "inspect", f"{tmp_path}/inspect.py:build", "--input", "2x3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == cli.USER_ERROR and "no residual add that can be rewritten" in done.stderr

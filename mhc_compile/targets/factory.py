@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +14,7 @@ import torch
 from torch import nn
 
 from mhc_compile.errors import FactoryError, UnknownTargetError
+from mhc_compile.targets.files import file_of, import_file, importable
 from mhc_compile.targets.inputs import to_device
 from mhc_compile.targets.target import Target, build_on, device_of, summary
 
@@ -34,9 +32,9 @@ def resolve_factory(target: str, *, device: str, config: Mapping[str, object]) -
         FactoryError: the import or the factory raised, or what it made is not a module.
     """
     place, _, attribute = target.rpartition(":")
-    root = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
-    with _importable(root):
-        module = _load_file(Path(place), target) if place.endswith(".py") else _load_module(place, target)
+    path = file_of(target)
+    with importable(path):
+        module = _load_module(place, target) if path is None else _load_file(path, place, target)
         factory = _attribute(module, attribute, target)
         made, notes = _call(factory, device, config, target, module)
     model, args, kwargs = _unpack(made, target)
@@ -44,32 +42,13 @@ def resolve_factory(target: str, *, device: str, config: Mapping[str, object]) -
     return Target(target, model.eval(), to_device(args, here), to_device(kwargs, here), notes)
 
 
-@contextmanager
-def _importable(root: Path) -> Iterator[None]:
-    """Let the user's code import its neighbours, as `python file.py` would."""
-    sys.path.insert(0, str(root))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(root))
-
-
-def _load_file(path: Path, target: str) -> ModuleType:
+def _load_file(path: Path, place: str, target: str) -> ModuleType:
     if not path.is_file():
-        raise UnknownTargetError(f"{target}: there is no file {str(path)!r}: write the path of a Python file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # holds for every path that ends in .py
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(spec.name)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up here
+        raise UnknownTargetError(f"{target}: there is no file {place!r}: write the path of a Python file")
     try:
-        spec.loader.exec_module(module)
+        return import_file(path)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(spec.name)
-        if before is not None:
-            sys.modules[spec.name] = before
-        raise _raised(f"importing {path}", error, str(path)) from error
-    return module
+        raise _raised(f"importing {place}", error, str(path)) from error
 
 
 def _load_module(name: str, target: str) -> ModuleType:
@@ -91,7 +70,10 @@ def _attribute(module: ModuleType, path: str, target: str) -> Any:
         if not hasattr(value, name):
             near = get_close_matches(name, [n for n in dir(value) if not n.startswith("_")], n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "write the name of a factory or module class."
-            raise UnknownTargetError(f"{target}: {module.__name__} has no {path!r}: {hint}")
+            place = target.rpartition(":")[0]
+            if Path(f"{place}.py").is_file():  # it was asked for by a name that another module has
+                hint = f"for the file {place}.py write {place}.py:{path}"
+            raise UnknownTargetError(f"{target}: {place} has no {path!r}: {hint}")
         value = getattr(value, name)
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -37,11 +37,31 @@ def resolve_huggingface(model_type: str, *, device: str, config: Mapping[str, ob
         InvalidOptionError: `config` names an attribute the configuration does not have, or the model refuses a value.
         FactoryError: the model cannot be built at all.
     """
-    name = f"hf:{model_type}"
+    return build_huggingface(
+        f"hf:{model_type}", lambda: make_config(model_type, nest(config)), device=device, config=config, batch=batch
+    )
+
+
+def build_huggingface(
+    name: str,
+    settings: Callable[[], Any],
+    *,
+    device: str,
+    config: Mapping[str, object],
+    batch: int,
+    head: str | None = None,
+) -> Target:
+    """Build the model of the configuration that `settings` returns, and inputs for its head.
+
+    Raises:
+        MhcError: whatever `settings` raises.
+        InvalidOptionError: the model refuses a value of `config`, which `settings` is made with.
+        FactoryError: the model cannot be built at all.
+    """
     with _quiet():
         try:
-            settings = make_config(model_type, nest(config))
-            model, notes = build_on(device, lambda: make_model(settings))
+            made = settings()
+            model, notes = build_on(device, lambda: make_model(made, head))
             model.eval()
             kwargs, more = default_inputs(model, batch, device_of(model, device))
         except MhcError:
@@ -50,6 +70,12 @@ def resolve_huggingface(model_type: str, *, device: str, config: Mapping[str, ob
             raise cannot_build(name, config, error) from error
     notes = (f"{type(model).__name__} with random weights", *notes, *more)
     return Target(name, model, (), kwargs, notes)
+
+
+def class_names(saved: Mapping[str, Any]) -> list[str]:
+    """The model classes that a saved configuration names."""
+    names = saved.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def make_config(model_type: str, overrides: Mapping[str, Any]) -> Any:
@@ -70,7 +96,22 @@ def make_config(model_type: str, overrides: Mapping[str, Any]) -> Any:
         default = kind()
     except Exception:  # a few configurations have required arguments
         default = kind(**plain)
-    config = kind(**_arguments(default, overrides))
+    return _without_cache(kind(**_arguments(default, overrides)))
+
+
+def changed(config: Any, overrides: Mapping[str, object]) -> Any:
+    """A configuration with options as the command line has them in place of its own.
+
+    Raises:
+        InvalidOptionError: it has no such attribute.
+    """
+    saved = config.to_dict()
+    for key, value in _arguments(config, nest(overrides)).items():
+        saved[key] = value.to_dict() if hasattr(value, "to_dict") else value
+    return _without_cache(type(config).from_dict(saved))
+
+
+def _without_cache(config: Any) -> Any:
     for part in (config, *vars(config).values()):
         if getattr(part, "use_cache", None):
             part.use_cache = False  # a cache is no part of the function that is traced
