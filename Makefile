@@ -62,7 +62,7 @@ gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a G
 
 bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffic, backend, against what a user would use
 	mkdir -p build/bench
-	for name in passes_scaling mixing training_step memory traffic backend_overhead; do \
+	for name in passes_scaling mixing training_step memory traffic backend_overhead calls; do \
 		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
 	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
 

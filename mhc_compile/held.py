@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import nn
 
+from mhc_compile.compiled_doors import attach_doors
 from mhc_compile.config import Config
 from mhc_compile.errors import NoParametersYetError, OtherParametersError, UnusedParametersWarning
 from mhc_compile.graphs import GraphRecord, warn_of_unmatched
@@ -101,6 +102,8 @@ class Held:
         _check_taken(self._loaded, names | set(child.state_dict() if child is not None else ()))
         for plan in plans:
             self.create(model, plan)
+        # Not where parameters appear with the first call: Dynamo is tracing then, and has seen the classes.
+        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)
         self._complete = True
 
     def first_call_over(self) -> None:
