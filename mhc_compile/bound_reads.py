@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import repeat
+from operator import contains, getitem, itemgetter
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
 
 
 class BoundReads:
-    """Looks up what a trace has read. Most of it is in the `__dict__` of some module: one lookup each, in plain lists.
+    """Looks up what a trace has read. Most of it is in the `__dict__` of some module, and compared without Python code.
 
     Modules are the same objects, of the same class, as when it was made; what else a model may become by `to()`,
     sharding or a wrapper is told by `holds`, and bound anew.
@@ -36,72 +38,90 @@ class BoundReads:
     def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
         """Look up where each value is kept."""
         self._modules = list(modules.values())
-        self._classes = [(module, type(module)) for module in modules.values()]
-        self._forwards = list(reads.forwards.items())
-        self._children = [(m._modules, key, child) for m in modules.values() for key, child in m._modules.items()]
-        self._sizes = [(m._modules, len(m._modules)) for m in modules.values()]
-        self._entries: dict[tuple[int, str], tuple[dict[str, Any], str, Any, str]] = {}
-        self._others: list[tuple[Any, Read]] = []
-        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
+        self._classes = [type(module) for module in self._modules]
+        self._kinds, self._forwards = list(reads.forwards), list(reads.forwards.values())
+        self._parents = [m._modules for m in self._modules if m._modules]
+        self._children = [tuple(children.values()) for children in self._parents]
         self._sharded = bool(compat.sharded_dtypes(self._modules))
+        self._attributes: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._absent: dict[str, list[dict[str, Any]]] = {}
+        self._computed: list[tuple[Callable[[Any], Any], nn.Module, Read]] = []
+        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
         for read in reads.values:
             self._add(modules[read.path], read)
-        self._listed = [entry[:3] for entry in self._entries.values()]
-        self._computed = [(evaluate(read.tail), module, read) for module, read in self._others]
+        self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
+        self._holders = [mapping for mapping, *_ in self._parameters]
+        self._names = [name for _, name, *_ in self._parameters]
+        self._dtypes = [dtype for *_, dtype, _ in self._parameters]
+        self._devices = [device for *_, device in self._parameters]
 
     def holds(self) -> bool:
         """Whether everything still is as it was read."""
-        for mapping, key, value in self._listed:
-            found = mapping.get(key, MISSING)
-            if found is not value and (type(found) is not type(value) or found != value):
-                return False
-        seen = compat.sharded_dtypes(self._modules) if self._sharded else {}
-        for mapping, key, dtype, device in self._parameters:
-            parameter = mapping.get(key)
-            if parameter is None or seen.get(id(parameter), parameter.dtype) != dtype or parameter.device != device:
-                return False
-        return self._same_modules() and all(agrees(read, value(module)) for value, module, read in self._computed)
+        try:
+            return (
+                list(map(type, self._modules)) == self._classes
+                and [tuple(children.values()) for children in self._parents] == self._children
+                and all(get(mapping) == values for get, mapping, values in self._getters)
+                and not any(any(map(contains, them, repeat(name))) for name, them in self._absent.items())
+                and self._same_parameters()
+                and [kind.forward for kind in self._kinds] == self._forwards
+                and all(agrees(read, value(module)) for value, module, read in self._computed)
+            )
+        except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
+            return False
 
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
-        for mapping, key, value, name in self._entries.values():
-            found = mapping.get(key, MISSING)
-            if found is not value and (type(found) is not type(value) or found != value):
-                return f"{name} is {_text(found)}, no longer {_text(value)}"
-        seen = compat.sharded_dtypes(self._modules)
-        for mapping, key, dtype, device in self._parameters:
-            p = mapping.get(key)
-            if p is None or (seen.get(id(p), p.dtype), p.device) != (dtype, device):
-                return f"the parameter {key} is no longer {dtype} on {device}"
+        for mapping, known in self._attributes.values():
+            for name, value in known.items():
+                found = mapping.get(name, MISSING)
+                if found is not value and (type(found) is not type(value) or found != value):
+                    return f"{name} is {_text(found)}, no longer {_text(value)}"
+        for name, mappings in self._absent.items():
+            if any(name in mapping for mapping in mappings):
+                return f"a {name} was set on a module"
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
                 return f"{read.path}{read.tail} has changed"
-        return "" if self._same_modules() else "the forward of a class has changed"
+        return "" if self.holds() else "a parameter has another dtype or device, or a class another forward"
 
-    def _same_modules(self) -> bool:
-        for mapping, key, child in self._children:
-            if mapping.get(key, MISSING) is not child:
-                return False
-        for mapping, size in self._sizes:
-            if len(mapping) != size:
-                return False
-        for module, kind in self._classes:
-            if type(module) is not kind:
-                return False
-        return all(kind.forward is forward for kind, forward in self._forwards)
+    def _same_parameters(self) -> bool:
+        parameters = list(map(getitem, self._holders, self._names))
+        if self._sharded:
+            seen = compat.sharded_dtypes(self._modules)
+            dtypes = [seen.get(id(p), p.dtype) for p in parameters]
+        else:
+            dtypes = [p.dtype for p in parameters]
+        return dtypes == self._dtypes and [p.device for p in parameters] == self._devices
 
     def _add(self, module: nn.Module, read: Read) -> None:
         named = _PARAMETER.match(read.tail)
         if read.kind == "parameter" and named:
             self._parameters.append((module._parameters, named[1], *read.value))
             return
-        last = _LAST.match(read.tail)
-        holder = evaluate(last[1])(module) if last and read.kind in ("equal", "same") else MISSING
-        if last and last[2] in getattr(holder, "__dict__", ()):
-            name = f"{read.path}{read.tail}".lstrip(".")
-            self._entries[id(holder.__dict__), last[2]] = (holder.__dict__, last[2], read.value, name)
+        if read.kind == "absent" and not read.tail:
+            self._absent.setdefault(read.value, []).append(vars(module))
+            return
+        holder, name = _kept(module, read.tail) if read.kind in ("equal", "same") else ({}, "")
+        if name in holder:
+            self._attributes.setdefault(id(holder), (holder, {}))[1][name] = read.value
         else:
-            self._others.append((module, read))
+            self._computed.append((evaluate(read.tail), module, read))
+
+
+def _kept(module: nn.Module, tail: str) -> tuple[dict[str, Any], str]:
+    """The dict in which a value is kept, and its name there; an empty one if it is in none."""
+    named = _PARAMETER.match(tail)
+    if named:
+        return module._parameters, named[1]
+    last = _LAST.match(tail)
+    return (getattr(evaluate(last[1])(module), "__dict__", {}), last[2]) if last else ({}, "")
+
+
+def _values(known: Mapping[str, Any]) -> Any:
+    """What `itemgetter` gives for these names: a tuple, or the one value."""
+    values = tuple(known.values())
+    return values[0] if len(values) == 1 else values
 
 
 def _text(value: Any) -> str:
