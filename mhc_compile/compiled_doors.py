@@ -1,4 +1,4 @@
-"""Modules of a model that `mhc_compile.backend` widens, called past the compiled model: `self.forward(...)`, a backbone.
+"""Modules of a model that a backend widens, called past the compiled model: `self.forward(...)`, a backbone.
 
 Compiled code inlines their forward. Whoever else calls them gets what compiled code computes.
 """
@@ -33,7 +33,7 @@ class Attached(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, and a copy is not compiled yet."""
-        make, arguments, state, *rest = super().__reduce_ex__(protocol)
+        _, _, state, *rest = super().__reduce_ex__(protocol)
         return (_rebuild, (original_class(self),), {k: v for k, v in state.items() if k != _DOOR}, *rest)
 
 
