@@ -65,6 +65,12 @@ def test_a_learned_readout_needs_the_streams():
     assert calls(gm)[-2:] == ["write_packed", "reduce"]
 
 
+def test_a_sum_of_the_streams_is_part_of_the_last_write():
+    gm, _ = rewritten(net(chain), X, reduce="sum")
+    assert calls(gm)[-1] == "leave"
+    assert error(gm(X), 4 * net(chain)(X)) <= 1e-10
+
+
 def test_collected_states_are_read_out_beside_the_boundaries():
     def body(m, x):
         h = x + m.f0(x)

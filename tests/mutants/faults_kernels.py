@@ -1,0 +1,118 @@
+"""Faults in formulas, operators, kernels and their caches."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+KERNELS = (
+    Mutant(
+        "R is transposed in the formula of the write",
+        "kernels",
+        "        total = total + R[:, j] * X[j]\n",
+        "        total = total + R[j] * X[j]\n",
+        ("tests/kernels/test_streams.py::test_renaming_the_streams_renames_the_result",
+         "tests/kernels/test_deepseek_formulation.py"),
+    ),
+    Mutant(
+        "R is transposed in the packed write",
+        "kernels",
+        'torch.einsum("tij,jtc->itc", R, V)',
+        'torch.einsum("tji,jtc->itc", R.expand(-1, -1, V.shape[0]), V)',
+        ("tests/kernels/test_packed.py::test_the_steps_are_the_formulas",),
+    ),
+    Mutant(
+        "R is not transposed in the backward of the write",
+        "kernels",
+        'torch.einsum("tij,itc->jtc", R, g)',
+        'torch.einsum("tji,itc->jtc", R, g) if R.shape[1] == R.shape[2] else torch.einsum("tij,itc->jtc", R, g)',
+        ("tests/kernels/test_packed.py::test_every_spelled_out_gradient_is_that_of_autograd",),
+    ),
+    Mutant(
+        "Sinkhorn runs once more",
+        "kernels",
+        "    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)\n    for _ in range(iterations - 1):\n",
+        "    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)\n    for _ in range(iterations):\n",
+        ("tests/kernels/test_reference.py::test_sinkhorn_is_the_formula_written_out",),
+    ),
+    Mutant(
+        "a token of zeros has no norm",
+        "kernels",
+        "torch.rsqrt(V.square().mean((0, 2)) + reference.RMS_EPS)",
+        "torch.rsqrt(V.square().mean((0, 2)))",
+        ("tests/kernels/test_packed.py",),
+    ),
+    Mutant(
+        "pre of equal streams is their mean",
+        "kernels",
+        "return pre if V.shape[0] == pre.shape[1] else pre.sum(1, keepdim=True)",
+        "return pre if V.shape[0] == pre.shape[1] else pre.mean(1, keepdim=True)",
+        ("tests/kernels/test_packed.py::test_the_steps_are_the_formulas",),
+    ),
+    Mutant(
+        "each term of the read is rounded to bf16",
+        "kernels",
+        "        total = total + pre[i] * X[i]\n",
+        "        total = total + (pre[i] * X[i]).to(X.dtype)\n",
+        ("tests/kernels/test_streams.py", "tests/kernels/test_rounding.py"),
+    ),
+    Mutant(
+        "the packed write takes coefficients in bf16",
+        "kernels",
+        "return _rows(X, axis).to(dtype), _rows(y[None], axis)[0].to(dtype), mix.to(dtype)",
+        "return _rows(X, axis).to(dtype), _rows(y[None], axis)[0].to(dtype), mix.to(X.dtype).to(dtype)",
+        ("tests/kernels/test_packed.py", "tests/kernels/test_ops.py", "tests/kernels/test_rounding.py"),
+    ),
+    Mutant(
+        "the C++ kernels sum coefficients of bf16",
+        "kernels",
+        "          const vec<F> v = w.apply(i, t, x);\n          following.write(to.at(i, t) + c, v, count);\n",
+        "          following.write(to.at(i, t) + c, w.apply(i, t, x), count);\n"
+        "          vec<F> v;\n          get(v, to.at(i, t) + c, count);\n          v += v * F(0.002);\n",
+        ("tests/kernels/test_cpu_launch.py::test_every_dtype_keeps_its_accuracy",),
+    ),
+    Mutant(
+        "the Triton kernels transpose R",
+        "kernels",
+        "        v += R[i * m + j] * xs[j]\n",
+        "        v += R[j * m + i] * xs[j]\n",
+        ("tests/gpu/test_interpreter.py",),
+    ),
+    Mutant(
+        "streams are restored in the dtype of their start",
+        "kernels",
+        "    return reduce(torch.promote_types, (y.dtype for y in past[::2]), start.dtype)\n",
+        "    return start.dtype\n",
+        ("tests/kernels/test_recomputed.py::test_branches_of_several_dtypes_are_restored_in_the_dtype_that_the_streams_had",),
+    ),
+    Mutant(
+        "the hash of the sources leaves the C++ out",
+        "kernels",
+        'for path in sorted(Path(__file__).parent.glob("*.[ph]*")):',
+        'for path in sorted(Path(__file__).parent.glob("*.py")):',
+        ("tests/kernels/test_inductor_cache.py::test_the_hash_covers_python_and_cpp_sources",),
+        own_caches=True,
+    ),
+    Mutant(
+        "a compiled kernel does not depend on the flags",
+        "kernels",
+        '"\\0".join((path, _version(path), _processor(), *FLAGS, source))',
+        '"\\0".join((path, _version(path), _processor(), source))',
+        ("tests/kernels/test_cpu_kernel.py",),
+        own_caches=True,
+    ),
+    Mutant(
+        "a compiled kernel does not depend on the processor",
+        "kernels",
+        '"\\0".join((path, _version(path), _processor(), *FLAGS, source))',
+        '"\\0".join((path, _version(path), *FLAGS, source))',
+        ("tests/kernels/test_cpu_kernel.py",),
+        own_caches=True,
+    ),
+    Mutant(
+        "hyper-connections all read the first stream",
+        "kernels",
+        '{"static_pre": eye[start.position % start.n]',
+        '{"static_pre": eye[0]',
+        ("tests/kernels/test_connections.py::test_hyper_connection_reads_one_stream_in_turn",),
+    ),
+)
