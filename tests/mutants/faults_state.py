@@ -85,7 +85,7 @@ DISTRIBUTED = (
         "distributed",
         'return self.graph.call_method("contiguous", (self.copies[node],))',
         "return self.copies[node]",
-        ("tests/test_pipeline.py",),
+        ("tests/test_pipeline.py::test_what_crosses_a_border_is_contiguous_whatever_it_is_in_the_model",),
     ),
     Mutant(
         "a boundary lies on a border between stages",
@@ -106,21 +106,21 @@ DISTRIBUTED = (
         "distributed",
         "        if len(stages) > 1:\n",
         "        if False:\n",
-        ("tests/test_pipeline.py", "tests/passes"),
+        ("tests/test_pipeline_refusals.py::test_a_weight_of_two_stages_is_refused",),
     ),
     Mutant(
         "parameters come into being inside DistributedDataParallel",
         "distributed",
         "    if compat.DistributedDataParallel._get_active_ddp_module() is not None:\n",
         "    if False:\n",
-        ("tests/test_backend_modes.py",),
+        ("tests/test_backend_modes.py::TestDistributed::test_parameters_that_would_not_be_synchronised_are_refused",),
     ),
     Mutant(
         "a model that DDPOptimizer cut is compiled",
         "distributed",
         '    if origin.break_reason.startswith("DDPOptimizer"):\n',
         "    if False:\n",
-        ("tests/test_backend_modes.py",),
+        ("tests/test_backend_modes.py::TestDistributed::test_cuts_of_ddp_optimizer_are_refused",),
     ),
     Mutant(
         "a block does not name its hyper-connections to FSDP",

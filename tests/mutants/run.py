@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for row in _try_all(chosen, options.jobs, options.timeout):
         rows.append(row)
-        console.print(line(*row), style=None if accepted(*row) else "red", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            line(*row), style=None if accepted(*row) else "red", markup=False, highlight=False, soft_wrap=True
+        )
         if options.json:
             _write(rows, options.json)
     console.print(totals(rows))

@@ -101,3 +101,37 @@ def test_the_policy_of_selective_checkpointing_survives_a_transformation():
     assert error(out, model(x)) <= 1e-10
     out.sum().backward()
     assert all(p.grad is not None for p in transformed.hyper_connections.parameters())
+
+
+class Mixed(torch.nn.Module):
+    """Blocks that are alike, one of them under a policy of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, x):
+        for i, block in enumerate(self.blocks):
+            x = checkpoint(block, x, use_reentrant=False, context_fn=other_contexts if i == 2 else policy_contexts)
+        return x
+
+
+OTHERS = []
+
+
+def other_policy(context, op, *args, **kwargs):
+    OTHERS.append(op)
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def other_contexts():
+    return create_selective_checkpoint_contexts(other_policy)
+
+
+def test_every_region_keeps_its_own_policy():
+    x = torch.randn(3, 8, dtype=torch.float64)
+    transformed = mhc_compile.transform(Mixed().double(), example_inputs=(x,), modes=("train",))
+    ASKED.clear()
+    OTHERS.clear()
+    transformed(x)
+    assert ASKED.count(torch.ops.aten.addmm.default) == 3 * OTHERS.count(torch.ops.aten.addmm.default) > 0
