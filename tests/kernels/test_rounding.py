@@ -26,9 +26,7 @@ def assert_rounded_once(found: Mapping[str, Tensor], expected: Mapping[str, Tens
         else:
             bound = torch.full_like(exact, SLACK * float(exact.abs().max()))
         error = (value.double() - exact).abs()
-        assert bool((error <= bound).all()), (
-            f"{name}: {float((error / bound).max()):.1f} times one rounding"
-        )
+        assert bool((error <= bound).all()), f"{name}: {float((error / bound).max()):.1f} times one rounding"
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
