@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
 
 from mhc_compile.kernels import cpu_launch, packed, reference
-from tests.kernels.step_calls import backward_arguments, exactly, forward_arguments, run
+from tests.kernels.step_calls import (
+    assert_next_site_reads_what_is_stored,
+    assert_rounded_once,
+    backward_arguments,
+    exactly,
+    forward_arguments,
+    run,
+)
 from tests.kernels.step_inputs import step_inputs
 
 DTYPE = torch.bfloat16
-ROUNDED = 0.5 * torch.finfo(DTYPE).eps  # of a number just above a power of two
-SLACK = 1e-4  # sums in fp32, of terms that cancel
-
-
-def assert_rounded_once(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for name, value in found.items():
-        exact = expected[name]
-        if value.dtype == DTYPE:
-            bound = ROUNDED * exact.abs() + SLACK
-        else:
-            bound = torch.full_like(exact, SLACK * float(exact.abs().max()))
-        error = (value.double() - exact).abs()
-        assert bool((error <= bound).all()), f"{name}: {float((error / bound).max()):.1f} times one rounding"
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
@@ -41,10 +33,16 @@ def test_the_formulas_of_reference_round_once(equal: bool) -> None:
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])
-@pytest.mark.parametrize("step", ["gate", "write", "leave"])  # a boundary reads the streams that it has rounded
+@pytest.mark.parametrize("step", ["gate", "write", "leave"])  # for a boundary see below
 @pytest.mark.parametrize("implementation", [packed, cpu_launch], ids=["formulas", "C++"])
 def test_a_step_and_its_backward_round_once(implementation: ModuleType, step: str, layout: str) -> None:
     arguments = forward_arguments(step, 4, layout, dtype=DTYPE)
     assert_rounded_once(run(implementation, step, arguments), exactly(step, arguments))
     arguments = backward_arguments(step, arguments)
     assert_rounded_once(run(implementation, f"{step}_backward", arguments), exactly(f"{step}_backward", arguments))
+
+
+@pytest.mark.parametrize("layout", ["last", "first"])
+@pytest.mark.parametrize("implementation", [packed, cpu_launch], ids=["formulas", "C++"])
+def test_the_next_site_reads_the_streams_as_they_are_stored(implementation: ModuleType, layout: str) -> None:
+    assert_next_site_reads_what_is_stored(implementation, forward_arguments("boundary", 4, layout, dtype=DTYPE))

@@ -86,6 +86,20 @@ KERNELS = (
         ("tests/kernels/test_cpu_launch.py::test_every_result_is_that_of_the_formulas[3-streams-tiny]",),
     ),
     Mutant(
+        "the C++ kernels gate streams that are not rounded",
+        "kernels",
+        "    if (sizeof(typename S::O) != sizeof(F)) {\n      typename S::O stored[W<F>];\n",
+        "    if (false) {\n      typename S::O stored[W<F>];\n",
+        ("tests/kernels/test_rounding.py::test_the_next_site_reads_the_streams_as_they_are_stored",),
+    ),
+    Mutant(
+        "the Triton kernels gate streams that are not rounded",
+        "kernels",
+        "            v = stored.to(tl.float32)\n",
+        "            v = written(xs, branch, post, R, i, m)\n",
+        ("tests/gpu/test_interpreter.py::test_kernels_run_in_the_interpreter[test_steps]",),
+    ),
+    Mutant(
         "the Triton kernels transpose R",
         "kernels",
         "        v += R[i * m + j] * xs[j]\n",

@@ -96,7 +96,7 @@ MODEL = (
         "two sites of one host have one name",
         "model",
         'return f"own{site.removeprefix(host)}" if site.startswith(host) else f"of_{site}"',
-        'return f"own{site.removeprefix(host)}" if site.startswith(host) else site',
+        'return site.removeprefix(host).strip("_") or "own"',
         (
             "tests/test_hosts.py::test_sites_that_share_a_host_have_their_own_parameters_whatever_its_modules_are_called",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,18 +57,22 @@ class Project:
         found = {name: self.root / folder for name, folder in mapped.items() if name}
         return {self.package: self.root / self.package, **found}
 
-    def sources(self) -> Iterator[Path]:
-        """Every source file of the package once."""
-        found = {path for folder in self.folders().values() for path in folder.rglob("*") if path.suffix in _SOURCES}
-        yield from sorted({path.resolve() for path in found})
+    def sources(self) -> dict[Path, str]:
+        """The text of every source file of the package."""
+        found = (path for folder in self.folders().values() for path in folder.rglob("*") if path.suffix in _SOURCES)
+        return {path: path.read_text(encoding="utf-8") for path in sorted({path.resolve() for path in found})}
 
-    def find(self, mutant: Mutant) -> Path:
+    def find(self, mutant: Mutant, sources: Mapping[Path, str] | None = None) -> Path:
         """The file that holds the text of a mutant.
+
+        Args:
+            mutant: the fault.
+            sources: what `sources` returned; None: read them now.
 
         Raises:
             StaleMutantError: no file does, or several do, or one does twice.
         """
-        counts = {path: path.read_text(encoding="utf-8").count(mutant.old) for path in self.sources()}
+        counts = {path: text.count(mutant.old) for path, text in (sources or self.sources()).items()}
         places = [path for path, count in counts.items() if count]
         if sum(counts.values()) != 1:
             where = ", ".join(str(path.relative_to(self.root.resolve())) for path in places) or "no file"

@@ -40,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         console.print(f"no fault matches {' '.join(options.only)}: write a glob such as 'fuse:*'", markup=False)
         return 2
+    sources = PROJECT.sources()
     for mutant in chosen:
-        PROJECT.find(mutant)  # before an hour has gone by
+        PROJECT.find(mutant, sources)  # before any of them is tried
     if not options.trust and not _passes_without(chosen, options.timeout, console):
         return 2
     rows = []
@@ -113,7 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.run", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="such as 'fuse:*' or '*axis*'")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="for one (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the rows there, after each")
     parser.add_argument("--trust", action="store_true", help="do not run the tests without a fault first")
     return parser.parse_args(arguments)

@@ -40,12 +40,17 @@ def fault(new: str, *tests: str, old: str = "return 2 * x") -> Mutant:
     return Mutant("a fault", "kernels", old, new, tests or ("tests",))
 
 
+@pytest.fixture(scope="module")
+def sources() -> dict[Path, str]:
+    return PROJECT.sources()
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_text_of_each_fault_stands_in_one_place(mutant: Mutant) -> None:
-    path = PROJECT.find(mutant)
+def test_the_text_of_each_fault_stands_in_one_place(mutant: Mutant, sources: dict[Path, str]) -> None:
+    path = PROJECT.find(mutant, sources)
     assert mutant.new != mutant.old
     if path.suffix == ".py":
-        ast.parse(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new))
+        ast.parse(sources[path].replace(mutant.old, mutant.new))
     for test in mutant.tests:
         file, *names = test.partition("[")[0].split("::")
         source = PROJECT.root.joinpath(file).read_text(encoding="utf-8")

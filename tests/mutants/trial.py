@@ -32,7 +32,7 @@ sys.exit(code)
 """
 """pytest, and whether the copy was tested: an editable install names the tree itself for the same modules."""
 
-_FIRST = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+_FIRST = re.compile(r"^(?:FAILED|ERROR) (\S+\.py(?:::.+?)?)(?: - .*)?$", re.MULTILINE)
 
 
 class Verdict(Enum):
@@ -92,7 +92,7 @@ def copied(project: Project, target: Path) -> Project:
 
 def run_tests(copy: Project, tests: Sequence[str], *, timeout: float, caches: Path) -> Outcome:
     """Run tests of a copy until one fails; those that are `exhaustive` do not count."""
-    options = ("-x", "-q", "-rfE", "--tb=short", "-m", "not exhaustive", "-p", "no:xdist")
+    options = ("-x", "-q", "-rfE", "--tb=short", "--show-capture=no", "-m", "not exhaustive", "-p", "no:xdist")
     started = time.monotonic()
     code, output = _run([copy.package, *options, *tests], copy.root, timeout, caches)
     found = _FIRST.search(output)

@@ -108,11 +108,11 @@ class Mixed(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.blocks = torch.nn.ModuleList(Block() for _ in range(4))
+        self.blocks = torch.nn.ModuleList(Block() for _ in range(6))  # the code of the first two and the last differs
 
     def forward(self, x):
         for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False, context_fn=other_contexts if i == 2 else policy_contexts)
+            x = checkpoint(block, x, use_reentrant=False, context_fn=other_contexts if i == 3 else policy_contexts)
         return x
 
 
@@ -134,4 +134,4 @@ def test_every_region_keeps_its_own_policy():
     ASKED.clear()
     OTHERS.clear()
     transformed(x)
-    assert ASKED.count(torch.ops.aten.addmm.default) == 3 * OTHERS.count(torch.ops.aten.addmm.default) > 0
+    assert ASKED.count(torch.ops.aten.addmm.default) == 5 * OTHERS.count(torch.ops.aten.addmm.default) > 0
