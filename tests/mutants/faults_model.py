@@ -6,13 +6,6 @@ from tests.mutants.mutant import Mutant
 
 CAPTURE = (
     Mutant(
-        "tracing draws random numbers",
-        "capture",
-        "        stack.enter_context(torch.random.fork_rng(devices=[]))\n",
-        "        torch.rand(1)\n",
-        ("tests/test_capture.py::test_model_inputs_and_random_state_are_left_as_they_were",),
-    ),
-    Mutant(
         "autocast is baked in",
         "capture",
         "stack.enter_context(torch.autocast(device, enabled=False))",
@@ -114,13 +107,6 @@ MODEL = (
         "    check_parameters(owner, plan)\n    return add_program(owner, captured, plan)\n",
         "    return add_program(owner, captured, plan)\n",
         ("tests/test_owner.py::test_call_that_needs_unknown_sites_is_an_error_that_says_what_to_do",),
-    ),
-    Mutant(
-        "traced hooks run again",
-        "model",
-        "state.update({name: type(hooks)() for name, hooks in traced.items()}, **{_TRACED_HOOKS: traced})",
-        "state.update(**{_TRACED_HOOKS: traced})",
-        ("tests/test_hosts.py::test_hooks_that_were_traced_do_not_run_again",),
     ),
     Mutant(
         "hooks that never fire are not warned of",

@@ -13,13 +13,6 @@ DETECT = (
         ("tests/passes/test_ancestry.py::test_reach_and_between_are_those_of_networkx",),
     ),
     Mutant(
-        "a learnable scale alone makes a branch",
-        "detect",
-        "return bool(flow & MATRIX) or flow & (VECTOR | POOLED) == VECTOR | POOLED",
-        "return bool(flow & (MATRIX | VECTOR))",
-        ("tests/passes/test_ancestry.py::test_a_scale_alone_is_no_branch",),
-    ),
-    Mutant(
         "a subtracted skip is a skip",
         "detect",
         "if isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand):",

@@ -15,10 +15,8 @@ CHECKPOINT = (
     Mutant(
         "a transformed model takes any other",
         "checkpoint",
-        "            check_state(state_dict, self.hyper_connections.header, prefix)\n"
-        "        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)\n\n\ndef complete_plain",
-        "            pass\n"
-        "        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)\n\n\ndef complete_plain",
+        "        Header.from_tensor(state[name], name).check(wanted)\n",
+        "        Header.from_tensor(state[name], name)\n",
         ("tests/test_checkpoint.py::test_the_wrong_model_is_refused_before_anything_is_loaded",),
     ),
     Mutant(
