@@ -83,14 +83,16 @@ KERNELS = (
         "kernels",
         "            v = stored.to(tl.float32)\n",
         "            v = written(xs, branch, post, R, i, m)\n",
-        ("tests/gpu/test_interpreter.py::test_kernels_run_in_the_interpreter[test_steps]",),
+        ("tests/gpu/interpreter/test_steps.py::test_the_next_site_reads_the_streams_as_they_are_stored",),
+        interpreted=True,
     ),
     Mutant(
         "the Triton kernels transpose R",
         "kernels",
         "        v += R[i * m + j] * xs[j]\n",
         "        v += R[j * m + i] * xs[j]\n",
-        ("tests/gpu/test_interpreter.py",),
+        ("tests/gpu/interpreter/test_steps.py::test_every_result_is_that_of_the_formulas[4-streams-tiny]",),
+        interpreted=True,
     ),
     Mutant(
         "streams are restored in the dtype of their start",

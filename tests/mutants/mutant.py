@@ -23,6 +23,7 @@ class Mutant:
         tests: files or tests of `make test` that belong to it; no entry that is `exhaustive` only.
         excuse: why nothing catches it, if nothing does.
         own_caches: whether it may leave something wrong in the caches of compiled code.
+        interpreted: whether its tests are those that `tests/gpu/test_interpreter.py` runs in Triton's interpreter.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Mutant:
     tests: tuple[str, ...]
     excuse: str = ""
     own_caches: bool = False
+    interpreted: bool = False
 
 
 class StaleMutantError(Exception):

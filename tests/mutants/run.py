@@ -83,13 +83,18 @@ def totals(rows: Sequence[Row]) -> Table:
 
 def _passes_without(mutants: Sequence[Mutant], timeout: float, console: Console) -> bool:
     """Whether the tests of all mutants pass as long as nothing is wrong."""
-    tests = tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+    fine = True
     with TemporaryDirectory(prefix="mutant-") as folder:
         copy = copied(PROJECT, Path(folder).resolve() / "tree")
-        outcome = run_tests(copy, tests, timeout=timeout * len(tests), caches=CACHES)
-    fine = outcome.verdict is Verdict.MISSED
-    told = "pass" if fine else f"do not pass: {outcome.by or outcome.output[-2000:]}"
-    console.print(f"without a fault the tests {told} ({outcome.seconds:.0f} s)", markup=False, highlight=False)
+        for interpreted in sorted({mutant.interpreted for mutant in mutants}):
+            own = [mutant for mutant in mutants if mutant.interpreted is interpreted]
+            tests = tuple(dict.fromkeys(test for mutant in own for test in mutant.tests))
+            limit = timeout * len(tests)
+            outcome = run_tests(copy, tests, timeout=limit, caches=CACHES, interpreted=interpreted)
+            passed = outcome.verdict is Verdict.MISSED
+            told = "pass" if passed else f"do not pass: {outcome.by or outcome.output[-2000:]}"
+            console.print(f"without a fault the tests {told} ({outcome.seconds:.0f} s)", markup=False, highlight=False)
+            fine &= passed
     return fine
 
 

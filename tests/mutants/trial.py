@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -76,7 +76,8 @@ def attempt(project: Project, mutant: Mutant, *, timeout: float, caches: Path) -
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy = copied(project, Path(folder).resolve() / "tree")
         copy.apply(mutant)
-        return run_tests(copy, mutant.tests, timeout=timeout, caches=Path(folder, "c") if mutant.own_caches else caches)
+        caches = Path(folder, "caches") if mutant.own_caches else caches
+        return run_tests(copy, mutant.tests, timeout=timeout, caches=caches, interpreted=mutant.interpreted)
 
 
 def copied(project: Project, target: Path) -> Project:
@@ -90,24 +91,29 @@ def copied(project: Project, target: Path) -> Project:
     return copy
 
 
-def run_tests(copy: Project, tests: Sequence[str], *, timeout: float, caches: Path) -> Outcome:
+def run_tests(
+    copy: Project, tests: Sequence[str], *, timeout: float, caches: Path, interpreted: bool = False
+) -> Outcome:
     """Run tests of a copy until one fails; those that are `exhaustive` do not count."""
+    own = {"PYTHONPATH": str(copy.root), "TORCHINDUCTOR_CACHE_DIR": str(caches), "OMP_NUM_THREADS": "1"}
+    own |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     options = ("-x", "-q", "-rfE", "--tb=short", "--show-capture=no", "-m", "not exhaustive", "-p", "no:xdist")
     started = time.monotonic()
-    code, output = _run([copy.package, *options, *tests], copy.root, timeout, caches)
+    code, output = _run([copy.package, *options, *tests], copy.root, timeout, {**own, "COLUMNS": "500"})
     found = _FIRST.search(output)
     by = found[1] if found and code == 1 else ""
     verdict = {None: Verdict.TIMEOUT, 0: Verdict.MISSED, 1: Verdict.CAUGHT}.get(code, Verdict.BROKEN)
     return Outcome(verdict, by, time.monotonic() - started, output)
 
 
-def _run(arguments: Sequence[str], folder: Path, timeout: float, caches: Path) -> tuple[int | None, str]:
+def _run(
+    arguments: Sequence[str], folder: Path, timeout: float, environment: Mapping[str, str]
+) -> tuple[int | None, str]:
     """Exit code and output; the code is None if it took too long."""
-    own = {"PYTHONPATH": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(caches), "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
         cwd=folder,
-        env={**os.environ, **own},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
