@@ -13,7 +13,7 @@ CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types unit exhaustive zoo fuzz gpu-proof bench clean
+.PHONY: help install demo test lint format types unit exhaustive mutants zoo fuzz gpu-proof bench clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,13 +42,16 @@ types: $(STAMP)  ## mypy --strict
 		-p mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
-unit exhaustive zoo fuzz gpu-proof: export OMP_NUM_THREADS ?= 1
+unit exhaustive mutants zoo fuzz gpu-proof: export OMP_NUM_THREADS ?= 1
 
 unit: $(STAMP)  ## the tests, on JOBS=2 processes; of long tables the typical entries
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not exhaustive"
 
 exhaustive: $(STAMP)  ## the tests with every entry of every table, three times as long
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches each
+	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
 zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
 	$(BIN)/python -m tests.zoo.run

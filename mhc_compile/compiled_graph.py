@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -62,12 +62,14 @@ class _Rewritten:
         plan: what was rewritten in it.
         names: the parameters (under `hyper_connections`) that it takes behind Dynamo's inputs.
         positions: the inputs that tell the modules apart which it may be called for.
+        roots: paths of the modules through which Dynamo reaches the state in it.
     """
 
     gm: fx.GraphModule
     plan: Plan
     names: tuple[str, ...]
     positions: tuple[int, ...]
+    roots: tuple[str, ...]
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -133,21 +135,21 @@ class _Graph:
         if self._held.expects:
             code = _at_second_call(self._held.first_call_over, code)
         slots = slots_of(model, made.names)
-        return Served(code, slots, _still_there(model) if slots else None, made.positions)
+        return Served(code, slots, _still_there(model, made.roots) if slots else None, made.positions)
 
     def _rewrite(self, inputs: Sequence[Any], model: nn.Module) -> _Rewritten:
         held = self._held
         opened, record = examine(self._gm, inputs, self.origin, model, held.config, held.claims)
         held.records.append(record)
         positions = opened.positions(_telling_apart(opened, record.plan, held.config.chooses))
-        made = _Rewritten(self._gm, record.plan, (), positions)
+        made = _Rewritten(self._gm, record.plan, (), positions, opened.roots)
         if record.plan.sites:
             from mhc_compile.passes.pipeline import rewrite_graph
 
             held.create(model, record.plan)
             rewrite_graph(opened.gm, record.plan, held.config)
             closed, names = close_graph(opened)
-            made = _Rewritten(closed, record.plan, tuple(names), positions)
+            made = replace(made, gm=closed, names=tuple(names))
         elif record.origin.whole and connections_of(model) is None and not any(r.plan.sites for r in held.records):
             warn_of_nothing(record.plan, held.config)
         if record.origin.whole and record.found:
@@ -156,22 +158,37 @@ class _Graph:
 
 
 def _telling_apart(opened: OpenGraph, plan: Plan, chooses: bool) -> list[str]:
-    """The inputs by which to tell for which modules a graph is called: tied weights do not, where there are others."""
-    free = [next((w for w in site.weights if w not in opened.tied), None) for site in plan.sites]
-    if chooses or None in free:
+    """The inputs by which to tell for which modules a graph is called.
+
+    All parameters: any of them may be tied to another module's between two calls. Buffers, which some models replace at
+    every call, are looked at only where all weights of a site are tied already, or globs choose among the modules.
+    """
+    if chooses or any(opened.tied.issuperset(site.weights) for site in plan.sites):
         return list(opened.inputs)
-    return [weight for weight in free if weight is not None]
+    looked_at = opened.parameters.union(*(site.weights for site in plan.sites))
+    return [name for name in opened.inputs if name in looked_at]
 
 
-def _still_there(model: nn.Module) -> Callable[[], bool]:
-    """Whether the model uses the same `hyper_connections` as now: they may be replaced, adapters switched."""
+def _still_there(model: nn.Module, roots: Sequence[str]) -> Callable[[], bool]:
+    """Whether `hyper_connections` and modules are where they were: they may be replaced, adapters switched."""
     owner, child = weakref.ref(model), connections_of(model)
+    places = [(root.split("."), weakref.ref(model.get_submodule(root))) for root in roots if root]
 
     def current() -> bool:
         alive = owner()
-        return alive is None or connections_of(alive) is child
+        return alive is None or (
+            connections_of(alive) is child and all(_module_at(alive, path) is there() for path, there in places)
+        )
 
     return current
+
+
+def _module_at(model: nn.Module, path: Sequence[str]) -> nn.Module | None:
+    """What `get_submodule` finds, without its checks, for this is asked at every call."""
+    here: nn.Module | None = model
+    for part in path:
+        here = None if here is None else here._modules.get(part)
+    return here
 
 
 def _at_second_call(report: Callable[[], None], code: Compiled) -> Compiled:

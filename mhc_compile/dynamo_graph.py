@@ -33,8 +33,10 @@ class OpenGraph:
         original: what Dynamo handed over; never changed.
         gm: the copy, in which the state of the model is attributes. Its placeholders are those of `original`.
         inputs: attribute -> the placeholder it stands for.
-        foreign: see `StateNames`, as for `tied`.
+        foreign: see `StateNames`, as for the rest.
         tied: see there.
+        parameters: see there.
+        roots: see there.
     """
 
     original: fx.GraphModule
@@ -42,6 +44,8 @@ class OpenGraph:
     inputs: Mapping[str, fx.Node]
     foreign: tuple[str, ...]
     tied: frozenset[str]
+    parameters: frozenset[str]
+    roots: tuple[str, ...]
 
     def positions(self, attributes: Iterable[str]) -> tuple[int, ...]:
         """Which inputs hold these attributes."""
@@ -78,7 +82,7 @@ def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module
             state = gm.graph.create_node("get_attr", name)
         state.meta.update({k: v for k, v in node.meta.items() if k == "example_value"})
         node.replace_all_uses_with(state)
-    return OpenGraph(original, gm, inputs, found.foreign, found.tied)
+    return OpenGraph(original, gm, inputs, found.foreign, found.tied, found.parameters, found.roots)
 
 
 def close_graph(opened: OpenGraph) -> tuple[fx.GraphModule, list[str]]:

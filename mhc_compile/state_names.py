@@ -26,12 +26,14 @@ class StateNames:
         foreign: those of `names` that are no parameters or buffers of the model, named by the way Dynamo found them.
         tied: those of `names` whose tensor the model has under another name as well.
         parameters: those of `names` that the model holds as parameters.
+        roots: paths of the modules through which Dynamo reaches them, "" for the model itself.
     """
 
     names: Mapping[fx.Node, str]
     foreign: tuple[str, ...]
     tied: frozenset[str]
     parameters: frozenset[str]
+    roots: tuple[str, ...]
 
 
 def name_state(placeholders: Sequence[fx.Node], values: Sequence[Any], model: nn.Module) -> StateNames:
@@ -51,7 +53,8 @@ def name_state(placeholders: Sequence[fx.Node], values: Sequence[Any], model: nn
             names[node] = state_path(node)
             foreign.append(names[node])
     own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return StateNames(names, tuple(foreign), frozenset(tied), frozenset(own & set(names.values())))
+    roots = tuple(dict.fromkeys(prefix.removesuffix(".") for prefix in prefixes.values()))
+    return StateNames(names, tuple(foreign), frozenset(tied), frozenset(own & set(names.values())), roots)
 
 
 def _all_names(model: nn.Module) -> dict[int, list[str]]:

@@ -130,6 +130,17 @@ def _axes_at_add(graph: Ancestry, candidate: Candidate) -> Axes:
     return axes
 
 
+def axis_behind(graph: Ancestry, site: int, axis: int, i: int) -> int:
+    """Where the channel axis of the site at position `site` is in a value that was lifted from it; `axis` if lost."""
+    axes: dict[int, Axes] = {site: tuple(range(len(shape_of(graph.nodes[site]))))}
+    for j in sorted(graph.between(site, [i])):
+        source = next((k for k in graph.inputs[j] if k in axes), None)
+        if source is not None:
+            axes[j] = _carry(graph, source, j, axes[source])
+    found = axes.get(i, ())
+    return found.index(axis) if axis in found else axis
+
+
 def axis_of_size(graph: Ancestry, i: int, axis: int, channels: int) -> tuple[int, int]:
     """Axis and number of the channels of a value computed from a site with `channels` channels on `axis`."""
     shape = shape_of(graph.nodes[i])
@@ -162,18 +173,28 @@ def _carry(graph: Ancestry, source: int, result: int, axes: Axes) -> Axes:
 
 
 def _permutation(graph: Ancestry, i: int, rank: int) -> list[int] | None:
+    """For each axis of a permuted value, the axis it was; None for a view, which only sizes tell something about."""
     node = graph.nodes[i]
-    name = canonical_name(node)
-    rest: list[Any] = list(node.args[1:])
-    if name in ("transpose", "swapaxes", "swapdims") and len(rest) == 2:
-        order = list(range(rank))
-        first, second = (int(a) % rank for a in rest)
+    name, keywords = canonical_name(node), ("dim0", "dim1", "axis0", "axis1", "dims", "source", "destination")
+    given: list[Any] = [*node.args[1:], *(node.kwargs[k] for k in keywords if k in node.kwargs)]
+    order = list(range(rank))
+    if name in ("t", "mT"):
+        return [*order[:-2], *reversed(order[-2:])]
+    if name in ("transpose", "swapaxes", "swapdims"):
+        first, second = _axes_of(given, rank)
         order[first], order[second] = second, first
         return order
     if name == "permute":
-        axes = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
-        return [int(a) % rank for a in axes]
+        return _axes_of(given[0] if isinstance(given[0], (tuple, list)) else given, rank)
+    if name in ("movedim", "moveaxis"):
+        source, destination = (_axes_of(axes if isinstance(axes, (tuple, list)) else [axes], rank) for axes in given)
+        moved, rest = dict(zip(destination, source, strict=True)), iter(a for a in order if a not in source)
+        return [moved[a] if a in moved else next(rest) for a in order]
     return None
+
+
+def _axes_of(axes: Sequence[Any], rank: int) -> list[int]:
+    return [int(a) % rank for a in axes]
 
 
 def _through_view(before: tuple[object, ...], after: tuple[object, ...], axes: Axes) -> Axes:

@@ -13,7 +13,7 @@ from mhc_compile.errors import PatternError
 from mhc_compile.kernels.connections import parameter_count, parameter_shapes, readout_shapes
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.chains import resolve_nesting
-from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
+from mhc_compile.passes.channels import Channels, axis_behind, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.fusions import plan_steps
@@ -164,9 +164,10 @@ def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: 
 
 def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: Mapping[int, Site]) -> Segment:
     own = [sites[s.add] for s in chain.sites]
-    names = unique([f"{_site_before(chain, sites, i).key}.readout" for i in chain.readouts])
+    before = {i: _site_before(chain, i) for i in chain.readouts}
+    names = unique([f"{sites[add].key}.readout" for add in before.values()])
     readouts = tuple(
-        _readout(graph, config, key, i, users, _site_before(chain, sites, i))
+        _readout(graph, config, key, i, before[i], sites[before[i]], users)
         for key, (i, users) in zip(names, chain.readouts.items(), strict=True)
     )
     return Segment(
@@ -180,14 +181,16 @@ def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: M
     )
 
 
-def _site_before(chain: Chain, sites: Mapping[int, Site], i: int) -> Site:
-    """The last site before a stream value: a readout is named after it and has its channels."""
-    return sites[chain.sites[bisect_right(chain.sites, i, key=lambda s: s.add) - 1].add]
+def _site_before(chain: Chain, i: int) -> int:
+    """The add of the last site before a stream value: a readout is named after it and has its channels."""
+    return chain.sites[bisect_right(chain.sites, i, key=lambda s: s.add) - 1].add
 
 
-def _readout(graph: Ancestry, config: Config, key: str, i: int, users: Sequence[fx.Node], site: Site) -> Readout:
-    node = graph.nodes[i]
-    axis, channels = axis_of_size(graph, i, site.channel_axis, site.channels)
+def _readout(
+    graph: Ancestry, config: Config, key: str, i: int, add: int, site: Site, users: Sequence[fx.Node]
+) -> Readout:
+    node, moved = graph.nodes[i], axis_behind(graph, add, site.channel_axis, i)
+    axis, channels = axis_of_size(graph, i, moved, site.channels)
     shapes = readout_shapes(config.reduce, config.streams, channels) if _is_consumed(graph, users) else {}
     return Readout(key, node.name, tuple(u.name for u in users), axis, channels, parameter_count(shapes))
 

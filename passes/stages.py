@@ -101,10 +101,10 @@ def _first_node(nodes: Sequence[fx.Node], name: str) -> int:
 def _check_order(nodes: Sequence[fx.Node], anywhere: Collection[fx.Node], at: Sequence[str], cuts: list[int]) -> None:
     order = sorted(zip(cuts, at, strict=True))
     if any(a >= b for a, b in pairwise(cuts)):
-        names = list(dict.fromkeys(name for _, name in order))
+        names = list({position: name for position, name in reversed(order)}.values())[::-1]  # one for each place
         same = [name for position, name in order if cuts.count(position) > 1]
         why = f"{' and '.join(same)} begin at the same place" if same else "the modules run in another order"
-        raise CutOrderError(f"at={list(at)}: {why}: write at={names[: 1 + len(names) - len(same)]}")
+        raise CutOrderError(f"at={list(at)}: {why}: write at={names}")
     work = [n.op.startswith("call") and n not in anywhere and not _is_part(n) for n in nodes]
     if not any(work[: cuts[0]]):
         raise CutOrderError(

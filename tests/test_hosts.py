@@ -314,6 +314,48 @@ def test_an_adapter_put_in_place_of_a_layer_is_traced_and_trained():
     assert twin.blocks[0].up.extra.weight.grad.abs().sum() > 0
 
 
+class Doubling(nn.Linear):
+    """Has what a linear layer has, and computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_layer_put_in_place_of_one_with_the_same_parameters_is_traced():
+    model = Tower()
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    plain = copy.deepcopy(model)
+    for tower in (twin, plain):
+        tower.blocks[0].up, before = Doubling(WIDTH, 2 * WIDTH), tower.blocks[0].up
+        tower.blocks[0].up.load_state_dict(before.state_dict())
+    torch.testing.assert_close(twin(X), plain(X))
+
+
+class Inner(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(WIDTH, WIDTH), function
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+class Outer(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.inner = Inner(function)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_blocks_that_read_alike_but_call_different_parts_have_code_of_their_own():
+    functions = (torch.tanh, torch.tanh, torch.sigmoid, torch.tanh, torch.tanh)
+    model = nn.Sequential(*map(Outer, functions))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
+    torch.testing.assert_close(twin(X), model(X))
+
+
 def test_mode_switches_of_a_module_do_not_keep_others_from_being_called():
     """Rotary embeddings are computed without gradients between the first coefficients and the first block."""
 
@@ -339,6 +381,37 @@ def test_mode_switches_of_a_module_do_not_keep_others_from_being_called():
     twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
     assert {"block", "rotary", "stem"} <= twin._mhc.programs[0].entered
     torch.testing.assert_close(twin(X), plain(X))
+
+
+class Output(nn.Module):
+    """As in BERT: adds what it computes to a value that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, h, x):
+        return x + self.dense(h)
+
+
+class Apart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.output = nn.Linear(WIDTH, WIDTH), Output()
+
+    def forward(self, x):
+        return self.output(torch.tanh(self.up(x)), x)
+
+
+def test_a_module_whose_branch_begins_outside_of_it_is_called_all_the_same():
+    plain, calls = nn.Sequential(Apart(), Apart()), []
+    twin = transformed(plain, modes=("train",))
+    assert {"0", "0.output", "1", "1.output"} <= twin._mhc.programs[0].entered
+    assert twin.hyper_connections["1"] in list(twin[1].children())
+    for block in (twin[0], twin[1]):
+        block.output.register_forward_hook(lambda *_: calls.append(1))
+    twin(X)
+    assert calls == [1, 1]
 
 
 def test_a_hook_that_will_never_fire_is_warned_of():

@@ -161,6 +161,16 @@ def test_cast_after_transform(dtype):
     assert torch.allclose(out.float(), plain(X.to(dtype)).float(), rtol=0.1, atol=0.1)
 
 
+def test_a_dtype_that_the_model_asks_its_parameters_for_is_no_constant():
+    class Casting(Block):
+        def forward(self, x):
+            return super().forward(x.to(self.up.weight.dtype))
+
+    twin = transformed(Casting(), modes=("train",))
+    assert twin(X).dtype == torch.float32 and programs(twin) == 1
+    assert twin.double()(X).dtype == torch.float64 and programs(twin) == 2
+
+
 def test_moved_to_meta():
     twin = transformed().to("meta")
     assert twin(X.to("meta")).device.type == "meta"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,3 +74,30 @@ def assert_right(implementation: Any, name: str, arguments: tuple[Any, ...], tol
     for key, found in run(implementation, name, arguments).items():
         error = (found.double() - expected[key]).abs().max() / expected[key].abs().max().clamp_min(1e-30)
         assert error <= tolerance, f"{name}: {key} is off by {error:.1e}"
+
+
+SLACK = 1e-5  # sums in fp32, of terms that cancel
+
+
+def assert_rounded_once(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, ulps: float = 0.5) -> None:
+    """Every result in half precision is the exact one, rounded once: which no tolerance in per cent tells.
+
+    To the nearest, that is by half a unit in the last place.
+    """
+    for name, value in found.items():
+        exact = expected[name]
+        rounding = ulps * torch.finfo(value.dtype).eps if value.dtype.itemsize < 4 else 0.0
+        bound = rounding * exact.abs() + SLACK * exact.abs().max()
+        error = (value.double() - exact).abs()
+        assert bool((error <= bound).all()), f"{name}: {float((error / bound).max()):.1f} times one rounding"
+
+
+def assert_next_site_reads_what_is_stored(
+    implementation: Any, arguments: tuple[Any, ...], *, ulps: float = 0.5
+) -> None:
+    """A boundary in half precision gates the streams that it has rounded, as whoever reads them later will."""
+    X, y, mix, *params, n, axis = arguments
+    found = run(implementation, "boundary", arguments)
+    following = found.pop("following")
+    assert_rounded_once({"following": following}, exactly("write", (X, y, mix, n, axis)), ulps=ulps)
+    assert_rounded_once(found, exactly("gate", (following, *params, n, axis)), ulps=ulps)

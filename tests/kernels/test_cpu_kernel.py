@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,21 @@ def test_a_compiled_kernel_is_found_by_the_next_process(monkeypatch: pytest.Monk
     compiled.cache_clear()
     monkeypatch.setattr(cpu_kernel, "_compile", lambda *args: pytest.fail("compiled again"))
     assert call("*to = twice(x);", 4) == 8
+
+
+@pytest.mark.parametrize(("part", "other"), [
+    ("FLAGS", ("-O0",)), ("_processor", lambda: "another"), ("_version", lambda path: "another"),
+    ("compiler", lambda: "/another/c++"),
+])  # fmt: skip
+def test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file(
+    part: str, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = cpu_kernel._version(str(cpu_kernel.compiler()))
+    monkeypatch.setattr(cpu_kernel, "_version", lambda path: version)
+    before = cpu_kernel._cached("source", ".so")
+    assert cpu_kernel._cached("source", ".so") == before != cpu_kernel._cached("other source", ".so")
+    monkeypatch.setattr(cpu_kernel, part, other)
+    assert cpu_kernel._cached("source", ".so") != before
 
 
 def test_templates_whose_parsed_form_is_broken_are_read_as_text(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,18 @@ def test_passes_of_the_user_stay() -> None:
         assert inductor_cache.sources_hash() in second.uuid()
 
 
-def test_the_hash_covers_python_and_cpp_sources() -> None:
-    folder = Path(inductor_cache.__file__).parent
-    found = {path.suffix for path in folder.glob("*.[ph]*")}
-    assert found == {".py", ".h"}
+@pytest.mark.parametrize("suffix", [".py", ".h"])
+def test_the_hash_changes_with_any_python_or_cpp_source(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kernels"
+    shutil.copytree(Path(inductor_cache.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(inductor_cache, "__file__", str(folder / "inductor_cache.py"))
+    hashed = inductor_cache.sources_hash.__wrapped__
+    first, *_ = sorted(folder.glob(f"*{suffix}"))
+    before = hashed()
+    assert hashed() == before == inductor_cache.sources_hash()
+    first.write_text(first.read_text() + " ")
+    edited = hashed()
+    first.rename(first.with_stem(f"{first.stem}_moved"))
+    assert len({before, edited, hashed()}) == 3

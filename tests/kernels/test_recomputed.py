@@ -118,6 +118,8 @@ def test_branches_of_several_dtypes_are_restored_in_the_dtype_that_the_streams_h
         expected = cpu_launch.write(expected, y, mix, n, axis)
     found = recomputed.restore(X, past, n, axis)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
+    operands = (torch.randn_like(found), X, past, past[-2].bfloat16(), past[-1], n, axis)
+    torch.library.opcheck(torch.ops.mhc.write_recomputed_backward.default, operands, test_utils="test_faketensor")
 
 
 def arguments() -> tuple[Any, ...]:

@@ -75,13 +75,55 @@ def test_open_sizes_are_no_channels():
     assert found == [(2, 2, 8)]
 
 
+def test_a_view_of_the_tokens_leaves_the_channels_where_they_are():
+    assert axes(lambda m, x: x.reshape(12, 8) + m.f(x).reshape(12, 8), X, f=Mlp()) == [(1, 2, 8)]
+
+
 def test_a_view_that_breaks_up_the_channels_is_rejected():
     body = lambda m, x: x.reshape(2, 48) + m.f(x).reshape(2, 48)
     plan = plan_of(Net(body, f=Mlp()).double(), X)
     assert not plan.sites and reasons(plan) == ["RESHAPED_SKIP"]
 
 
-def test_axis_of_size_prefers_the_axis_of_the_site():
+SKIPS = {
+    "transpose": lambda x: x.transpose(1, 2),
+    "transpose by name": lambda x: torch.transpose(x, dim0=1, dim1=2),
+    "permute": lambda x: x.permute(0, 2, 1),
+    "permute by name": lambda x: torch.permute(x, dims=(0, 2, 1)),
+    "movedim": lambda x: x.movedim(-1, 1),
+    "movedim of tuples": lambda x: torch.movedim(x, source=(1, 2), destination=(2, 1)),
+    "contiguous": lambda x: x.transpose(-1, -2).contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", SKIPS)
+@pytest.mark.parametrize("length", [6, 8])
+def test_axes_do_not_depend_on_the_number_of_tokens(name, length):
+    """With as many tokens as channels, sizes do not tell which axis is which."""
+    move = SKIPS[name]
+    assert axes(lambda m, x: move(x) + move(m.f(x)), tokens(2, length, 8), f=Mlp()) == [(1, 2, 8)]
+
+
+@pytest.mark.parametrize("name", SKIPS)
+@pytest.mark.parametrize("length", [6, 8])
+def test_a_readout_behind_a_permutation_follows_its_channels(name, length):
+    def body(m, x):
+        u = SKIPS[name](x + m.f(x))
+        return u + m.g(u.transpose(1, 2)).transpose(1, 2), u
+
+    plan = plan_of(Net(body, f=Mlp(), g=Mlp()).double().eval(), tokens(2, length, 8))
+    first = plan.segments[0].readouts[0]
+    assert first.users == ("output",) and (first.channel_axis, first.channels) == (1, 8)
+
+
+def test_of_two_axes_of_its_size_the_one_of_the_site_has_the_channels():
+    graph = graph_of(Net(lambda m, x: (x * 1.0, x.mean(-1))).double(), tokens(2, 8, 8))
+    square, gone = (graph.index[n] for n in graph.nodes[-1].all_input_nodes)
+    assert axis_of_size(graph, square, 1, 8) == (1, 8) and axis_of_size(graph, square, 2, 8) == (2, 8)
+    assert axis_of_size(graph, gone, 2, 8) == (1, 8)
+
+
+def test_a_value_of_other_axes_has_the_channels_where_their_number_is():
     graph = graph_of(Net(lambda m, x: (x * 1.0, x.transpose(1, 2), x.mean(-1))).double(), tokens(2, 8, 6))
     one, moved, gone = (graph.index[n] for n in graph.nodes[-1].all_input_nodes)
     assert axis_of_size(graph, one, 1, 8) == (1, 8)

@@ -101,3 +101,38 @@ def test_the_policy_of_selective_checkpointing_survives_a_transformation():
     assert error(out, model(x)) <= 1e-10
     out.sum().backward()
     assert all(p.grad is not None for p in transformed.hyper_connections.parameters())
+
+
+class Mixed(torch.nn.Module):
+    """One block used again and again, once under a policy of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        for i in range(6):  # the code of the first two and the last is another one
+            policy = other_contexts if i == 3 else policy_contexts
+            x = checkpoint(self.block, x, use_reentrant=False, context_fn=policy)
+        return x
+
+
+OTHERS = []
+
+
+def other_policy(context, op, *args, **kwargs):
+    OTHERS.append(op)
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def other_contexts():
+    return create_selective_checkpoint_contexts(other_policy)
+
+
+def test_every_region_keeps_its_own_policy():
+    x = torch.randn(3, 8, dtype=torch.float64)
+    transformed = mhc_compile.transform(Mixed().double(), example_inputs=(x,), modes=("train",))
+    ASKED.clear()
+    OTHERS.clear()
+    transformed(x)
+    assert ASKED.count(torch.ops.aten.addmm.default) == 5 * OTHERS.count(torch.ops.aten.addmm.default) > 0

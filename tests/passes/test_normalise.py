@@ -103,6 +103,25 @@ def test_a_write_that_is_seen_elsewhere_is_left_alone(body):
     assert writes(gm)[0].args[0] in observed_mutations(gm)
 
 
+def test_a_write_through_a_view_of_an_input_reaches_it():
+    def body(m, x):
+        y = m.f(x)
+        x.view(-1, 8).mul_(2.0)  # nothing else looks at x any more, but for the caller
+        return y
+
+    check(body, remaining=1)
+
+
+def test_a_write_through_a_view_of_a_buffer_reaches_it():
+    def body(m, x):
+        m.count.view(1).add_(1.0)
+        return m.f(x)
+
+    model = Net(body, f=Mlp(), count=nn.Buffer(torch.zeros(1))).double()
+    gm = normalise(traced(model, X, front_end="dynamo"))
+    assert len(writes(gm)) == 1
+
+
 def test_a_write_to_a_buffer_is_left_alone():
     model = Net(_buffer, f=Mlp(), count=nn.Buffer(torch.zeros(1))).double()
     gm = normalise(traced(model, X, front_end="dynamo"))

@@ -110,6 +110,18 @@ def test_an_embedding_added_in_every_layer_is_not_the_stream():
     assert found == [(1, 1)] * 2 and reasons.count(Reason.INPUT_INDEPENDENT) == 2
 
 
+@pytest.mark.parametrize(("levels", "reason"), [(4, None), (5, Reason.NESTED)])
+def test_a_value_that_is_added_in_five_layers_is_no_skip(levels, reason):
+    def body(m, x):
+        h = x
+        for _ in range(levels):
+            h = x + m.f0(h)
+        return h
+
+    found, reasons = decide(body)
+    assert (len(found), reasons) == ((levels, []) if reason is None else (0, [reason] * levels))
+
+
 def test_a_stream_may_start_at_learned_queries():
     found, reasons = decide(lambda m, x: (h := m.table * 1.0) + m.f0(h) * x, table=nn.Parameter(torch.randn(2, 6, 8)))
     assert found == [(1, 1)] and not reasons
@@ -146,6 +158,16 @@ def test_a_write_on_the_stream_after_a_site_rejects_what_reads_it():
 
     found, reasons = decide(body)
     assert not found and reasons[-1] is Reason.MUTATED
+
+
+def test_a_write_on_what_the_skip_is_lifted_to_is_rejected():
+    def body(m, x):
+        u = (x := m.stem(x)) * 0.5
+        y = m.f0(x)
+        u[:, 0] = 0.0
+        return u + y
+
+    assert only(body) is Reason.MUTATED
 
 
 def test_a_half_moved_value_read_by_the_branch_is_rejected():

@@ -153,10 +153,17 @@ def _shift_on_the_path(m, x):
     return x + m.f1(x + 1.0)
 
 
+def _scaled_by_an_earlier_state(m, x):
+    early = x + m.f0(x)
+    x = (early + m.f1(early)) * early
+    return x + m.f2(x)
+
+
 BODIES = {f.__name__.strip("_").replace("_", " "): f for f in (
     _collected, _towers, _used_later, _branch_reads_both, _branch_reads_both_at_the_entry, _branch_reads_lifted,
     _branch_is_output_too, _moved_skip, _flat_skip, _views_on_the_path, _own_sizes, _negated, _python_sum,
     _rms_on_the_path, _l2_on_the_path, _softmax_on_the_path, _fill, _shift_on_the_path,
+    _scaled_by_an_earlier_state,
 )}  # fmt: skip
 SITES = {
     "collected": 3,
@@ -165,6 +172,7 @@ SITES = {
     "moved skip": 3,
     "own sizes": 3,
     "branch reads both at the entry": 1,
+    "scaled by an earlier state": 3,
 }
 
 
@@ -208,6 +216,13 @@ def test_ops_between_sites_of_pictures(op, segments, layout):
     x = images().contiguous(memory_format=layout)
     err, plan = preserved(model, x)
     assert err <= TIGHT and len(plan.sites) == 2 and len(plan.segments) == segments
+
+
+@pytest.mark.parametrize("reduce", ["learned", "mean"])
+def test_pictures_are_read_out_with_their_channels_in_front(reduce):
+    model = net(_pictures(lambda m, x: torch.relu(x)), c0=conv(), c1=conv())
+    err, plan = preserved(model, images(), reduce=reduce)
+    assert err <= TIGHT and [r.channel_axis for s in plan.segments for r in s.readouts] == [1]
 
 
 def test_channels_first_and_last_parts_in_one_stream():

@@ -19,6 +19,7 @@ from tests.kernels.step_calls import (
     STEPS,
     all_arguments,
     as_tuple,
+    assert_next_site_reads_what_is_stored,
     assert_right,
     backward_arguments,
     exactly,
@@ -66,6 +67,12 @@ def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: Any) 
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: Any) -> None:
     for name, arguments in all_arguments(4, layout, dtype=dtype):
         right(name, arguments, dtype)
+
+
+def test_the_next_site_reads_the_streams_as_they_are_stored() -> None:
+    ulps = 1 if DEVICE == "cpu" else 0.5  # the interpreter does not round to the nearest
+    arguments = forward_arguments("boundary", 4, TINY, dtype=torch.bfloat16)
+    assert_next_site_reads_what_is_stored(KERNELS, arguments, ulps=ulps)
 
 
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])

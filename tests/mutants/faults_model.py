@@ -1,0 +1,200 @@
+"""Faults in capturing a model, in the transformed model, and in the backend of `torch.compile`."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+CAPTURE = (
+    Mutant(
+        "autocast is baked in",
+        "capture",
+        "stack.enter_context(torch.autocast(device, enabled=False))",
+        "pass",
+        ("tests/test_capture.py::test_autocast_is_not_baked_in",),
+    ),
+    Mutant(
+        "side effects that are left out are not noted",
+        "capture",
+        "notes = attempt.notes(failures) + check_side_effects(model, changed)",
+        "notes = attempt.notes(failures)",
+        ("tests/test_capture.py::test_python_side_effects_are_noted_and_writes_into_buffers_are_not",),
+    ),
+    Mutant(
+        "conditions on sizes are forgotten",
+        "capture",
+        "        if symbols and symbols <= names:",
+        "        if False:",
+        ("tests/test_input_spec.py::test_divisibility_is_guarded",),
+    ),
+    Mutant(
+        "a size that two inputs share may differ",
+        "capture",
+        "                expected = sizes.setdefault(expected, size)\n",
+        "                sizes[expected] = expected = size\n",
+        ("tests/test_input_spec.py::test_a_size_shared_by_two_inputs_must_be_shared",),
+    ),
+    Mutant(
+        "True is served by the program of 1",
+        "capture",
+        "return type(value) is type(self.value) and bool(value == self.value)",
+        "return bool(value == self.value)",
+        ("tests/test_input_spec.py::test_true_is_not_one",),
+    ),
+)
+
+MODEL = (
+    Mutant(
+        "a program serves every mode",
+        "model",
+        "return self.state == state and self.input_spec.matches(flat, tree)",
+        "return self.input_spec.matches(flat, tree)",
+        ("tests/test_owner.py::test_frozen_batch_norm_has_its_own_graph",),
+    ),
+    Mutant(
+        "a program serves with and without gradients",
+        "model",
+        "if self.grad_mode is not None and self.grad_mode != torch.is_grad_enabled():",
+        "if False:",
+        ("tests/test_owner.py::test_gradient_mode_never_leaks",),
+    ),
+    Mutant(
+        "a replaced submodule leaves the old program in place",
+        "model",
+        "        state.append(isinstance(child, Hosted))",
+        "        state.append(True)",
+        ("tests/test_hosts.py::test_a_layer_put_in_place_of_one_with_the_same_parameters_is_traced",),
+    ),
+    Mutant(
+        "a program serves parameters of another dtype",
+        "model",
+        "                state.append(sharded.get(id(parameter), parameter.dtype))\n",
+        "",
+        ("tests/test_owner.py::test_a_dtype_that_the_model_asks_its_parameters_for_is_no_constant",),
+    ),
+    Mutant(
+        "blocks share code whatever it refers to",
+        "model",
+        "key = (code.src, *((name, id(value)) for name, value in sorted(code.globals.items())))",
+        "key = code.src",
+        ("tests/test_hosts.py::test_blocks_that_read_alike_but_call_different_parts_have_code_of_their_own",),
+    ),
+    Mutant(
+        "checkpointed regions share their policy",
+        "model",
+        "        key = (code, name, region)\n",
+        "        key = (code, name)\n",
+        ("tests/passes/test_checkpoints.py::test_every_region_keeps_its_own_policy",),
+    ),
+    Mutant(
+        "two sites of one host have one name",
+        "model",
+        'return f"own{site.removeprefix(host)}" if site.startswith(host) else f"of_{site}"',
+        'return site.removeprefix(host).strip("_") or "own"',
+        (
+            "tests/test_hosts.py::test_sites_that_share_a_host_have_their_own_parameters_whatever_its_modules_are_called",
+        ),
+    ),
+    Mutant(
+        "a copy shares the constants of its programs",
+        "model",
+        "programs=[p for p in self.programs if not p.constants]",
+        "programs=list(self.programs)",
+        ("tests/test_owner.py::test_deepcopy_does_not_share_constants",),
+    ),
+    Mutant(
+        "a late trace may need parameters nobody knows",
+        "model",
+        "    check_parameters(owner, plan)\n    return add_program(owner, captured, plan)\n",
+        "    return add_program(owner, captured, plan)\n",
+        ("tests/test_owner.py::test_call_that_needs_unknown_sites_is_an_error_that_says_what_to_do",),
+    ),
+    Mutant(
+        "hooks that never fire are not warned of",
+        "model",
+        '    if getattr(vars(module)[HOSTED], "called", True):',
+        "    if True:",
+        ("tests/test_hosts.py::test_a_hook_that_will_never_fire_is_warned_of",),
+    ),
+)
+
+DYNAMO = (
+    Mutant(
+        "one weight of a site tells the modules apart",
+        "dynamo",
+        "    return [name for name in opened.inputs if name in looked_at]\n",
+        "    return [site.weights[0] for site in plan.sites]\n",
+        ("tests/test_changed_models.py",),
+    ),
+    Mutant(
+        "blocks may change places unnoticed",
+        "dynamo",
+        "all(_module_at(alive, path) is there() for path, there in places)",
+        "True",
+        ("tests/test_changed_models.py",),
+    ),
+    Mutant(
+        "what was rewritten for other names is taken again",
+        "dynamo",
+        "        key = (tuple(names.names.values()), names.foreign, names.tied)\n",
+        "        key = names.foreign\n",
+        ("tests/test_graph_breaks.py::test_one_graph_for_all_blocks_takes_the_parameters_of_each",),
+    ),
+    Mutant(
+        "an identity that is used again is taken for the old one",
+        "dynamo",
+        "        self._known.pop(key, None)\n",
+        "",
+        ("tests/test_instances.py::test_an_identity_that_is_used_again_is_not_taken_for_the_old_one",),
+    ),
+    Mutant(
+        "replaced hyper-connections leave the old ones in use",
+        "dynamo",
+        "            if current is not None and not current():\n",
+        "            if False:\n",
+        ("tests/test_instances.py::test_slots_that_are_no_longer_the_models_are_learnt_anew",),
+    ),
+    Mutant(
+        "keys behind a break start anew",
+        "dynamo",
+        "    taken = list(_taken_before(parts, origin))\n",
+        "    taken: list[str] = []\n",
+        ("tests/test_graph_breaks.py::test_the_function_is_kept_and_every_site_is_found",),
+    ),
+    Mutant(
+        "an add cut by a break has no reason of its own",
+        "dynamo",
+        "        return replace(r, detail=detail) if unclear else r\n",
+        "        return r\n",
+        ("tests/test_graph_breaks.py::test_a_residual_around_a_break_is_left_alone_and_the_report_says_why",),
+    ),
+    Mutant(
+        "the last graph of a function is not announced",
+        "dynamo",
+        "    if number is not None and number + 1 >= limit and",
+        "    if number is not None and number >= limit and",
+        ("tests/test_backend_modes.py::test_the_last_graph_before_dynamo_gives_up_is_announced",),
+    ),
+    Mutant(
+        "globs that match nothing are not warned of",
+        "dynamo",
+        "            if not self.several:\n                warn_of_unmatched(self.records, self.config)\n",
+        "",
+        (
+            "tests/test_backend_parameters.py::TestUntaken::test_globs_that_match_nothing_are_warned_of_with_the_words_of_transform",
+        ),
+    ),
+    Mutant(
+        "code for frozen parameters serves trained ones",
+        "dynamo",
+        "        trained = [i for i in frozen if inputs[i].requires_grad]\n",
+        "        trained: list[int] = []\n",
+        ("tests/test_frozen.py::test_parameters_learn_as_soon_as_they_are_unfrozen",),
+    ),
+    Mutant(
+        "an optimizer built before is not warned of",
+        "dynamo",
+        "        if trained and names:\n",
+        "        if False:\n",
+        ("tests/test_backend_parameters.py::TestEarlyOptimizer::test_one_built_before_the_first_call_is_reported",),
+    ),
+)
