@@ -33,8 +33,9 @@ class Attached(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, and a copy is not compiled yet."""
-        _, _, state, *rest = super().__reduce_ex__(protocol)
-        return (_rebuild, (original_class(self),), {k: v for k, v in state.items() if k != _DOOR}, *rest)
+        reduced: Any = super().__reduce_ex__(protocol)
+        state = {name: value for name, value in reduced[2].items() if name != _DOOR}
+        return (_rebuild, (original_class(self),), state, *reduced[3:])
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
