@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.exchanges import is_foreign
 from mhc_compile.passes.lifting import can_lift
+from mhc_compile.passes.op_kinds import LIFTABLE
 from mhc_compile.passes.residuals import Candidate
+from mhc_compile.passes.skips import full_size
 
 _MAX_PATH = 64  # ops between two sites that are looked through
 
@@ -24,26 +26,44 @@ class Link:
 
 def find_link(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> Link | None:
     """The link that brings streams from an earlier site to `base`, None if a segment has to start there."""
-    source = _latest_site(graph, base, sites)
-    if source is None:
-        return None
-    path = graph.between(source, [base]) if source != base else set()
-    on_stream = path | {source}
-    if all(i not in sites and can_lift(graph, i, on_stream) for i in path):
-        return Link(source, tuple(sorted(path)))
+    for source in sorted(_sources(graph, base, sites), reverse=True):
+        path = graph.between(source, [base]) if source != base else set()
+        on_stream = path | {source}
+        if all(i not in sites and can_lift(graph, i, on_stream) for i in path):
+            return Link(source, tuple(sorted(path)))
     return None
 
 
-def _latest_site(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> int | None:
-    """Follow the latest operand back until a site's add comes up: scales and masks are computed earlier."""
-    here = base
+def _sources(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> set[int]:
+    """Sites that `base` follows by liftable ops alone, through any operand that is large enough to be the stream."""
+    found: set[int] = set()
+    seen, todo = {base}, [base]
     for _ in range(_MAX_PATH):
+        if not todo:
+            break
+        here = todo.pop()
         if here in sites:
+            found.add(here)
+        elif graph.kinds[here] in LIFTABLE:
+            onward = [j for j in graph.inputs[here] if j not in seen and full_size(graph, here, j)]
+            seen.update(onward)
+            todo += onward
+    return found
+
+
+def find_obstacle(graph: Ancestry, base: int, sites: Collection[int]) -> int | None:
+    """The op that keeps streams of an earlier site from `base`, None where there is no such site."""
+    seen, todo = {base}, [base]
+    while todo:
+        here = max(todo)  # the last op of a path is the first that a reader meets
+        todo.remove(here)
+        behind = [j for j in graph.inputs[here] if graph.follows(j, sites)]
+        if not behind:
+            continue
+        if not can_lift(graph, here, behind) or len(seen) > _MAX_PATH:
             return here
-        inputs = graph.inputs[here]
-        if not inputs or not can_lift(graph, here, inputs):
-            return None
-        here = max(inputs)
+        todo += [j for j in behind if j not in seen]
+        seen.update(behind)
     return None
 
 

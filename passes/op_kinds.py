@@ -29,6 +29,7 @@ class Kind(Enum):
     DROPOUT = auto()  # identity in evaluation
     POINTWISE = auto()  # one element to one element, nonlinear
     REDUCE = auto()  # reduction that may keep its dimension (mean, sum, var)
+    ALONG = auto()  # one value of each position from all along an axis: softmax, cumsum
     NORM_LAST = auto()  # normalisation over trailing axes
     FOLDED = auto()  # acts on every sample alone, needs the batch axis first: streams are folded into the batch
     SELECT = auto()  # part of a tensor or one of several: indexing, chunk, unbind
@@ -38,11 +39,15 @@ class Kind(Enum):
     OPAQUE = auto()
 
 
-LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.DROPOUT})
+LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.SELECT, Kind.DROPOUT})
 """Kinds that are linear in their stream operand (a shift by an independent tensor is affine and as good)."""
 
-LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB}
-"""Kinds that can be applied to all streams at once."""
+LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB,
+                     Kind.ARRANGE}  # fmt: skip
+"""Kinds that can be applied to all streams at once, if the operator has a rule where its kind needs one."""
+
+MOVING = frozenset({Kind.SHAPE, Kind.SELECT})
+"""Kinds behind which tokens are elsewhere, or fewer."""
 
 _NAMES: dict[Kind, str] = {
     Kind.ADD: "add",
@@ -55,10 +60,13 @@ _NAMES: dict[Kind, str] = {
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
     Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
     "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
-    "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where",
-    Kind.REDUCE: "mean sum var std amax amin norm",
+    "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where "
+    "round floor ceil trunc frac fmod remainder logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc hardshrink "
+    "softshrink tanhshrink log_sigmoid float_power lgamma",
+    Kind.REDUCE: "mean sum var std amax amin norm linalg_vector_norm vector_norm logsumexp",
+    Kind.ALONG: "softmax log_softmax cumsum normalize",
     Kind.NORM_LAST: "layer_norm rms_norm",
-    Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d",
+    Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d feature_dropout feature_alpha_dropout",
     Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
     Kind.ARRANGE: "cat concat concatenate stack hstack vstack expand expand_as repeat repeat_interleave "
     "tile roll flip pad gather scatter scatter_add index_put index_copy index_add masked_scatter setitem embedding "
@@ -78,7 +86,7 @@ MODULES: dict[str, str] = {
     "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh", "Hardswish": "hardswish",
     "Hardsigmoid": "hardsigmoid", "Hardtanh": "hardtanh", "Softplus": "softplus", "Softsign": "softsign",
     "Identity": "identity", "Dropout": "dropout", "AlphaDropout": "alpha_dropout", "Dropout2d": "dropout2d",
-    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
+    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "FeatureAlphaDropout": "feature_alpha_dropout", "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
     "GroupNorm": "group_norm", "Flatten": "flatten", "Unflatten": "unflatten",
 }  # fmt: skip
 """Class names of leaf modules (`symbolic_trace` keeps those of torch.nn) and their canonical names."""

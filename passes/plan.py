@@ -27,7 +27,6 @@ class Reason(Enum):
     NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
     RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
-    SLICED = "the branch is cut to the size of the skip, so their tokens are not the same ones"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
     INPUT_INDEPENDENT = "the skip does not depend on the model's input: a position embedding added again"
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
@@ -35,7 +34,7 @@ class Reason(Enum):
     DEAD = "the result never reaches an output of the model"
     MULTI_STREAM = "the model already keeps several residual streams here"
     HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
-    UNKNOWN_CHANNELS = "the channel axis has no fixed size"
+    UNKNOWN_CHANNELS = "no axis of fixed size is known to hold the channels"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"
 
@@ -51,7 +50,7 @@ class Site:
         skip: operand of the sum that carries the identity path.
         base: value at which the branch leaves the stream: `skip`, or the value it was lifted from.
         lifts: linear ops from `base` to `skip`, in order, `skip` last; empty where they are the same.
-        moves_axes: whether a view or permutation is among `lifts`.
+        moves_axes: whether a view, permutation or cut is among `lifts`.
         branches: the other operands of the sum.
         negated: those of `branches` that are subtracted.
         kind: `prenorm`, `postnorm`, `postact`, `parallel` or `scaled`; for the reader only.

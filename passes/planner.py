@@ -18,7 +18,7 @@ from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.fusions import plan_steps
 from mhc_compile.passes.keys import ROOT_KEY, common_path, module_of, unique
-from mhc_compile.passes.op_kinds import Kind
+from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
 from mhc_compile.passes.recompute import notes as recompute_notes
@@ -143,7 +143,7 @@ def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: 
         skip=names[site.skip.operand],
         base=names[site.skip.base],
         lifts=tuple(names[i] for i in site.skip.lifts),
-        moves_axes=any(graph.kinds[i] is Kind.SHAPE for i in site.skip.lifts),
+        moves_axes=any(graph.kinds[i] in MOVING for i in site.skip.lifts),
         branches=tuple(names[b.node] for b in site.branches),
         negated=tuple(names[b.node] for b in site.branches if b.negated),
         kind=kind_label(graph, site),

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx
-
-from mhc_compile.passes.ancestry import Ancestry, through_weight
+from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.normalise import observed_mutations
-from mhc_compile.passes.op_kinds import Kind, canonical_name
+from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.plan import Reason
-from mhc_compile.passes.skips import NoSkip, Skip, find_skip, full_size
+from mhc_compile.passes.skips import NoSkip, Skip, find_skip
 from mhc_compile.passes.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
 
 
@@ -137,62 +135,15 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
     if _added_in_every_layer(graph, total, uses[skip.base]):
         return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
-    return _unliftable(graph, total, skip) or _sliced(graph, total, skip)
+    return _unliftable(graph, total, skip)
 
 
 def _unliftable(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
     on_stream = {skip.base, *skip.lifts}
     stuck = [i for i in skip.lifts if not can_lift(graph, i, on_stream)]
-    moved = any(graph.kinds[i] is Kind.SHAPE for i in skip.lifts)
+    moved = any(graph.kinds[i] in MOVING for i in skip.lifts)
     stuck += [i for i in skip.lifts if moved and len(graph.nodes[i].users) > 1]  # the branch would read it half moved
     return Rejected(total.adds, Reason.RESHAPED_SKIP, f"by {graph.nodes[stuck[0]].name}") if stuck else None
-
-
-def _sliced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
-    """Reject a branch that was cut to length after its last contraction; undoing a padding made before it is no cut."""
-    todo = [o.node for o in total.operands if o.node != skip.operand]
-    seen = set(todo)
-    while todo:
-        here = todo.pop()
-        if graph.weights[here] or canonical_name(graph.nodes[here]) in _CONTRACTIONS:
-            continue
-        computed = through_weight(
-            graph.reach(skip.base, here)
-        )  # a slice of the skip itself is part of the branch's work
-        if _is_cut(graph.nodes[here]) and computed and not _undoes_padding(graph, skip.base, here):
-            return Rejected(total.adds, Reason.SLICED, f"by {graph.nodes[here].name}")
-        onward = [j for j in graph.inputs[here] if j > skip.base and j not in seen and graph.reach(skip.base, j)]
-        if graph.kinds[here] is Kind.SCALE:  # a gate that is broadcast may be a column of something
-            onward = [j for j in onward if full_size(graph, here, j)]
-        seen.update(onward)
-        todo += onward
-    return None
-
-
-_CONTRACTIONS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "tensordot", "scaled_dot_product_attention"})
-"""Ops that bring tokens back together: what was cut before them was cut for their sake."""
-
-
-def _is_cut(node: fx.Node) -> bool:
-    """Whether the node takes a proper part of an axis, as `x[:, :-1]` does."""
-    if canonical_name(node) != "getitem":
-        return canonical_name(node) in ("narrow", "slice")
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    others = (user for user in source.users if user is not node and canonical_name(user) == "getitem")
-    # `h[..., :C] * h[..., C:]` divides h, nothing is cut off.
-    return _takes_part(node) and not any(_takes_part(u) and str(u.args[1]) != str(node.args[1]) for u in others)
-
-
-def _takes_part(node: fx.Node) -> bool:
-    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    return any(isinstance(s, slice) and (s.start is not None or s.stop is not None) for s in index)
-
-
-def _undoes_padding(graph: Ancestry, base: int, cut: int) -> bool:
-    """Whether the branch was padded, went through a weight, and is cut back (windows, staggered blocks)."""
-    pads = (i for i in graph.between(base, [cut]) if "pad" in canonical_name(graph.nodes[i]))
-    return any(through_weight(graph.reach(i, cut)) for i in pads)
 
 
 def _branch_lives_on(graph: Ancestry, total: Sum, skip: Skip) -> bool:

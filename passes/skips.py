@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mhc_compile.passes.ancestry import Ancestry, through_weight
 from mhc_compile.passes.op_kinds import LINEAR, Kind
 from mhc_compile.passes.plan import Reason
-from mhc_compile.passes.values import same_shape
+from mhc_compile.passes.values import same_shape, tensor_of
 
 _MAX_LIFTS = 16  # ops between the split and the add that are still looked through
 
@@ -62,7 +62,9 @@ def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ..
 
 def full_size(graph: Ancestry, result: int, operand: int) -> bool:
     """Whether the operand can be the stream: a scale, mask or rotary table is smaller than what it multiplies."""
-    return graph.kinds[result] is Kind.SHAPE or same_shape(graph.nodes[result], graph.nodes[operand])
+    if graph.kinds[result] is Kind.SELECT:
+        return tensor_of(graph.nodes[operand]) is not None
+    return graph.kinds[result] in (Kind.SHAPE, Kind.ARRANGE) or same_shape(graph.nodes[result], graph.nodes[operand])
 
 
 def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool:
