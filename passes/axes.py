@@ -51,7 +51,7 @@ def carry(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Axes:
         return _of_view(node, graph.nodes[source], axes)
     if name == "getitem":
         return _of_index(node, axes)
-    if graph.kinds[i] is Kind.REDUCE:
+    if graph.kinds[i] is Kind.REDUCE or name == "select":
         return _of_reduction(node, axes)
     if rank is None:
         return axes  # several values at once (chunk, split): each has the axes of their source

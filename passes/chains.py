@@ -1,77 +1,14 @@
-"""Join residual adds into chains, and choose one level where one chain lies inside a branch of another."""
+"""Choose one level where one chain of residual adds lies inside a branch of another."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.exchanges import is_foreign
-from mhc_compile.passes.lifting import can_lift
-from mhc_compile.passes.op_kinds import LIFTABLE
+from mhc_compile.passes.links import Link, find_links
 from mhc_compile.passes.residuals import Candidate
-from mhc_compile.passes.skips import full_size
-
-_MAX_PATH = 64  # ops between two sites that are looked through
-
-
-@dataclass(frozen=True)
-class Link:
-    """The stream path from the add at position `source` to the base of the next site, every op liftable."""
-
-    source: int
-    path: tuple[int, ...]
-
-
-def find_link(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> Link | None:
-    """The link that brings streams from an earlier site to `base`, None if a segment has to start there."""
-    for source in sorted(_sources(graph, base, sites), reverse=True):
-        path = graph.between(source, [base]) if source != base else set()
-        on_stream = path | {source}
-        if all(i not in sites and can_lift(graph, i, on_stream) for i in path):
-            return Link(source, tuple(sorted(path)))
-    return None
-
-
-def _sources(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> set[int]:
-    """Sites that `base` follows by liftable ops alone, through any operand that is large enough to be the stream."""
-    found: set[int] = set()
-    seen, todo = {base}, [base]
-    for _ in range(_MAX_PATH):
-        if not todo:
-            break
-        here = todo.pop()
-        if here in sites:
-            found.add(here)
-        elif graph.kinds[here] in LIFTABLE:
-            onward = [j for j in graph.inputs[here] if j not in seen and full_size(graph, here, j)]
-            seen.update(onward)
-            todo += onward
-    return found
-
-
-def find_obstacle(graph: Ancestry, base: int, sites: Collection[int]) -> int | None:
-    """The op that keeps streams of an earlier site from `base`, None where there is no such site."""
-    seen, todo = {base}, [base]
-    while todo:
-        here = max(todo)  # the last op of a path is the first that a reader meets
-        todo.remove(here)
-        behind = [j for j in graph.inputs[here] if graph.follows(j, sites)]
-        if not behind:
-            continue
-        if not can_lift(graph, here, behind) or len(seen) > _MAX_PATH:
-            return here
-        todo += [j for j in behind if j not in seen]
-        seen.update(behind)
-    return None
-
-
-def find_links(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Link]:
-    """The link into each candidate that has one, by the position of its add."""
-    sites = {c.add: c for c in candidates}
-    links = ((c.add, find_link(graph, c.skip.base, sites)) for c in candidates)
-    return {add: link for add, link in links if link is not None}
+from mhc_compile.passes.towers import foreign_adds
 
 
 def chain_lengths(
@@ -110,11 +47,12 @@ def resolve_nesting(
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    around = _surroundings(candidates)
+    links = find_links(graph, candidates)
+    around = _surroundings(candidates, links)
     if not any(around.values()):
         return list(candidates), {}
     conflicts = _conflicts(around)
-    length = chain_lengths(candidates, find_links(graph, candidates), around)
+    length = chain_lengths(candidates, links, around)
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
@@ -133,14 +71,14 @@ def resolve_nesting(
     return [c for c in candidates if c.add in kept], dropped
 
 
-def _surroundings(candidates: Sequence[Candidate]) -> dict[int, frozenset[int]]:
+def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, frozenset[int]]:
     """For each candidate's add, the adds of the candidates in whose branch it lies."""
     by_add = {c.add: c for c in candidates}
     around: dict[int, set[int]] = {add: set() for add in by_add}
     for outer in candidates:
-        for inner in outer.branch_nodes & around.keys():
-            if not is_foreign(by_add[inner], outer):  # else another tower, updated in between
-                around[inner].add(outer.add)
+        inside = outer.branch_nodes & around.keys()
+        for inner in inside - foreign_adds(outer, by_add, links):  # others are those of a tower updated in between
+            around[inner].add(outer.add)
     return {add: frozenset(outers) for add, outers in around.items()}
 
 

@@ -11,7 +11,7 @@ from math import sqrt
 import torch
 from torch import fx
 
-from mhc_compile.passes.lift_rules import Streams
+from mhc_compile.passes.lift_rules import Streams, operand_of
 from mhc_compile.passes.op_kinds import canonical_name, leaf_module
 
 _SCALING = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"})
@@ -33,7 +33,7 @@ def can_draw_once(node: fx.Node) -> bool:
 
 def draw_once(node: fx.Node, streams: Streams) -> fx.Node:
     """Emit the draw on one tensor of ones, or of zeros, and apply what came out of it to every stream."""
-    graph, source = node.graph, next(iter(streams.values()))
+    graph, source = node.graph, streams[operand_of(node)]
     one = graph.call_method("select", (source, 0, 0))
     if canonical_name(node) in _SCALING:
         drawn = _call(node, graph.call_function(torch.ones_like, (one,)))
@@ -41,9 +41,9 @@ def draw_once(node: fx.Node, streams: Streams) -> fx.Node:
     shift = _call(node, graph.call_function(torch.zeros_like, (one,)))  # positive where kept, 0 in evaluation
     p = _probability(node)
     gain = 1 / sqrt((_SELU_LIMIT**2 * p + 1) * (1 - p))
-    kept = graph.call_method("mul", (graph.call_function(operator.gt, (shift, 0)), gain))
+    kept = graph.call_method("type_as", (graph.call_function(operator.gt, (shift, 0)), shift))
     untouched = graph.call_function(operator.eq, (shift, 0))
-    scale = graph.call_function(operator.add, (kept, untouched))
+    scale = graph.call_function(operator.add, (graph.call_function(operator.mul, (kept, gain)), untouched))
     return graph.call_function(operator.add, (graph.call_function(operator.mul, (source, scale)), shift))
 
 

@@ -27,7 +27,7 @@ def can_count_on(node: fx.Node) -> bool:
     """Whether the arguments of a call that has a rule say which axes it works on, and leave the streams apart."""
     name = canonical_name(node)
     if name == "getitem":
-        return tensor_of(_operand(node)) is not None and _keeps_order(node.args[1])
+        return tensor_of(operand_of(node)) is not None and _keeps_order(node.args[1])
     if name == "pad":
         return node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant") == "constant"
     if name in ("cat", "concat", "concatenate"):
@@ -43,14 +43,15 @@ def _names_axes(axes: Any) -> bool:
     return bool(axes) and all(type(axis) is int for axis in axes)
 
 
-def _operand(node: fx.Node) -> fx.Node:
+def operand_of(node: fx.Node) -> fx.Node:
+    """The tensor that an op works on."""
     first = node.args[0] if node.args else node.kwargs["input"]
     assert isinstance(first, fx.Node)
     return first
 
 
 def _source(node: fx.Node, streams: Streams) -> fx.Node:
-    return streams[_operand(node)]
+    return streams[operand_of(node)]
 
 
 def _rest(node: fx.Node) -> tuple[Any, ...]:
@@ -181,12 +182,12 @@ def _unchanged(node: fx.Node, streams: Streams) -> fx.Node:
 
 _AXIS_AT = {
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "softmax", "log_softmax", "cumsum"), 1),
-    **dict.fromkeys(("flip", "narrow", "select", "index_select"), 1),
+    **dict.fromkeys(("flip", "narrow", "select", "slice", "index_select"), 1),
     **dict.fromkeys(("norm", "linalg_vector_norm", "vector_norm", "normalize", "roll"), 2),
 }
 """Where among its positional arguments an operator has the axes it works on."""
 
-_DEFAULT_AXIS = {"normalize": 1}
+_DEFAULT_AXIS = {"normalize": 1, "slice": 0}
 
 
 def _axis_name(node: fx.Node) -> str | None:

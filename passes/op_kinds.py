@@ -61,16 +61,16 @@ _NAMES: dict[Kind, str] = {
     Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
     "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
     "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where "
-    "round floor ceil trunc frac fmod remainder logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc hardshrink "
-    "softshrink tanhshrink log_sigmoid float_power lgamma",
+    "round floor ceil trunc frac fmod remainder logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc "
+    "hardshrink softshrink tanhshrink log_sigmoid float_power lgamma",
     Kind.REDUCE: "mean sum var std amax amin norm linalg_vector_norm vector_norm logsumexp",
     Kind.ALONG: "softmax log_softmax cumsum normalize",
     Kind.NORM_LAST: "layer_norm rms_norm",
     Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d feature_dropout feature_alpha_dropout",
-    Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
+    Kind.SELECT: "getitem chunk split unbind select narrow slice index_select split_with_sizes tensor_split index",
     Kind.ARRANGE: "cat concat concatenate stack hstack vstack expand expand_as repeat repeat_interleave "
     "tile roll flip pad gather scatter scatter_add index_put index_copy index_add masked_scatter setitem embedding "
-    "embedding_bag slice slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
+    "embedding_bag slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
     Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d "
     "AdaptiveAvgPool1d AdaptiveAvgPool2d",
@@ -86,7 +86,8 @@ MODULES: dict[str, str] = {
     "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh", "Hardswish": "hardswish",
     "Hardsigmoid": "hardsigmoid", "Hardtanh": "hardtanh", "Softplus": "softplus", "Softsign": "softsign",
     "Identity": "identity", "Dropout": "dropout", "AlphaDropout": "alpha_dropout", "Dropout2d": "dropout2d",
-    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "FeatureAlphaDropout": "feature_alpha_dropout", "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
+    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "FeatureAlphaDropout": "feature_alpha_dropout",
+    "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
     "GroupNorm": "group_norm", "Flatten": "flatten", "Unflatten": "unflatten",
 }  # fmt: skip
 """Class names of leaf modules (`symbolic_trace` keeps those of torch.nn) and their canonical names."""

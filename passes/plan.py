@@ -28,7 +28,9 @@ class Reason(Enum):
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
     RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
-    INPUT_INDEPENDENT = "the skip does not depend on the model's input: a position embedding added again"
+    INPUT_INDEPENDENT = "the skip does not depend on the model's input: a sum of weights, or a position added again"
+    INJECTED = "an earlier value is added to the stream again and again: an injection, which streams pass"
+    MERGE = "takes one operand or the other by a mask, so it is no sum of both"
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
     MUTATED = "an operand is changed in place and the change is seen elsewhere"
     DEAD = "the result never reaches an output of the model"
@@ -126,6 +128,7 @@ class Segment:
     Attributes:
         index: position in the plan.
         entry: node whose value is expanded to n equal streams.
+        behind: the operator that ends the chain before it, "" where none does.
         sites: keys of its sites, in graph order.
         lifts: nodes between sites that are applied to every stream.
         readouts: where its streams are reduced.
@@ -140,6 +143,7 @@ class Segment:
     readouts: tuple[Readout, ...]
     linear: bool
     sides: tuple[tuple[str, str], ...] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,8 @@ class Plan:
         )
         lines = [head]
         for segment in self.segments:
-            lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts")
+            behind = f", behind {segment.behind}, which is not applied to every stream" if segment.behind else ""
+            lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts{behind}")
             lines += [f"  {s.key}  {s.kind}  {list(s.shape)}  {s.location}" for s in map(self.site, segment.sites)]
         lines += [
             f"rejected {r.add}: {'; '.join(filter(None, (r.reason.value, r.detail)))}  {r.location}"

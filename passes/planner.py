@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
@@ -15,8 +15,8 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.chains import resolve_nesting
 from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
-from mhc_compile.passes.exchanges import find_exchanges
 from mhc_compile.passes.fusions import plan_steps
+from mhc_compile.passes.injections import find_constants, find_injections, find_merges
 from mhc_compile.passes.keys import ROOT_KEY, common_path, module_of, unique
 from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.patterns import is_chosen, unmatched
@@ -26,6 +26,7 @@ from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
 from mhc_compile.passes.subgraphs import hidden_adds
 from mhc_compile.passes.sums import is_float_add
+from mhc_compile.passes.towers import find_exchanges
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
 
 
@@ -38,28 +39,64 @@ def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = ()) -> 
         PatternError: an `include` or `exclude` glob matches no site.
     """
     found, rejected = find_residuals(graph)
-    found, exchanged = _without_exchanges(graph, found)
-    kept, nested = resolve_nesting(graph, found, config.nested)
-    dropped = exchanged + [_nested(graph, c, nested[c.add]) for c in found if c.add in nested]
-    channels = find_channels(graph, kept)
-    dropped += [found for found in channels.values() if isinstance(found, Rejected)]
-    sized = {add: found for add, found in channels.items() if isinstance(found, Channels)}
-    kept = [c for c in kept if c.add in sized]
-    keys = _keys(graph, kept, taken)
-    kept, filtered = _select(kept, keys, config)
+    found, foreign = _without_look_alikes(graph, found)
+    found, channels, unclear = _with_channels(graph, found)
+    kept, keys, left_out = _choose(graph, found, config, taken)
     chains, short = _long_enough(graph, kept, config.min_sites)
-    rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)
-    return _assemble(graph, config, chains, keys, sized, rejections)
+    rejections = sorted([*rejected, *foreign, *unclear, *left_out, *short], key=lambda r: r.add)
+    return _assemble(graph, config, chains, keys, channels, rejections)
 
 
-def _without_exchanges(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
+def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
+    """Drop what would swallow sites without being one, step by step: each changes what follows what."""
+    dropped: list[Rejected] = []
+    for look in (find_merges, find_injections, find_constants, _exchanges):
+        rejected = list(look(graph, found))
+        dropped += rejected
+        gone = {r.add for r in rejected}
+        found = [c for c in found if c.add not in gone]
+    return found, dropped
+
+
+def _exchanges(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
     partners = find_exchanges(graph, found)
-    rejected = [
-        Rejected(c.total.adds, Reason.MULTI_STREAM, f"exchanges values with the one of {graph.names[partners[c.add]]}")
-        for c in found
-        if c.add in partners
-    ]
-    return [c for c in found if c.add not in partners], rejected
+    for c in found:
+        if c.add in partners:
+            detail = f"exchanges values with the one of {graph.names[partners[c.add]]}"
+            yield Rejected(c.total.adds, Reason.MULTI_STREAM, detail)
+
+
+def _with_channels(
+    graph: Ancestry, found: list[Candidate]
+) -> tuple[list[Candidate], dict[int, Channels], list[Rejected]]:
+    """What has no channels is no candidate, so it displaces none either."""
+    channels = find_channels(graph, found)
+    sized = {add: known for add, known in channels.items() if isinstance(known, Channels)}
+    return [c for c in found if c.add in sized], sized, [r for r in channels.values() if isinstance(r, Rejected)]
+
+
+def _choose(
+    graph: Ancestry, found: list[Candidate], config: Config, taken: Collection[str]
+) -> tuple[list[Candidate], dict[int, str], list[Rejected]]:
+    """Resolve nesting and carry out `include` and `exclude`; what a site left out displaced comes back.
+
+    Raises:
+        PatternError: an `include` or `exclude` glob matches no site.
+    """
+    left_out: dict[int, Candidate] = {}
+    while True:
+        kept, nested = resolve_nesting(graph, [c for c in found if c.add not in left_out], config.nested)
+        keys = _keys(graph, sorted([*kept, *left_out.values()], key=lambda c: c.add), taken)
+        unwanted = {c.add: c for c in kept if not is_chosen(keys[c.add], config)}
+        if not unwanted:
+            break
+        left_out |= unwanted
+    problem = unmatched(config, list(keys.values()))
+    if problem:
+        raise PatternError(problem)
+    rejected = [Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in left_out.values()]
+    by_add = {c.add: c for c in found}
+    return kept, keys, rejected + [_nested(graph, by_add[loser], winner) for loser, winner in nested.items()]
 
 
 def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
@@ -85,17 +122,6 @@ def _weights(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
     """The weights of the branch with the positions of the nodes that contract with them."""
     stream = candidate.branch_nodes | {candidate.skip.base}
     return [(i, w) for i in sorted(candidate.branch_nodes) for w in graph.weights_beside(i, stream)]
-
-
-def _select(kept: list[Candidate], keys: Mapping[int, str], config: Config) -> tuple[list[Candidate], list[Rejected]]:
-    problem = unmatched(config, [keys[c.add] for c in kept])
-    if problem:
-        raise PatternError(problem)
-    chosen = [c for c in kept if is_chosen(keys[c.add], config)]
-    left_out = [
-        Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in kept if not is_chosen(keys[c.add], config)
-    ]
-    return chosen, left_out
 
 
 def _long_enough(graph: Ancestry, kept: Sequence[Candidate], min_sites: int) -> tuple[list[Chain], list[Rejected]]:
@@ -176,6 +202,7 @@ def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: M
         readouts=readouts,
         linear=chain.linear,
         sides=tuple((graph.names[i], graph.names[j]) for i, j in sorted(chain.sides)),
+        behind="" if chain.behind is None else graph.names[chain.behind],
     )
 
 
