@@ -61,6 +61,16 @@ def _mask(graph: Ancestry, candidate: Candidate) -> fx.Node | None:
     for plain, other in [*product(ours, theirs), *product(theirs, ours)]:
         if _negated(graph, other) is plain and graph.from_input[graph.index[plain]]:
             return plain
+    return _interpolated(graph, ours, skip)
+
+
+def _interpolated(graph: Ancestry, factors: Sequence[fx.Node], skip: int) -> fx.Node | None:
+    """The mask of `x + mask * (f(x) - x)`, which is how `lerp` is spelled out."""
+    for difference in factors:
+        is_step = graph.kinds[graph.index[difference]] is Kind.SUB and difference.args[1:2] == (graph.nodes[skip],)
+        for mask in factors if is_step else ():
+            if mask is not difference and graph.from_input[graph.index[mask]]:
+                return None if graph.reach(skip, graph.index[mask]) else mask
     return None
 
 

@@ -23,6 +23,8 @@ class Reason(Enum):
 
     SCALAR = "adds a constant, not a tensor"
     BROADCAST = "the operands have different shapes: a bias, mask or embedding is broadcast"
+    ALONG_AXIS = "adds up parts of its operands along an axis, not one operand to another"
+    COMPLEX = "adds complex numbers, for which there are no streams"
     NOT_ANCESTOR = "no operand is computed from another: a merge of two paths, not a skip"
     NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
