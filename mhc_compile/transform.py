@@ -164,20 +164,27 @@ def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequen
     """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
     variants = []
     for mode in sorted(modes, key=lambda m: not _is(model, m)):
-        variants.append(_trace(model, inputs, config, mode, modes))
+        variants.append(_trace(model, inputs, config, mode, modes, variants))
         if mode == "eval" and variants[-1].captured.grad_mode:
             with torch.no_grad():
-                variants.append(_trace(model, inputs, config, mode, modes))
+                variants.append(_trace(model, inputs, config, mode, modes, variants))
     return variants
 
 
-def _trace(model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: Sequence[str]) -> _Variant:
+def _trace(
+    model: nn.Module,
+    inputs: Inputs,
+    config: Config,
+    mode: str,
+    modes: Sequence[str],
+    before: Sequence[_Variant] = (),
+) -> _Variant:
     """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched."""
     training = None if _is(model, mode) else mode == "train"
     try:
         with training_mode(model, training):
             captured = capture(model, inputs.args, inputs.kwargs)
-            found = plan_of(captured, config)
+            found = plan_of(captured, config, [variant.plan for variant in before])
     except CaptureError as error:
         if training is None or len(modes) == 1:
             raise

@@ -41,11 +41,11 @@ def training_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
             module.training = flag
 
 
-def plan_of(captured: Captured, config: Config) -> Plan:
-    """The plan of a captured graph, which is normalised in place."""
+def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> Plan:
+    """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.pipeline import make_plan
 
-    return make_plan(captured.gm, config)
+    return make_plan(captured.gm, config, known=known)
 
 
 def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
@@ -87,7 +87,7 @@ def add_variant(owner: Transformed, args: Sequence[Any], kwargs: Mapping[str, An
     plain = disown(owner, for_trace)
     make_whole(plain, compat.sharded_dtypes(owner.modules()))
     captured = capture(plain, args, kwargs)
-    plan = plan_of(captured, owner._mhc.config)
+    plan = plan_of(captured, owner._mhc.config, owner._mhc.plans)
     check_parameters(owner, plan)
     return add_program(owner, captured, plan)
 

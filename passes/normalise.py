@@ -1,4 +1,4 @@
-"""Normalise a traced graph so that the other passes see pure sums: no in-place writes, no fused multiply-adds (see `spellings.py`).
+"""Normalise a traced graph so that the other passes see pure sums: no in-place writes, and every add spelled out.
 
 Numerics are untouched: every rewrite here computes the same values. A write whose effect is seen through another alias
 cannot be removed; it stays, and its operand is reported by `observed_mutations` so that detection can say so.

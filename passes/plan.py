@@ -48,7 +48,7 @@ class Site:
     """One residual add that becomes a hyper-connection.
 
     Attributes:
-        key: stable name, derived from module paths; the key into `model.hyper_connections`.
+        key: stable name, derived from the weights of the branch; the key into `model.hyper_connections`.
         add: name of the outermost add node.
         adds: every add node folded into this sum, in graph order, `add` last.
         skip: operand of the sum that carries the identity path.
@@ -69,6 +69,7 @@ class Site:
         weights: names of the learnable weights of rank >= 2 in the branch.
         location: `file:line` of the add, or "" where it is not known.
         parameters: number of new scalars this site learns.
+        former: the key of checkpoints from before keys belonged to weights; "" where it is `key`.
     """
 
     key: str
@@ -92,6 +93,7 @@ class Site:
     weights: tuple[str, ...]
     location: str
     parameters: int
+    former: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Readout:
     """A place where streams become one tensor: `node` is used by `users`, which are no part of the stream.
 
     `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative. The channels
-    of the value lie on `channel_axis`.
+    of the value lie on `channel_axis`. `former` is as for a site.
     """
 
     key: str
@@ -121,6 +123,7 @@ class Readout:
     channel_axis: int
     channels: int
     parameters: int
+    former: str = ""
 
 
 @dataclass(frozen=True)

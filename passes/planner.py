@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import fx
 
@@ -16,8 +17,9 @@ from mhc_compile.passes.chains import resolve_nesting
 from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.fusions import plan_steps
+from mhc_compile.passes.gradients import notes as gradient_notes
 from mhc_compile.passes.injections import find_constants, find_injections, find_merges
-from mhc_compile.passes.keys import ROOT_KEY, common_path, module_of, unique
+from mhc_compile.passes.keys import Known, Owner, former_keys, keys_of, module_of, unique
 from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
@@ -30,10 +32,22 @@ from mhc_compile.passes.towers import find_exchanges
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
 
 
-def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = ()) -> Plan:
+@dataclass(frozen=True)
+class Keys:
+    """The key of each site by the position of its add, and the one it had before keys belonged to weights."""
+
+    now: Mapping[int, str]
+    former: Mapping[int, str]
+
+    def former_of(self, add: int) -> str:
+        """The former key, "" where it is still the same."""
+        return "" if self.former[add] == self.now[add] else self.former[add]
+
+
+def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = (), known: Known = ()) -> Plan:
     """Detect, choose and describe everything `rewrite` will do to the graph.
 
-    Keys in `taken` belong to other graphs of the same model.
+    Keys in `taken` belong to other graphs of the same model, those in `known` to the same weights in other traces.
 
     Raises:
         PatternError: an `include` or `exclude` glob matches no site.
@@ -41,10 +55,20 @@ def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = ()) -> 
     found, rejected = find_residuals(graph)
     found, foreign = _without_look_alikes(graph, found)
     found, channels, unclear = _with_channels(graph, found)
-    kept, keys, left_out = _choose(graph, found, config, taken)
+    owners = {c.add: _owner(graph, c) for c in found}
+    name = partial(_name, owners=owners, taken=taken, known=known)
+    kept, keys, left_out = _choose(graph, found, config, name)
     chains, short = _long_enough(graph, kept, config.min_sites)
     rejections = sorted([*rejected, *foreign, *unclear, *left_out, *short], key=lambda r: r.add)
-    return _assemble(graph, config, chains, keys, channels, rejections)
+    former = dict(zip(keys, former_keys([owners[add] for add in keys]), strict=True))
+    return _assemble(graph, config, chains, Keys(keys, former), channels, rejections)
+
+
+def _name(
+    candidates: Sequence[Candidate], owners: Mapping[int, Owner], taken: Collection[str], known: Known
+) -> dict[int, str]:
+    adds = sorted(c.add for c in candidates)
+    return dict(zip(adds, keys_of([owners[add] for add in adds], taken, known), strict=True))
 
 
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
@@ -76,7 +100,7 @@ def _with_channels(
 
 
 def _choose(
-    graph: Ancestry, found: list[Candidate], config: Config, taken: Collection[str]
+    graph: Ancestry, found: list[Candidate], config: Config, name: Callable[[Sequence[Candidate]], dict[int, str]]
 ) -> tuple[list[Candidate], dict[int, str], list[Rejected]]:
     """Resolve nesting and carry out `include` and `exclude`; what a site left out displaced comes back.
 
@@ -86,7 +110,7 @@ def _choose(
     left_out: dict[int, Candidate] = {}
     while True:
         kept, nested = resolve_nesting(graph, [c for c in found if c.add not in left_out], config.nested)
-        keys = _keys(graph, sorted([*kept, *left_out.values()], key=lambda c: c.add), taken)
+        keys = name([*kept, *left_out.values()])
         unwanted = {c.add: c for c in kept if not is_chosen(keys[c.add], config)}
         if not unwanted:
             break
@@ -104,18 +128,11 @@ def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:
     return Rejected(loser.total.adds, Reason.NESTED, detail)
 
 
-def _keys(graph: Ancestry, candidates: Sequence[Candidate], taken: Collection[str]) -> dict[int, str]:
-    names = unique([_key(graph, c) for c in candidates], taken)
-    return {c.add: name for c, name in zip(candidates, names, strict=True)}
-
-
-def _key(graph: Ancestry, candidate: Candidate) -> str:
-    path = common_path(_weight_modules(graph, candidate))
-    return path or module_path_of(graph.nodes[candidate.add]) or ROOT_KEY
-
-
-def _weight_modules(graph: Ancestry, candidate: Candidate) -> list[str]:
-    return [module_of(weight, is_module=graph.nodes[i].op == "call_module") for i, weight in _weights(graph, candidate)]
+def _owner(graph: Ancestry, candidate: Candidate) -> Owner:
+    weights: dict[str, str] = {}
+    for i, weight in _weights(graph, candidate):
+        weights.setdefault(weight, module_of(weight, is_module=graph.nodes[i].op == "call_module"))
+    return Owner(tuple(weights), tuple(weights.values()), module_path_of(graph.nodes[candidate.add]))
 
 
 def _weights(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
@@ -135,11 +152,11 @@ def _assemble(
     graph: Ancestry,
     config: Config,
     chains: Sequence[Chain],
-    keys: Mapping[int, str],
+    keys: Keys,
     channels: Mapping[int, Channels],
     rejections: Sequence[Rejected],
 ) -> Plan:
-    sites = {s.add: _site(graph, config, s, keys[s.add], channels[s.add]) for chain in chains for s in chain.sites}
+    sites = {s.add: _site(graph, config, s, keys, channels[s.add]) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     hidden = hidden_adds(graph)
     rejected = sorted([*((r.add, _rejection(graph, r)) for r in rejections), *hidden], key=lambda r: r[0])
@@ -156,14 +173,15 @@ def _assemble(
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )
-    return replace(plan, notes=recompute_notes(plan, by_name, config))
+    return replace(plan, notes=(*recompute_notes(plan, by_name, config), *gradient_notes(plan, by_name)))
 
 
-def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: Channels) -> Site:
+def _site(graph: Ancestry, config: Config, site: Candidate, keys: Keys, channels: Channels) -> Site:
     node = graph.nodes[site.add]
     names, count = graph.names, channels.count
     return Site(
-        key=key,
+        key=keys.now[site.add],
+        former=keys.former_of(site.add),
         add=names[site.add],
         adds=tuple(names[i] for i in site.total.adds),
         skip=names[site.skip.operand],
@@ -189,10 +207,13 @@ def _site(graph: Ancestry, config: Config, site: Candidate, key: str, channels: 
 
 def _segment(graph: Ancestry, config: Config, index: int, chain: Chain, sites: Mapping[int, Site]) -> Segment:
     own = [sites[s.add] for s in chain.sites]
-    names = unique([f"{_site_before(chain, sites, i).key}.readout" for i in chain.readouts])
+    before = [_site_before(chain, sites, i) for i in chain.readouts]
+    names = unique([f"{site.key}.readout" for site in before])
+    former = unique([f"{site.former or site.key}.readout" for site in before])
+    found = zip(names, former, before, chain.readouts.items(), strict=True)
     readouts = tuple(
-        _readout(graph, config, key, i, users, _site_before(chain, sites, i))
-        for key, (i, users) in zip(names, chain.readouts.items(), strict=True)
+        replace(_readout(graph, config, key, i, users, site), former=old if old != key else "")
+        for key, old, site, (i, users) in found
     )
     return Segment(
         index=index,

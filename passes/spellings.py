@@ -127,7 +127,7 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def _starts_from_zeros(x: fx.Node) -> bool:
-    """Whether a result is put together from nothing, as by the experts of a mixture: then nothing is added to a value."""
+    """Whether a result is put together from nothing, as by the experts of a mixture: no value is added to."""
     while canonical_name(x) in _SCATTERING or kind_of(x) in (Kind.CAST, Kind.COPY, Kind.SHAPE):
         if not x.all_input_nodes:
             return False

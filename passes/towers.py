@@ -1,8 +1,8 @@
 """Several residual streams in one model: towers that feed each other, and streams a model brings along.
 
 Of two towers that read each other (nodes and edges, features and coordinates) each has its sites: what lies in a
-branch of one is a level inside it only where it starts in that branch. In a reversible network `a += f(b); b += g(a)` no stream
-ever reads itself, the two are one: such models are left alone.
+branch of one is a level inside it only where it starts in that branch. In a reversible network, `a += f(b); b += g(a)`,
+no stream ever reads itself, the two are one: such models are left alone.
 """
 
 from __future__ import annotations

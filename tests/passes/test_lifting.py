@@ -132,7 +132,8 @@ def test_lifted_op_does_to_each_stream_what_it_did_to_the_tensor(name):
     model = Net(
         OPS[name], norm=nn.LayerNorm(4), group=nn.GroupNorm(3, 3), weight=nn.Parameter(torch.rand(4)),
         mask=nn.Buffer(torch.rand(3, 4) > 0.5),
-        order=nn.Buffer(torch.tensor([2, 0])), token=nn.Parameter(torch.rand(1, 1, 4)), column=nn.Buffer(torch.rand(2, 3, 1) > 0.5),
+        order=nn.Buffer(torch.tensor([2, 0])), token=nn.Parameter(torch.rand(1, 1, 4)),
+        column=nn.Buffer(torch.rand(2, 3, 1) > 0.5),
     ).double()  # fmt: skip
     check(model, X)
 
