@@ -162,7 +162,7 @@ def _is(model: nn.Module, mode: str) -> bool:
 
 def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequence[str]) -> list[_Variant]:
     """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
-    variants = []
+    variants: list[_Variant] = []
     for mode in sorted(modes, key=lambda m: not _is(model, m)):
         variants.append(_trace(model, inputs, config, mode, modes, variants))
         if mode == "eval" and variants[-1].captured.grad_mode:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.links import Link, find_links
 from mhc_compile.passes.residuals import Candidate
 from mhc_compile.passes.towers import foreign_adds
+from mhc_compile.passes.values import shape_of
 
 
 def chain_lengths(
@@ -34,7 +35,7 @@ def chain_lengths(
 
 
 def resolve_nesting(
-    graph: Ancestry, candidates: Sequence[Candidate], how: str
+    graph: Ancestry, candidates: Sequence[Candidate], how: str, channel_axes: Mapping[int, int] | None = None
 ) -> tuple[list[Candidate], dict[int, Candidate]]:
     """Keep one level of nested residuals.
 
@@ -43,6 +44,8 @@ def resolve_nesting(
         candidates: residual adds in graph order.
         how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or
             "inner".
+        channel_axes: of the candidates, where they are known. A long skip around sites of another resolution bridges
+            them and continues no chain: its length is one.
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
@@ -53,6 +56,7 @@ def resolve_nesting(
         return list(candidates), {}
     conflicts = _conflicts(around)
     length = chain_lengths(candidates, links, around)
+    length.update(dict.fromkeys(_bridges(graph, around, channel_axes or {}), 1))
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
@@ -82,6 +86,20 @@ def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) ->
     return {add: frozenset(outers) for add, outers in around.items()}
 
 
+def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes: Mapping[int, int]) -> Iterator[int]:
+    """Candidates around others that have as many axes, but other numbers of positions."""
+    for inner, outers in around.items():
+        for outer in outers:
+            ours, theirs = _positions(graph, outer, channel_axes), _positions(graph, inner, channel_axes)
+            if len(ours) == len(theirs) and ours != theirs:
+                yield outer
+
+
+def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[object, ...]:
+    axis = channel_axes.get(add, -1)
+    return tuple(size for i, size in enumerate(shape_of(graph.nodes[add])) if i not in (0, axis)) if axis > 0 else ()
+
+
 def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
     """Pairs of candidates of which one lies in the other's branch, both ways round."""
     conflicts: dict[int, set[int]] = {}
@@ -90,3 +108,28 @@ def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
             conflicts.setdefault(outer, set()).add(inner)
             conflicts.setdefault(inner, set()).add(outer)
     return conflicts
+
+
+def company(graph: Ancestry, kept: Sequence[Candidate], mixers: Sequence[Candidate]) -> dict[int, int]:
+    """Which of the sums without a weight lie on a stream of the kept sites, each with the nearest of these."""
+    inside = {i for c in kept for i in c.branch_nodes}
+    free = [m for m in mixers if m.add not in inside and not any(c.add in m.branch_nodes for c in kept)]
+    everything = sorted([*kept, *free], key=lambda c: c.add)
+    links = find_links(graph, everything)
+    before = {add: link.source for add, link in links.items()}
+    following = {link.source: add for add, link in reversed(links.items())}
+    weighted = {c.add for c in kept}
+    found: dict[int, int] = {}
+    for mixer in free:
+        later = _nearest(mixer.add, following, weighted)
+        near = _nearest(mixer.add, before, weighted) if later is None else later
+        if near is not None:
+            found[mixer.add] = near
+    return found
+
+
+def _nearest(add: int, onward: Mapping[int, int], weighted: Collection[int]) -> int | None:
+    here: int | None = add
+    while here is not None and here not in weighted:
+        here = onward.get(here)
+    return here

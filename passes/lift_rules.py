@@ -29,7 +29,7 @@ def can_count_on(node: fx.Node) -> bool:
     if name == "getitem":
         return tensor_of(operand_of(node)) is not None and _keeps_order(node.args[1])
     if name == "pad":
-        return node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant") == "constant"
+        return str(node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")) == "constant"
     if name in ("cat", "concat", "concatenate"):
         return not isinstance(node.args[0] if node.args else node.kwargs["tensors"], fx.Node)
     if name == "squeeze":
@@ -155,18 +155,18 @@ def _is_mask(part: Any) -> bool:
 
 
 def _index(node: fx.Node, streams: Streams) -> fx.Node:
-    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    index: Any = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     return node.graph.call_function(operator.getitem, (_source(node, streams), (slice(None), *index)))
 
 
 def _concatenate(node: fx.Node, streams: Streams) -> fx.Node:
     """What is no stream is put to each of them."""
-    parts = node.args[0] if node.args else node.kwargs["tensors"]
+    parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     n = node.graph.call_method("size", (next(iter(streams.values())), 0))
 
     def of_every_stream(part: fx.Node) -> fx.Node:
-        sizes = (n, *(-1,) * (rank_of(part) or 0))
+        sizes: list[Any] = [n, *[-1] * (rank_of(part) or 0)]
         return streams.get(part) or node.graph.call_method("expand", (part, *sizes))
 
     return node.graph.call_function(torch.cat, ([of_every_stream(part) for part in parts], _shift(axis)))

@@ -2,11 +2,12 @@
 
 A node is first given a canonical name (`torch.relu`, `F.relu`, `x.relu()`, `nn.ReLU` and `aten.relu.default` are all
 `relu`), then the table gives its kind. An operator that is not listed is `OPAQUE`: it may be part of a branch, it is
-never lifted onto streams, and if it takes a learnable matrix it counts as a weight.
+never lifted onto streams, and only if its name says that it contracts a learnable matrix does it count as a weight.
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
@@ -78,6 +79,25 @@ _NAMES: dict[Kind, str] = {
     "full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor stride sym_stride "
     "sym_numel getattr",
 }
+
+_MAP = re.compile(
+    r"(^|_)(linear|matmul|mm|bmm|mv|addmm|addmv|addbmm|baddbmm|einsum|tensordot|dot|inner|multi_dot|bilinear|lstm|gru|rnn"
+    r"|attention|attention_forward)(_|$)|conv|autograd_function_apply|^wrap|kernel_wrapper"
+)
+_MIXES = re.compile(
+    r"(^|_)(fft|fft2|fftn|rfft|rfft2|rfftn|ifft|irfft|irfft2|irfftn|matmul|bmm|einsum|roll|cumsum|dct|attention)(_|$)"
+)
+
+
+def is_map(name: str) -> bool:
+    """Whether an operator of this name contracts an operand with another: of the unknown ones, nothing is assumed."""
+    return bool(_MAP.search(name))
+
+
+def mixes(name: str) -> bool:
+    """Whether an operator of this name brings values of other positions together, with a weight or without."""
+    return bool(_MIXES.search(name))
+
 
 KINDS: dict[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 

@@ -13,7 +13,7 @@ from mhc_compile.config import Config
 from mhc_compile.errors import PatternError
 from mhc_compile.kernels.connections import parameter_count, parameter_shapes, readout_shapes
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.chains import resolve_nesting
+from mhc_compile.passes.chains import company, resolve_nesting
 from mhc_compile.passes.channels import Channels, axis_of_size, find_channels
 from mhc_compile.passes.describe import branch_summary, kind_label
 from mhc_compile.passes.fusions import plan_steps
@@ -24,11 +24,11 @@ from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
 from mhc_compile.passes.recompute import notes as recompute_notes
-from mhc_compile.passes.residuals import Candidate, Rejected, find_residuals
+from mhc_compile.passes.residuals import Candidate, Rejected, find_mixers, find_residuals
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
 from mhc_compile.passes.subgraphs import hidden_adds
 from mhc_compile.passes.sums import is_float_add
-from mhc_compile.passes.towers import find_exchanges
+from mhc_compile.passes.towers import find_exchanges, find_own_streams
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
 
 
@@ -41,7 +41,8 @@ class Keys:
 
     def former_of(self, add: int) -> str:
         """The former key, "" where it is still the same."""
-        return "" if self.former[add] == self.now[add] else self.former[add]
+        former = self.former.get(add, "")
+        return "" if former == self.now[add] else former
 
 
 def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = (), known: Known = ()) -> Plan:
@@ -57,10 +58,13 @@ def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = (), kno
     found, channels, unclear = _with_channels(graph, found)
     owners = {c.add: _owner(graph, c) for c in found}
     name = partial(_name, owners=owners, taken=taken, known=known)
-    kept, keys, left_out = _choose(graph, found, config, name)
+    kept, keys, left_out = _choose(graph, found, config, name, {add: c.axis for add, c in channels.items()})
+    kept, keys, channels, mixers = _with_mixers(graph, kept, keys, channels, find_mixers(graph, rejected))
+    rejected = [r for r in rejected if r.add not in mixers]
     chains, short = _long_enough(graph, kept, config.min_sites)
     rejections = sorted([*rejected, *foreign, *unclear, *left_out, *short], key=lambda r: r.add)
-    former = dict(zip(keys, former_keys([owners[add] for add in keys]), strict=True))
+    owned = [add for add in keys if add in owners]
+    former = dict(zip(owned, former_keys([owners[add] for add in owned]), strict=True))
     return _assemble(graph, config, chains, Keys(keys, former), channels, rejections)
 
 
@@ -74,7 +78,7 @@ def _name(
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
     """Drop what would swallow sites without being one, step by step: each changes what follows what."""
     dropped: list[Rejected] = []
-    for look in (find_merges, find_injections, find_constants, _exchanges):
+    for look in (find_merges, find_own_streams, find_injections, find_constants, _exchanges):
         rejected = list(look(graph, found))
         dropped += rejected
         gone = {r.add for r in rejected}
@@ -100,7 +104,11 @@ def _with_channels(
 
 
 def _choose(
-    graph: Ancestry, found: list[Candidate], config: Config, name: Callable[[Sequence[Candidate]], dict[int, str]]
+    graph: Ancestry,
+    found: list[Candidate],
+    config: Config,
+    name: Callable[[Sequence[Candidate]], dict[int, str]],
+    channel_axes: Mapping[int, int],
 ) -> tuple[list[Candidate], dict[int, str], list[Rejected]]:
     """Resolve nesting and carry out `include` and `exclude`; what a site left out displaced comes back.
 
@@ -109,7 +117,8 @@ def _choose(
     """
     left_out: dict[int, Candidate] = {}
     while True:
-        kept, nested = resolve_nesting(graph, [c for c in found if c.add not in left_out], config.nested)
+        rest = [c for c in found if c.add not in left_out]
+        kept, nested = resolve_nesting(graph, rest, config.nested, channel_axes)
         keys = name([*kept, *left_out.values()])
         unwanted = {c.add: c for c in kept if not is_chosen(keys[c.add], config)}
         if not unwanted:
@@ -121,6 +130,26 @@ def _choose(
     rejected = [Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in left_out.values()]
     by_add = {c.add: c for c in found}
     return kept, keys, rejected + [_nested(graph, by_add[loser], winner) for loser, winner in nested.items()]
+
+
+def _with_mixers(
+    graph: Ancestry,
+    kept: list[Candidate],
+    keys: dict[int, str],
+    channels: dict[int, Channels],
+    mixers: Sequence[Candidate],
+) -> tuple[list[Candidate], dict[int, str], dict[int, Channels], set[int]]:
+    """Add the sums without a weight that lie on a stream between sites, named after the site they lie beside."""
+    beside = company(graph, kept, mixers)
+    if not beside:
+        return kept, keys, channels, set()
+    both = sorted([*kept, *(m for m in mixers if m.add in beside)], key=lambda c: c.add)
+    sized = {add: found for add, found in find_channels(graph, both).items() if isinstance(found, Channels)}
+    joined = [m for m in both if m.weightless and m.add in sized]
+    names = unique([f"{module_path_of(graph.nodes[m.add]) or keys[beside[m.add]]}.mixer" for m in joined])
+    keys = {**keys, **{m.add: name for m, name in zip(joined, names, strict=True)}}
+    sizes = {m.add: sized[m.add] for m in joined}
+    return [c for c in both if not c.weightless or c.add in sized], keys, {**channels, **sizes}, set(sizes)
 
 
 def _nested(graph: Ancestry, loser: Candidate, winner: Candidate) -> Rejected:

@@ -6,9 +6,10 @@ of the graph ends in exactly one candidate or one rejection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from mhc_compile.passes.ancestry import Ancestry
+from mhc_compile.passes.ancestry import Ancestry, through_mixer
 from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.normalise import observed_mutations
 from mhc_compile.passes.op_kinds import MOVING
@@ -19,12 +20,16 @@ from mhc_compile.passes.sums import NotASum, Operand, Sum, direct_sum, fold, inn
 
 @dataclass(frozen=True)
 class Candidate:
-    """A residual add, before nesting is resolved: positions of its nodes."""
+    """A residual add, before nesting is resolved: positions of its nodes.
+
+    One without a weight mixes positions in its branch, and is a site where its segment has weights.
+    """
 
     total: Sum
     skip: Skip
     branches: tuple[Operand, ...]
     branch_nodes: frozenset[int]
+    weightless: bool = False
 
     @property
     def add(self) -> int:
@@ -61,6 +66,23 @@ def find_residuals(graph: Ancestry) -> tuple[list[Candidate], list[Rejected]]:
         else:
             candidates.append(_candidate(graph, total, skip))
     return candidates, sorted(rejected, key=lambda r: r.add)
+
+
+def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate]:
+    """Sums that were rejected for want of a weight, but whose branch mixes positions: sites in the right company."""
+    found: list[Candidate] = []
+    mutated = {graph.index[n] for n in observed_mutations(graph.gm)}
+    for refused in rejected:
+        total = (
+            direct_sum(graph, refused.add) if refused.reason is Reason.NO_WEIGHT and len(refused.adds) == 1 else None
+        )
+        if not isinstance(total, Sum) or not graph.from_input[refused.add]:
+            continue
+        skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
+        negated = isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand)
+        if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
+            found.append(replace(_candidate(graph, total, skip), weightless=True))
+    return found
 
 
 _Found = Rejected | tuple[Sum, Skip]
@@ -133,7 +155,7 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
         return Rejected(total.adds, Reason.DEAD)
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
-    if _added_in_every_layer(graph, total, uses[skip.base]):
+    if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
         return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
     return _unliftable(graph, total, skip)
 

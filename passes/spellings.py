@@ -143,8 +143,10 @@ def _over_a_stack(node: fx.Node) -> None:
     terms = _stacked(x, axis)
     if terms and _is_float(node) and same_shape(terms[0], node) and dtype_of(terms[0]) == dtype_of(node):
         total = _total(node, terms)
-        mean = canonical_name(node) == "mean"
-        _become(node, *((operator.truediv, total, len(terms)) if mean else (operator.add, *total.args)))
+        if canonical_name(node) == "mean":
+            _become(node, operator.truediv, total, len(terms))
+        else:
+            _become(node, operator.add, *total.args)
         _erase_unused(node, x, total)
 
 
@@ -174,7 +176,7 @@ def _einsum(node: fx.Node) -> None:
         return
     left, _, result = equation.replace(" ", "").partition("->")
     letters = dict(zip(operands, left.split(","), strict=False))
-    for stack, term in letters.items():
+    for stack, term in [(operand, t) for operand, t in letters.items() if isinstance(operand, fx.Node)]:
         gone = [letter for letter in term if letter not in result]
         rest = [other for other in letters if other is not stack]
         is_weight = all(letters[other] == gone[0] for other in rest) if len(gone) == 1 else False

@@ -7,12 +7,17 @@ no stream ever reads itself, the two are one: such models are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import fx
 
 from mhc_compile.passes.ancestry import REACHED, Ancestry, through_weight
+from mhc_compile.passes.axes import terms_of
 from mhc_compile.passes.links import Link, find_links
-from mhc_compile.passes.residuals import Candidate
-from mhc_compile.passes.values import same_shape
+from mhc_compile.passes.op_kinds import Kind, canonical_name
+from mhc_compile.passes.plan import Dim, Reason
+from mhc_compile.passes.residuals import Candidate, Rejected
+from mhc_compile.passes.values import same_shape, shape_of
 
 
 def foreign_adds(outer: Candidate, by_add: Mapping[int, Candidate], links: Mapping[int, Link]) -> set[int]:
@@ -83,3 +88,47 @@ def _reads_itself(graph: Ancestry, candidate: Candidate, foreign: set[int]) -> b
         if met:
             flow[i] = met | graph.met[i]
     return all(through_weight(flow.get(b.node, 0)) for b in candidate.branches)
+
+
+_MOST_STREAMS = 16
+
+
+def find_own_streams(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
+    """Candidates whose branch is written to several streams of the model's own, each with a factor of its own.
+
+    However the model reads and mixes them, one value for all streams is multiplied with one number for each.
+    """
+    for candidate in found:
+        count = max((_written_streams(graph, b.node) for b in candidate.branches), default=0)
+        if count:
+            yield Rejected(candidate.total.adds, Reason.MULTI_STREAM, f"written to {count} streams of the model's own")
+
+
+def _written_streams(graph: Ancestry, i: int) -> int:
+    """Over how many positions of an axis the last product spreads one value with a factor for each; 0 if it is none."""
+    while graph.kinds[i] in (Kind.CAST, Kind.COPY, Kind.DROPOUT) and len(graph.inputs[i]) == 1:
+        i = graph.inputs[i][0]
+    node = graph.nodes[i]
+    shapes = [s for s in map(shape_of, node.all_input_nodes) if s]
+    if canonical_name(node) == "einsum":
+        letters, result, operands = terms_of(node) or ([], "", [])
+        shapes = [_spread(term, result, operand) for term, operand in zip(letters, operands, strict=False)]
+    elif graph.kinds[i] is not Kind.SCALE:
+        return 0
+    return _outer(shapes, shape_of(node)) if len(shapes) == 2 else 0
+
+
+def _spread(term: str, result: str, operand: fx.Node) -> tuple[Dim, ...]:
+    """The shape of an operand of an einsum as it would be broadcast in a product."""
+    sizes = dict(zip(term, shape_of(operand), strict=False))
+    return tuple(sizes.get(letter, 1) for letter in result)
+
+
+def _outer(shapes: Sequence[tuple[Dim, ...]], result: tuple[Dim, ...]) -> int:
+    left, right = ((1,) * (len(result) - len(shape)) + shape for shape in shapes)
+    for value, factor in ((left, right), (right, left)):
+        spread = [s for s, v, f in zip(result, value, factor, strict=False) if v == 1 and f == s != 1]
+        kept = [s for s, v, f in zip(result, value, factor, strict=False) if f == 1 and v == s != 1]
+        if len(spread) == 1 and kept and isinstance(spread[0], int) and spread[0] <= _MOST_STREAMS:
+            return spread[0]
+    return 0
