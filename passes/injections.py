@@ -85,10 +85,10 @@ def _factors(graph: Ancestry, i: int) -> Iterator[fx.Node]:
 
 def _root(graph: Ancestry, node: fx.Node) -> fx.Node:
     """The value before views, casts and indices that only add an axis."""
-    while graph.kinds[graph.index[node]] in _PLAIN | {Kind.SELECT} and len(node.all_input_nodes) == 1:
+    while graph.kinds[graph.index[node]] in _PLAIN | {Kind.SELECT} and node.all_input_nodes:
         if graph.kinds[graph.index[node]] is Kind.SELECT and not _only_adds_axes(node):
             break
-        node = node.all_input_nodes[0]
+        node = node.all_input_nodes[0]  # a cast may also ask another value for its dtype
     return node
 
 

@@ -73,11 +73,10 @@ def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate
     found: list[Candidate] = []
     mutated = {graph.index[n] for n in observed_mutations(graph.gm)}
     for refused in rejected:
-        total = (
-            direct_sum(graph, refused.add) if refused.reason is Reason.NO_WEIGHT and len(refused.adds) == 1 else None
-        )
-        if not isinstance(total, Sum) or not graph.from_input[refused.add]:
+        if refused.reason is not Reason.NO_WEIGHT or len(refused.adds) > 1 or not graph.from_input[refused.add]:
             continue
+        total = direct_sum(graph, refused.add)
+        assert isinstance(total, Sum)
         skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
         negated = isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand)
         if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
@@ -113,6 +112,8 @@ def _flatten(graph: Ancestry, total: Sum, sums: dict[int, Sum], found: dict[int,
     """
     for inner in list(inner_sums(graph, total, sums)):
         folded, known = fold(total, inner), found[inner.add]
+        if len({o.node for o in folded.operands}) < len(folded.operands):
+            continue  # `x + (pool(x) - x)` is no sum of three
         joint = _skip_of(graph, folded)
         if isinstance(known, Rejected):
             fits = isinstance(joint, Skip) or not isinstance(_skip_of(graph, total), Skip)

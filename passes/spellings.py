@@ -48,8 +48,9 @@ def _become(node: fx.Node, target: Callable[..., Any], *args: Any) -> None:
 
 def _product(node: fx.Node, left: Any, right: Any, target: Callable[..., Any] = operator.mul) -> fx.Node:
     """A product has the broadcast shape of its factors: that of the larger one, which is what detection looks at."""
-    ranks = {f: tensor.dim() for f in flat_nodes((left, right)) if (tensor := tensor_of(f)) is not None}
-    return _emit(node, target, left, right, like=max(ranks, key=ranks.__getitem__, default=node))
+    factors = [f for f in flat_nodes((left, right)) if tensor_of(f) is not None]
+    larger = max(factors, key=lambda f: (same_shape(f, node), rank_of(f) or 0), default=node)
+    return _emit(node, target, left, right, like=larger)
 
 
 def _scaled(node: fx.Node, factor: Any, term: fx.Node) -> fx.Node:

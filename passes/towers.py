@@ -112,6 +112,8 @@ def _written_streams(graph: Ancestry, i: int) -> int:
     shapes = [s for s in map(shape_of, node.all_input_nodes) if s]
     if canonical_name(node) == "einsum":
         letters, result, operands = terms_of(node) or ([], "", [])
+        if not all(letter in result for term in letters for letter in term):
+            return 0
         shapes = [_spread(term, result, operand) for term, operand in zip(letters, operands, strict=False)]
     elif graph.kinds[i] is not Kind.SCALE:
         return 0
@@ -125,10 +127,9 @@ def _spread(term: str, result: str, operand: fx.Node) -> tuple[Dim, ...]:
 
 
 def _outer(shapes: Sequence[tuple[Dim, ...]], result: tuple[Dim, ...]) -> int:
-    left, right = ((1,) * (len(result) - len(shape)) + shape for shape in shapes)
-    for value, factor in ((left, right), (right, left)):
-        spread = [s for s, v, f in zip(result, value, factor, strict=False) if v == 1 and f == s != 1]
-        kept = [s for s, v, f in zip(result, value, factor, strict=False) if f == 1 and v == s != 1]
-        if len(spread) == 1 and kept and isinstance(spread[0], int) and spread[0] <= _MOST_STREAMS:
-            return spread[0]
-    return 0
+    """The size of the axis along which only one factor differs, if the other one alone differs along another."""
+    left, right = ((1,) * (len(result) - len(shape)) + tuple(shape) for shape in shapes)
+    first = [s for s, a, b in zip(result, left, right, strict=False) if a == 1 and b == s != 1]
+    second = [s for s, a, b in zip(result, left, right, strict=False) if b == 1 and a == s != 1]
+    counts = [axes[0] for axes in (first, second) if len(axes) == 1 and isinstance(axes[0], int)]
+    return min((c for c in counts if c <= _MOST_STREAMS), default=0) if first and second else 0
