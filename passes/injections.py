@@ -59,7 +59,7 @@ def _mask(graph: Ancestry, candidate: Candidate) -> fx.Node | None:
     branch, skip = candidate.branches[0].node, candidate.skip.operand
     ours, theirs = ([*_factors(graph, i)] for i in (branch, skip))
     for plain, other in [*product(ours, theirs), *product(theirs, ours)]:
-        if _negated(graph, other) is plain and graph.from_input[graph.index[plain]]:
+        if _alike(_negated(graph, other), plain) and graph.from_input[graph.index[plain]]:
             return plain
     return _interpolated(graph, ours, skip)
 
@@ -90,6 +90,11 @@ def _root(graph: Ancestry, node: fx.Node) -> fx.Node:
             break
         node = node.all_input_nodes[0]  # a cast may also ask another value for its dtype
     return node
+
+
+def _alike(a: fx.Node | None, b: fx.Node) -> bool:
+    """Whether two nodes are one, or compute the same from the same."""
+    return a is b or (a is not None and a.op == b.op != "placeholder" and (a.target, a.args) == (b.target, b.args))
 
 
 def _only_adds_axes(node: fx.Node) -> bool:

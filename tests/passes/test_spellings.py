@@ -66,7 +66,7 @@ LOOK_ALIKES = {
         (lambda m, x: torch.zeros_like(x).index_add(1, ROWS, m.f0(x)).index_add(1, ROWS, m.f1(x)), []),
     "a write without a sum": (lambda m, x: x.scatter(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x)), []),
     "two projections":
-        (lambda m, x: torch.lerp(m.f0(x), m.f1(x), 0.5), [Reason.PROJECTED_SHORTCUT, Reason.PROJECTED_SHORTCUT]),
+        (lambda m, x: torch.lerp(m.f0(x), m.f1(x), 0.5), [Reason.PROJECTED_SHORTCUT, Reason.NO_WEIGHT]),
 }  # fmt: skip
 
 
