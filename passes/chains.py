@@ -9,7 +9,7 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.links import Link, find_links
 from mhc_compile.passes.residuals import Candidate
 from mhc_compile.passes.towers import foreign_adds
-from mhc_compile.passes.values import shape_of
+from mhc_compile.passes.values import traced_sizes
 
 
 def chain_lengths(
@@ -87,17 +87,24 @@ def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) ->
 
 
 def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes: Mapping[int, int]) -> Iterator[int]:
-    """Candidates around others that have as many axes, but other numbers of positions."""
+    """Candidates around others of another resolution: as many axes, but fewer or more positions by half and more."""
     for inner, outers in around.items():
         for outer in outers:
             ours, theirs = _positions(graph, outer, channel_axes), _positions(graph, inner, channel_axes)
-            if len(ours) == len(theirs) and ours != theirs:
+            if len(ours) == len(theirs) and any(
+                max(a, b) >= _STEP * min(a, b) for a, b in zip(ours, theirs, strict=True)
+            ):
                 yield outer
 
 
-def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[object, ...]:
+_STEP = 1.5
+
+
+def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[int, ...]:
     axis = channel_axes.get(add, -1)
-    return tuple(size for i, size in enumerate(shape_of(graph.nodes[add])) if i not in (0, axis)) if axis > 0 else ()
+    return (
+        tuple(size for i, size in enumerate(traced_sizes(graph.nodes[add])) if i not in (0, axis)) if axis > 0 else ()
+    )
 
 
 def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
