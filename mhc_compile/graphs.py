@@ -68,7 +68,6 @@ def examine(
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
     from mhc_compile.passes.keys import common_path, module_of
-    from mhc_compile.passes.patterns import is_chosen
     from mhc_compile.passes.pipeline import make_plan
 
     opened = open_graph(gm, inputs, model)
@@ -80,8 +79,9 @@ def examine(
     plan = make_plan(opened.gm, everything, taken)
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
-    left_out = [key for key in keys if not is_chosen(key, config)] + _rewritten_already(opened.gm, plan, model)
-    if left_out:
+    left_out: list[str] = []
+    while more := _unwanted(opened.gm, plan, config, model):  # what a site left out displaced comes back
+        left_out += more
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
     check_owner(model, opened, plan)
     check_parts(model)
@@ -204,6 +204,13 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
         return replace(r, detail=detail) if unclear else r
 
     return replace(plan, rejected=tuple(map(remarked, plan.rejected)))
+
+
+def _unwanted(gm: fx.GraphModule, plan: Plan, config: Config, model: nn.Module) -> list[str]:
+    from mhc_compile.passes.patterns import is_chosen
+
+    inside = _rewritten_already(gm, plan, model)
+    return [site.key for site in plan.sites if site.key in inside or not is_chosen(site.key, config)]
 
 
 def _rewritten_already(gm: fx.GraphModule, plan: Plan, model: nn.Module) -> list[str]:

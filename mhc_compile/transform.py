@@ -185,23 +185,30 @@ def _is(model: nn.Module, mode: str) -> bool:
 
 def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequence[str]) -> list[_Variant]:
     """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
-    variants = []
+    variants: list[_Variant] = []
     for mode in sorted(modes, key=lambda m: not _is(model, m)):
-        variants.append(_trace(model, inputs, config, mode, modes))
+        variants.append(_trace(model, inputs, config, mode, modes, variants))
         latest = variants[-1].captured
         if mode == "eval" and latest is not None and latest.grad_mode:
             with torch.no_grad():
-                variants.append(_trace(model, inputs, config, mode, modes))
+                variants.append(_trace(model, inputs, config, mode, modes, variants))
     return variants
 
 
-def _trace(model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: Sequence[str]) -> _Variant:
+def _trace(
+    model: nn.Module,
+    inputs: Inputs,
+    config: Config,
+    mode: str,
+    modes: Sequence[str],
+    before: Sequence[_Variant] = (),
+) -> _Variant:
     """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched."""
     training = None if _is(model, mode) else mode == "train"
     try:
         with training_mode(model, training):
             captured = _capture(model, inputs)
-            found = plan_of(captured, config)
+            found = plan_of(captured, config, [variant.plan for variant in before])
     except CaptureError as error:
         try:
             if not in_several_graphs(error):

@@ -46,11 +46,11 @@ def training_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
             module.training = flag
 
 
-def plan_of(captured: Captured, config: Config) -> Plan:
-    """The plan of a captured graph, which is normalised in place."""
+def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> Plan:
+    """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.pipeline import make_plan
 
-    return make_plan(captured.gm, config)
+    return make_plan(captured.gm, config, known=known)
 
 
 def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
@@ -94,7 +94,7 @@ def add_variant(owner: Transformed, entry: Entry, args: Sequence[Any], kwargs: M
     )
     if captured.effects:
         return None
-    plan = plan_of(captured, owner._mhc.config) if not entry.path else plan_of_part(captured, owner)
+    plan = plan_of_part(captured, owner) if entry.path else plan_of(captured, owner._mhc.config, owner._mhc.plans)
     check_parameters(owner, plan)
     check_sites(owner, entry.path, {site.key for site in plan.sites})
     return add_program(owner, entry, captured, plan)
@@ -129,9 +129,13 @@ def plan_of_part(captured: Captured, owner: Transformed) -> Plan:
     from mhc_compile.passes.pipeline import make_plan
 
     everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
-    plan = make_plan(captured.gm, everything)
-    others = tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself)
-    return make_plan(captured.gm, replace(everything, exclude=others)) if others else plan
+    known = owner._mhc.plans
+    exclude: tuple[str, ...] = ()
+    plan = make_plan(captured.gm, everything, known=known)
+    while others := tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself):
+        exclude += others  # what a site left out displaced comes back
+        plan = make_plan(captured.gm, replace(everything, exclude=exclude), known=known)
+    return plan
 
 
 def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, set[int]]:

@@ -12,11 +12,14 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from mhc_compile.passes.op_kinds import Kind, canonical_name, kind_of, leaf_module
+from mhc_compile.passes.op_kinds import Kind, canonical_name, is_map, kind_of, leaf_module, mixes
 from mhc_compile.passes.values import attribute, carries_data, flat_nodes
 
-REACHED, MATRIX, VECTOR, POOLED = 1, 2, 4, 8
-"""What lies on the way between two nodes, as bits: anything, a learnable matrix, a learnable scale, a pooling."""
+REACHED, MATRIX, VECTOR, POOLED, MIXED = 1, 2, 4, 8, 16
+"""What lies on the way between two nodes, as bits.
+
+Anything, a learnable matrix, a learnable scale, a pooling, another mixing of positions without a weight.
+"""
 
 
 _TEMPLATED = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
@@ -29,6 +32,11 @@ def through_weight(flow: int) -> bool:
     A scale alone makes an activation function (Snake), which is no branch.
     """
     return bool(flow & MATRIX) or flow & (VECTOR | POOLED) == VECTOR | POOLED
+
+
+def through_mixer(flow: int) -> bool:
+    """Whether positions are mixed on the way, by a weight or without one (Fourier transforms, pooling, shifts)."""
+    return bool(flow & (MATRIX | POOLED | MIXED))
 
 
 class Ancestry:
@@ -63,7 +71,7 @@ class Ancestry:
         if node.op == "call_module":
             module = leaf_module(node)
             return (str(node.target),) if any(p.dim() >= 2 for p in module.parameters()) else ()
-        return self._matrices(node, ())
+        return self._matrices(node, ()) if is_map(canonical_name(node)) else ()
 
     def weights_beside(self, i: int, stream: Collection[int]) -> tuple[str, ...]:
         """`weights[i]` without those that come in through `stream` alone, as where it starts at learned queries."""
@@ -110,7 +118,8 @@ class Ancestry:
         if self.kinds[i] is Kind.POOL:
             return POOLED
         learned = any(isinstance(attribute(self.gm, name), torch.nn.Parameter) for name in self._attributes(i))
-        return VECTOR if learned else 0
+        mixed = MIXED if mixes(canonical_name(self.nodes[i])) and self.nodes[i].op.startswith("call") else 0
+        return mixed | (VECTOR if learned else 0)
 
     def _attributes(self, i: int) -> list[str]:
         """Targets of the attributes node `i` takes, directly or reshaped."""

@@ -1,57 +1,15 @@
-"""Join residual adds into chains, and choose one level where one chain lies inside a branch of another."""
+"""Choose one level where one chain of residual adds lies inside a branch of another."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.exchanges import is_foreign
-from mhc_compile.passes.lifting import can_lift
+from mhc_compile.passes.links import Link, find_links
 from mhc_compile.passes.residuals import Candidate
-
-_MAX_PATH = 64  # ops between two sites that are looked through
-
-
-@dataclass(frozen=True)
-class Link:
-    """The stream path from the add at position `source` to the base of the next site, every op liftable."""
-
-    source: int
-    path: tuple[int, ...]
-
-
-def find_link(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> Link | None:
-    """The link that brings streams from an earlier site to `base`, None if a segment has to start there."""
-    source = _latest_site(graph, base, sites)
-    if source is None:
-        return None
-    path = graph.between(source, [base]) if source != base else set()
-    on_stream = path | {source}
-    if all(i not in sites and can_lift(graph, i, on_stream) for i in path):
-        return Link(source, tuple(sorted(path)))
-    return None
-
-
-def _latest_site(graph: Ancestry, base: int, sites: Mapping[int, Candidate]) -> int | None:
-    """Follow the latest operand back until a site's add comes up: scales and masks are computed earlier."""
-    here = base
-    for _ in range(_MAX_PATH):
-        if here in sites:
-            return here
-        inputs = graph.inputs[here]
-        if not inputs or not can_lift(graph, here, inputs):
-            return None
-        here = max(inputs)
-    return None
-
-
-def find_links(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Link]:
-    """The link into each candidate that has one, by the position of its add."""
-    sites = {c.add: c for c in candidates}
-    links = ((c.add, find_link(graph, c.skip.base, sites)) for c in candidates)
-    return {add: link for add, link in links if link is not None}
+from mhc_compile.passes.towers import foreign_adds
+from mhc_compile.passes.values import traced_sizes
 
 
 def chain_lengths(
@@ -77,7 +35,7 @@ def chain_lengths(
 
 
 def resolve_nesting(
-    graph: Ancestry, candidates: Sequence[Candidate], how: str
+    graph: Ancestry, candidates: Sequence[Candidate], how: str, channel_axes: Mapping[int, int] | None = None
 ) -> tuple[list[Candidate], dict[int, Candidate]]:
     """Keep one level of nested residuals.
 
@@ -86,15 +44,19 @@ def resolve_nesting(
         candidates: residual adds in graph order.
         how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or
             "inner".
+        channel_axes: of the candidates, where they are known. A long skip around sites of another resolution bridges
+            them and continues no chain: its length is one.
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    around = _surroundings(candidates)
+    links = find_links(graph, candidates)
+    around = _surroundings(candidates, links)
     if not any(around.values()):
         return list(candidates), {}
     conflicts = _conflicts(around)
-    length = chain_lengths(candidates, find_links(graph, candidates), around)
+    length = chain_lengths(candidates, links, around)
+    length.update(dict.fromkeys(_bridges(graph, around, channel_axes or {}), 1))
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
@@ -113,15 +75,36 @@ def resolve_nesting(
     return [c for c in candidates if c.add in kept], dropped
 
 
-def _surroundings(candidates: Sequence[Candidate]) -> dict[int, frozenset[int]]:
+def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, frozenset[int]]:
     """For each candidate's add, the adds of the candidates in whose branch it lies."""
     by_add = {c.add: c for c in candidates}
     around: dict[int, set[int]] = {add: set() for add in by_add}
     for outer in candidates:
-        for inner in outer.branch_nodes & around.keys():
-            if not is_foreign(by_add[inner], outer):  # else another tower, updated in between
-                around[inner].add(outer.add)
+        inside = outer.branch_nodes & around.keys()
+        for inner in inside - foreign_adds(outer, by_add, links):  # others are those of a tower updated in between
+            around[inner].add(outer.add)
     return {add: frozenset(outers) for add, outers in around.items()}
+
+
+def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes: Mapping[int, int]) -> Iterator[int]:
+    """Candidates around others of another resolution: as many axes, but fewer or more positions by half and more."""
+    for inner, outers in around.items():
+        for outer in outers:
+            ours, theirs = _positions(graph, outer, channel_axes), _positions(graph, inner, channel_axes)
+            if len(ours) == len(theirs) and any(
+                max(a, b) >= _STEP * min(a, b) for a, b in zip(ours, theirs, strict=True)
+            ):
+                yield outer
+
+
+_STEP = 1.5
+
+
+def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[int, ...]:
+    axis = channel_axes.get(add, -1)
+    return (
+        tuple(size for i, size in enumerate(traced_sizes(graph.nodes[add])) if i not in (0, axis)) if axis > 0 else ()
+    )
 
 
 def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
@@ -132,3 +115,28 @@ def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
             conflicts.setdefault(outer, set()).add(inner)
             conflicts.setdefault(inner, set()).add(outer)
     return conflicts
+
+
+def company(graph: Ancestry, kept: Sequence[Candidate], mixers: Sequence[Candidate]) -> dict[int, int]:
+    """Which of the sums without a weight lie on a stream of the kept sites, each with the nearest of these."""
+    inside = {i for c in kept for i in c.branch_nodes}
+    free = [m for m in mixers if m.add not in inside and not any(c.add in m.branch_nodes for c in kept)]
+    everything = sorted([*kept, *free], key=lambda c: c.add)
+    links = find_links(graph, everything)
+    before = {add: link.source for add, link in links.items()}
+    following = {link.source: add for add, link in reversed(links.items())}
+    weighted = {c.add for c in kept}
+    found: dict[int, int] = {}
+    for mixer in free:
+        later = _nearest(mixer.add, following, weighted)
+        near = _nearest(mixer.add, before, weighted) if later is None else later
+        if near is not None:
+            found[mixer.add] = near
+    return found
+
+
+def _nearest(add: int, onward: Mapping[int, int], weighted: Collection[int]) -> int | None:
+    here: int | None = add
+    while here is not None and here not in weighted:
+        here = onward.get(here)
+    return here

@@ -9,6 +9,7 @@ from torch import fx
 
 from mhc_compile.config import Config
 from mhc_compile.passes.checkpoints import META as CHECKPOINT
+from mhc_compile.passes.gradients import gradient_modes
 from mhc_compile.passes.op_kinds import canonical_name
 from mhc_compile.passes.plan import Readout, Segment, Site
 from mhc_compile.passes.segments import asks_size
@@ -49,11 +50,14 @@ class _Segment:
         before: dict[str, Site] = {}
         by_add = {s.add: s for s in own}
         taken: set[str] = set()
+        modes = gradient_modes(nodes.values())
         for site in own:
             if site.key in plain or site.base == segment.entry:
                 continue
             source = by_add.get(site.base)
             why = _why_apart(nodes, site, source, plain, taken)
+            if why is None and source is not None and modes[nodes[site.add]] != modes[nodes[source.add]]:
+                why = Unfused.GRADIENTS, ""
             if why is not None:
                 apart[site.key] = why
             elif source is not None:

@@ -1,10 +1,16 @@
-"""Stable names of sites, from the module paths of their branches."""
+"""Stable names of sites: they follow the weights of their branches, never their order in a trace.
+
+The key is the path of the module that holds all weights of the branch. Where that is the model itself, or holds weights
+of another branch too, it is the first weight that is the branch's own. A trace of another kind of call (a layer left
+out, an adapter switched off) takes the keys that the weights have already.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 ROOT_KEY = "site"
 """The key of a site of the model itself, rather than of one of its modules."""
@@ -28,6 +34,66 @@ def common_path(paths: Iterable[str]) -> str:
             break
         shared.append(parts[0])
     return ".".join(shared)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a key is made from.
+
+    Attributes:
+        weights: names of the weights of a branch, in the order it uses them.
+        modules: the module that owns each of them.
+        caller: path of the module that computes the sum.
+    """
+
+    weights: tuple[str, ...]
+    modules: tuple[str, ...]
+    caller: str
+
+    @property
+    def path(self) -> str:
+        """The deepest module that holds every weight."""
+        return common_path(self.modules)
+
+
+Known = Sequence[tuple[str, tuple[str, ...]]]
+"""Keys that were given before, each with the weights of its branch."""
+
+_ALIKE = 0.5  # share of weights that two branches have in common if they are one, with an adapter or without
+
+
+def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known = ()) -> list[str]:
+    """The keys of sites in graph order; `taken` are those of other graphs of the same model."""
+    holders: dict[str, set[frozenset[str]]] = {}
+    for owner in owners:
+        holders.setdefault(owner.path, set()).add(frozenset(owner.weights))
+    return unique([_known(owner, known) or _own(owner, holders[owner.path]) for owner in owners], taken)
+
+
+def former_keys(owners: Sequence[Owner]) -> list[str]:
+    """The keys that the sites had before keys belonged to weights, for checkpoints from then."""
+    return unique([owner.path or owner.caller or ROOT_KEY for owner in owners])
+
+
+def _own(owner: Owner, holders: Collection[frozenset[str]]) -> str:
+    if not owner.weights:
+        return owner.caller or ROOT_KEY
+    if owner.path and len(holders) == 1:
+        return owner.path
+    others = {weight for weights in holders if weights != set(owner.weights) for weight in weights}
+    both = list(zip(owner.weights, owner.modules, strict=True))
+    weight, module = next((pair for pair in both if pair[0] not in others), both[0])
+    return weight if module == owner.path else module
+
+
+def _known(owner: Owner, known: Known) -> str:
+    """The key, without a number, that most of these weights have; "" if there is none."""
+    own, best, found = set(owner.weights), _ALIKE, ""
+    for key, weights in known:
+        alike = len(own & set(weights)) / len(own | set(weights)) if own else 0.0
+        if alike > best or (alike == best and not found):
+            best, found = alike, key.partition("#")[0]
+    return found
 
 
 def unique(keys: Sequence[str], taken: Collection[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""Normalise a traced graph so that the other passes see pure sums: no in-place writes, no fused multiply-adds.
+"""Normalise a traced graph so that the other passes see pure sums: no in-place writes, and every add spelled out.
 
 Numerics are untouched: every rewrite here computes the same values. A write whose effect is seen through another alias
 cannot be removed; it stays, and its operand is reported by `observed_mutations` so that detection can say so.
@@ -16,7 +16,8 @@ from torch import fx
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.op_kinds import Kind, canonical_name, is_inplace, kind_of
-from mhc_compile.passes.values import dtype_of, flat_nodes, same_shape, tensor_of
+from mhc_compile.passes.spellings import spell_out
+from mhc_compile.passes.values import dtype_of
 
 
 def normalise(gm: fx.GraphModule) -> fx.GraphModule:
@@ -26,7 +27,7 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
         if is_inplace(node) and _has_functional_form(node) and not _observed(node, order):
             _make_functional(node, order)
     for node in list(gm.graph.nodes):
-        _spell_out(node)
+        spell_out(node)
     _drop_zeros(gm)
     return gm
 
@@ -159,21 +160,6 @@ def _append_cast(node: fx.Node, dtype: torch.dtype) -> None:
     node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
 
 
-def _spell_out(node: fx.Node) -> None:
-    """`add(x, y, alpha=a)` becomes `x + a * y`; `addcmul(x, a, b)` becomes `x + a * b`."""
-    if node.op not in ("call_function", "call_method"):
-        return
-    name = canonical_name(node)
-    if name in ("add", "sub") and node.kwargs.get("alpha", 1) != 1:
-        _split(node, operator.add if name == "add" else operator.sub, node.args[1], node.kwargs["alpha"])
-    elif name == "addcmul" and node.kwargs.get("value", 1) == 1 and len(node.args) == 3:
-        _split(node, operator.add, node.args[1], node.args[2])
-    elif name in ("addmm", "baddbmm") and len(node.args) == 3 and not node.kwargs and _is_stream_sized(node):
-        _split(node, operator.add, node.args[1], node.args[2], operator.matmul)
-    elif name in ("rsub", "rsub_scalar") and len(node.args) == 2 and not node.kwargs.get("alpha"):
-        node.op, node.target, node.args = "call_function", operator.sub, (node.args[1], node.args[0])
-
-
 def _drop_zeros(gm: fx.GraphModule) -> None:
     """`0 + x`, with which Python's `sum` starts, becomes x, unless one of the two is written to."""
     mutated = observed_mutations(gm)
@@ -184,30 +170,3 @@ def _drop_zeros(gm: fx.GraphModule) -> None:
         if any(type(a) is int and a == 0 for a in node.args) and dtype_of(node) == dtype_of(terms[0]):
             node.replace_all_uses_with(terms[0])
             gm.graph.erase_node(node)
-
-
-def _is_stream_sized(node: fx.Node) -> bool:
-    """Whether the first operand, which `addmm` adds, is no bias but as large as the result."""
-    first = node.args[0]
-    return (
-        isinstance(first, fx.Node)
-        and first.op != "get_attr"
-        and tensor_of(first) is not None
-        and same_shape(first, node)
-    )
-
-
-def _split(
-    node: fx.Node, combine: Callable[..., Any], left: Any, right: Any, product_of: Callable[..., Any] = operator.mul
-) -> None:
-    with node.graph.inserting_before(node):
-        product = node.graph.call_function(product_of, (left, right))
-    meta = dict(node.meta) if product_of is operator.matmul else _scaled_meta(node, flat_nodes((left, right)))
-    product.meta = {**meta, "stack_trace": node.meta.get("stack_trace", "")}
-    node.op, node.target, node.args, node.kwargs = "call_function", combine, (node.args[0], product), {}
-
-
-def _scaled_meta(node: fx.Node, factors: Any) -> dict[str, Any]:
-    """The product has the broadcast shape of its factors: the larger one's, which is what detection looks at."""
-    ranks = {f: tensor.dim() for f in factors if (tensor := tensor_of(f)) is not None}
-    return dict(max(ranks, key=ranks.__getitem__, default=node).meta)

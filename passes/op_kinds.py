@@ -2,11 +2,12 @@
 
 A node is first given a canonical name (`torch.relu`, `F.relu`, `x.relu()`, `nn.ReLU` and `aten.relu.default` are all
 `relu`), then the table gives its kind. An operator that is not listed is `OPAQUE`: it may be part of a branch, it is
-never lifted onto streams, and if it takes a learnable matrix it counts as a weight.
+never lifted onto streams, and only if its name says that it contracts a learnable matrix does it count as a weight.
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ class Kind(Enum):
     DROPOUT = auto()  # identity in evaluation
     POINTWISE = auto()  # one element to one element, nonlinear
     REDUCE = auto()  # reduction that may keep its dimension (mean, sum, var)
+    ALONG = auto()  # one value of each position from all along an axis: softmax, cumsum
     NORM_LAST = auto()  # normalisation over trailing axes
     FOLDED = auto()  # acts on every sample alone, needs the batch axis first: streams are folded into the batch
     SELECT = auto()  # part of a tensor or one of several: indexing, chunk, unbind
@@ -38,11 +40,15 @@ class Kind(Enum):
     OPAQUE = auto()
 
 
-LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.DROPOUT})
+LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.SELECT, Kind.DROPOUT})
 """Kinds that are linear in their stream operand (a shift by an independent tensor is affine and as good)."""
 
-LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB}
-"""Kinds that can be applied to all streams at once."""
+LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB,
+                     Kind.ARRANGE}  # fmt: skip
+"""Kinds that can be applied to all streams at once, if the operator has a rule where its kind needs one."""
+
+MOVING = frozenset({Kind.SHAPE, Kind.SELECT})
+"""Kinds behind which tokens are elsewhere, or fewer."""
 
 _NAMES: dict[Kind, str] = {
     Kind.ADD: "add",
@@ -55,14 +61,17 @@ _NAMES: dict[Kind, str] = {
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
     Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
     "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
-    "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where",
-    Kind.REDUCE: "mean sum var std amax amin norm",
+    "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where "
+    "round floor ceil trunc frac fmod remainder logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc "
+    "hardshrink softshrink tanhshrink log_sigmoid float_power lgamma",
+    Kind.REDUCE: "mean sum var std amax amin norm linalg_vector_norm vector_norm logsumexp",
+    Kind.ALONG: "softmax log_softmax cumsum normalize",
     Kind.NORM_LAST: "layer_norm rms_norm",
-    Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d",
-    Kind.SELECT: "getitem chunk split unbind select narrow index_select split_with_sizes tensor_split index",
+    Kind.FOLDED: "group_norm instance_norm dropout1d dropout2d dropout3d feature_dropout feature_alpha_dropout",
+    Kind.SELECT: "getitem chunk split unbind select narrow slice index_select split_with_sizes tensor_split index",
     Kind.ARRANGE: "cat concat concatenate stack hstack vstack expand expand_as repeat repeat_interleave "
     "tile roll flip pad gather scatter scatter_add index_put index_copy index_add masked_scatter setitem embedding "
-    "embedding_bag slice slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
+    "embedding_bag slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
     Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d "
     "AdaptiveAvgPool1d AdaptiveAvgPool2d",
@@ -71,6 +80,25 @@ _NAMES: dict[Kind, str] = {
     "sym_numel getattr",
 }
 
+_MAP = re.compile(
+    r"(^|_)(linear|matmul|mm|bmm|mv|addmm|addmv|addbmm|baddbmm|einsum|tensordot|dot|inner|multi_dot|bilinear|lstm|gru|rnn"
+    r"|attention|attention_forward)(_|$)|conv|autograd_function_apply|^wrap|kernel_wrapper"
+)
+_MIXES = re.compile(
+    r"(^|_)(fft|fft2|fftn|rfft|rfft2|rfftn|ifft|irfft|irfft2|irfftn|matmul|bmm|einsum|roll|cumsum|dct|attention)(_|$)"
+)
+
+
+def is_map(name: str) -> bool:
+    """Whether an operator of this name contracts an operand with another: of the unknown ones, nothing is assumed."""
+    return bool(_MAP.search(name))
+
+
+def mixes(name: str) -> bool:
+    """Whether an operator of this name brings values of other positions together, with a weight or without."""
+    return bool(_MIXES.search(name))
+
+
 KINDS: dict[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
 MODULES: dict[str, str] = {
@@ -78,7 +106,8 @@ MODULES: dict[str, str] = {
     "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh", "Hardswish": "hardswish",
     "Hardsigmoid": "hardsigmoid", "Hardtanh": "hardtanh", "Softplus": "softplus", "Softsign": "softsign",
     "Identity": "identity", "Dropout": "dropout", "AlphaDropout": "alpha_dropout", "Dropout2d": "dropout2d",
-    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
+    "Dropout1d": "dropout1d", "Dropout3d": "dropout3d", "FeatureAlphaDropout": "feature_alpha_dropout",
+    "LayerNorm": "layer_norm", "RMSNorm": "rms_norm",
     "GroupNorm": "group_norm", "Flatten": "flatten", "Unflatten": "unflatten",
 }  # fmt: skip
 """Class names of leaf modules (`symbolic_trace` keeps those of torch.nn) and their canonical names."""

@@ -22,10 +22,11 @@ from mhc_compile.passes.rewrite import rewrite_planned
 from mhc_compile.passes.stages import label_stages, split_steps, stage_of_sites
 
 
-def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = ()) -> Plan:
+def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Sequence[Plan] = ()) -> Plan:
     """Plan the rewrite of a traced graph; nodes carry fake values in `meta["val"]` or `meta["example_value"]`.
 
-    Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number.
+    Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number. The
+    plans in `known` are those of other traces: the same weights have the same key in all of them.
 
     The graph is normalised in place (in-place writes become functional, checkpointed bodies are inlined); what it
     computes does not change.
@@ -35,7 +36,8 @@ def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = ()) -
     """
     with _no_collection():
         inline_checkpoints(gm)
-        return plan_graph(Ancestry(normalise(gm)), config, taken)
+        keys = [(site.key, site.weights) for plan in known for site in plan.sites]
+        return plan_graph(Ancestry(normalise(gm)), config, taken, keys)
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:

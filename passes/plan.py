@@ -23,19 +23,22 @@ class Reason(Enum):
 
     SCALAR = "adds a constant, not a tensor"
     BROADCAST = "the operands have different shapes: a bias, mask or embedding is broadcast"
+    ALONG_AXIS = "adds up parts of its operands along an axis, not one operand to another"
+    COMPLEX = "adds complex numbers, for which there are no streams"
     NOT_ANCESTOR = "no operand is computed from another: a merge of two paths, not a skip"
     NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
     RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
-    SLICED = "the branch is cut to the size of the skip, so their tokens are not the same ones"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
-    INPUT_INDEPENDENT = "the skip does not depend on the model's input: a position embedding added again"
+    INPUT_INDEPENDENT = "the skip does not depend on the model's input: a sum of weights, or a position added again"
+    INJECTED = "an earlier value is added to the stream again and again: an injection, which streams pass"
+    MERGE = "takes one operand or the other by a mask, so it is no sum of both"
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
     MUTATED = "an operand is changed in place and the change is seen elsewhere"
     DEAD = "the result never reaches an output of the model"
     MULTI_STREAM = "the model already keeps several residual streams here"
     HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
-    UNKNOWN_CHANNELS = "the channel axis has no fixed size"
+    UNKNOWN_CHANNELS = "no axis of fixed size is known to hold the channels"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"
 
@@ -45,13 +48,13 @@ class Site:
     """One residual add that becomes a hyper-connection.
 
     Attributes:
-        key: stable name, derived from module paths; the key into `model.hyper_connections`.
+        key: stable name, derived from the weights of the branch; the key into `model.hyper_connections`.
         add: name of the outermost add node.
         adds: every add node folded into this sum, in graph order, `add` last.
         skip: operand of the sum that carries the identity path.
         base: value at which the branch leaves the stream: `skip`, or the value it was lifted from.
         lifts: linear ops from `base` to `skip`, in order, `skip` last; empty where they are the same.
-        moves_axes: whether a view or permutation is among `lifts`.
+        moves_axes: whether a view, permutation or cut is among `lifts`.
         branches: the other operands of the sum.
         negated: those of `branches` that are subtracted.
         kind: `prenorm`, `postnorm`, `postact`, `parallel` or `scaled`; for the reader only.
@@ -67,6 +70,7 @@ class Site:
         module: path of the module whose code holds the add, "" for the model itself.
         location: `file:line` of the add, or "" where it is not known.
         parameters: number of new scalars this site learns.
+        former: the key of checkpoints from before keys belonged to weights; "" where it is `key`.
     """
 
     key: str
@@ -91,6 +95,7 @@ class Site:
     module: str
     location: str
     parameters: int
+    former: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Readout:
     """A place where streams become one tensor: `node` is used by `users`, which are no part of the stream.
 
     `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative. The channels
-    of the value lie on `channel_axis`.
+    of the value lie on `channel_axis`. `former` is as for a site.
     """
 
     key: str
@@ -120,6 +125,7 @@ class Readout:
     channel_axis: int
     channels: int
     parameters: int
+    former: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class Segment:
     Attributes:
         index: position in the plan.
         entry: node whose value is expanded to n equal streams.
+        behind: the operator that ends the chain before it, "" where none does.
         sites: keys of its sites, in graph order.
         lifts: nodes between sites that are applied to every stream.
         readouts: where its streams are reduced.
@@ -143,6 +150,7 @@ class Segment:
     readouts: tuple[Readout, ...]
     linear: bool
     sides: tuple[tuple[str, str], ...] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,8 @@ class Plan:
         )
         lines = [head]
         for segment in self.segments:
-            lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts")
+            behind = f", behind {segment.behind}, which is not applied to every stream" if segment.behind else ""
+            lines.append(f"segment {segment.index}: entry {segment.entry}, {len(segment.readouts)} readouts{behind}")
             lines += [f"  {s.key}  {s.kind}  {list(s.shape)}  {s.location}" for s in map(self.site, segment.sites)]
         lines += [
             f"rejected {r.add}: {'; '.join(filter(None, (r.reason.value, r.detail)))}  {r.location}"

@@ -6,27 +6,30 @@ of the graph ends in exactly one candidate or one rejection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from torch import fx
-
-from mhc_compile.passes.ancestry import Ancestry, through_weight
+from mhc_compile.passes.ancestry import Ancestry, through_mixer
 from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.normalise import observed_mutations
-from mhc_compile.passes.op_kinds import Kind, canonical_name
+from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.plan import Reason
-from mhc_compile.passes.skips import NoSkip, Skip, find_skip, full_size
+from mhc_compile.passes.skips import NoSkip, Skip, find_skip
 from mhc_compile.passes.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A residual add, before nesting is resolved: positions of its nodes."""
+    """A residual add, before nesting is resolved: positions of its nodes.
+
+    One without a weight mixes positions in its branch, and is a site where its segment has weights.
+    """
 
     total: Sum
     skip: Skip
     branches: tuple[Operand, ...]
     branch_nodes: frozenset[int]
+    weightless: bool = False
 
     @property
     def add(self) -> int:
@@ -65,6 +68,22 @@ def find_residuals(graph: Ancestry) -> tuple[list[Candidate], list[Rejected]]:
     return candidates, sorted(rejected, key=lambda r: r.add)
 
 
+def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate]:
+    """Sums that were rejected for want of a weight, but whose branch mixes positions: sites in the right company."""
+    found: list[Candidate] = []
+    mutated = {graph.index[n] for n in observed_mutations(graph.gm)}
+    for refused in rejected:
+        if refused.reason is not Reason.NO_WEIGHT or len(refused.adds) > 1 or not graph.from_input[refused.add]:
+            continue
+        total = direct_sum(graph, refused.add)
+        assert isinstance(total, Sum)
+        skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
+        negated = isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand)
+        if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
+            found.append(replace(_candidate(graph, total, skip), weightless=True))
+    return found
+
+
 _Found = Rejected | tuple[Sum, Skip]
 
 
@@ -93,6 +112,8 @@ def _flatten(graph: Ancestry, total: Sum, sums: dict[int, Sum], found: dict[int,
     """
     for inner in list(inner_sums(graph, total, sums)):
         folded, known = fold(total, inner), found[inner.add]
+        if len({o.node for o in folded.operands}) < len(folded.operands):
+            continue  # `x + (pool(x) - x)` is no sum of three
         joint = _skip_of(graph, folded)
         if isinstance(known, Rejected):
             fits = isinstance(joint, Skip) or not isinstance(_skip_of(graph, total), Skip)
@@ -135,64 +156,17 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
         return Rejected(total.adds, Reason.DEAD)
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
-    if _added_in_every_layer(graph, total, uses[skip.base]):
+    if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
         return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
-    return _unliftable(graph, total, skip) or _sliced(graph, total, skip)
+    return _unliftable(graph, total, skip)
 
 
 def _unliftable(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
     on_stream = {skip.base, *skip.lifts}
     stuck = [i for i in skip.lifts if not can_lift(graph, i, on_stream)]
-    moved = any(graph.kinds[i] is Kind.SHAPE for i in skip.lifts)
+    moved = any(graph.kinds[i] in MOVING for i in skip.lifts)
     stuck += [i for i in skip.lifts if moved and len(graph.nodes[i].users) > 1]  # the branch would read it half moved
     return Rejected(total.adds, Reason.RESHAPED_SKIP, f"by {graph.nodes[stuck[0]].name}") if stuck else None
-
-
-def _sliced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
-    """Reject a branch that was cut to length after its last contraction; undoing a padding made before it is no cut."""
-    todo = [o.node for o in total.operands if o.node != skip.operand]
-    seen = set(todo)
-    while todo:
-        here = todo.pop()
-        if graph.weights[here] or canonical_name(graph.nodes[here]) in _CONTRACTIONS:
-            continue
-        computed = through_weight(
-            graph.reach(skip.base, here)
-        )  # a slice of the skip itself is part of the branch's work
-        if _is_cut(graph.nodes[here]) and computed and not _undoes_padding(graph, skip.base, here):
-            return Rejected(total.adds, Reason.SLICED, f"by {graph.nodes[here].name}")
-        onward = [j for j in graph.inputs[here] if j > skip.base and j not in seen and graph.reach(skip.base, j)]
-        if graph.kinds[here] is Kind.SCALE:  # a gate that is broadcast may be a column of something
-            onward = [j for j in onward if full_size(graph, here, j)]
-        seen.update(onward)
-        todo += onward
-    return None
-
-
-_CONTRACTIONS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "tensordot", "scaled_dot_product_attention"})
-"""Ops that bring tokens back together: what was cut before them was cut for their sake."""
-
-
-def _is_cut(node: fx.Node) -> bool:
-    """Whether the node takes a proper part of an axis, as `x[:, :-1]` does."""
-    if canonical_name(node) != "getitem":
-        return canonical_name(node) in ("narrow", "slice")
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    others = (user for user in source.users if user is not node and canonical_name(user) == "getitem")
-    # `h[..., :C] * h[..., C:]` divides h, nothing is cut off.
-    return _takes_part(node) and not any(_takes_part(u) and str(u.args[1]) != str(node.args[1]) for u in others)
-
-
-def _takes_part(node: fx.Node) -> bool:
-    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    return any(isinstance(s, slice) and (s.start is not None or s.stop is not None) for s in index)
-
-
-def _undoes_padding(graph: Ancestry, base: int, cut: int) -> bool:
-    """Whether the branch was padded, went through a weight, and is cut back (windows, staggered blocks)."""
-    pads = (i for i in graph.between(base, [cut]) if "pad" in canonical_name(graph.nodes[i]))
-    return any(through_weight(graph.reach(i, cut)) for i in pads)
 
 
 def _branch_lives_on(graph: Ancestry, total: Sum, skip: Skip) -> bool:

@@ -16,6 +16,7 @@ from mhc_compile.config import Config
 from mhc_compile.kernels import streams as kernels
 from mhc_compile.kernels.connections import parameter_shapes, readout_shapes
 from mhc_compile.passes.checkpoints import META as CHECKPOINT
+from mhc_compile.passes.gradients import is_switch, place_with_gradients
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.lifting import lift
 from mhc_compile.passes.plan import Plan, Readout, Site
@@ -43,14 +44,17 @@ class _Rewriter:
 
     def __init__(self, graph: fx.Graph, plan: Plan, config: Config) -> None:
         self.graph, self.plan, self.config = graph, plan, config
-        self.nodes = {node.name: node for node in graph.nodes}
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.original = list(graph.nodes)
+        self.switched = any(map(is_switch, self.original))
+        self.nodes = {node.name: node for node in self.original}
+        self.order = {node: i for i, node in enumerate(self.original)}
         self.lifts = [self.nodes[name] for segment in plan.segments for name in segment.lifts]
         self.sides = {pair for segment in plan.segments for pair in segment.sides}
         self.stale = {*self.lifts, *(self.nodes[name] for site in plan.sites for name in site.adds)}
         self.streams: dict[fx.Node, fx.Node] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted for a value, where the next one goes
         self.coefficients: dict[str, dict[fx.Node, list[fx.Node]]] = {}
+        self.places: dict[tuple[str, fx.Node], fx.Node] = {}  # where the gate of a site is computed from a value
         self.read_by: dict[fx.Node, dict[fx.Node, fx.Node]] = {}  # user -> what it reads -> the readout instead
 
     def run(self) -> None:
@@ -147,10 +151,21 @@ class _Rewriter:
         names = parameter_shapes(connection, n, site.channels)
         entry = value not in self.streams
         constants = {"connection": connection, "axis": axis, **({"n": n} if entry else {})}
-        params = tuple(self._attribute(site.key, name, value) for name in names)
+        params = tuple(self._attribute(site.key, name, self._place(site, value)) for name in names)
         result = self._emit(site, value, "coefficients", (self._stream(value), params), constants, entry=entry)
         return [self._emit_call(site, value, operator.getitem, (result, i), name)
                 for i, name in enumerate(("pre", "post", "mixing"))]  # fmt: skip
+
+    def _place(self, site: Site, value: fx.Node) -> fx.Node:
+        """The value, or a node behind it where gradients are on again, as they are for the branch."""
+        found = self.places.get((site.key, value))
+        if found is None:
+            here = self.order[value]
+            own = {*site.branch_nodes, *site.adds, *site.lifts}
+            readers = (self.order[u] for u in value.users if u.name in own)
+            found = place_with_gradients(self.original, here, min(readers, default=here)) if self.switched else value
+            self.places[site.key, value] = found
+        return found
 
     def _attribute(self, key: str, name: str, value: fx.Node) -> fx.Node:
         with self.graph.inserting_before(_after(self.last.get(value, value))):
@@ -164,10 +179,11 @@ class _Rewriter:
 
     def _emit_call(self, site: Site, value: fx.Node, target: Any, args: Any, role: str, kwargs: Any = None) -> fx.Node:
         """Emit a call right behind everything already emitted for `value`."""
-        with self.graph.inserting_before(_after(self.last.get(value, value))):
+        place = self._place(site, value)
+        with self.graph.inserting_before(_after(self.last.get(place, place))):
             node = self.graph.call_function(target, args, kwargs or {})
         self._describe(node, self.nodes[site.add], f"{identifier(site.key)}_{role}", site, role)
-        self.last[value] = node
+        self.last[place] = node
         return node
 
     def _read_out(self, readout: Readout) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.chains import Link, find_links
 from mhc_compile.passes.lifting import is_linear
+from mhc_compile.passes.links import Link, behind_sites, find_links, find_obstacle
 from mhc_compile.passes.op_kinds import Kind, canonical_name, kind_of
 from mhc_compile.passes.residuals import Candidate
 
@@ -19,6 +19,7 @@ class Chain:
     """One segment while it is put together: positions of nodes.
 
     `lifts` are the ops applied to every stream; `readouts` maps a stream value to the users that need one tensor.
+    `behind` is the op that keeps it apart from the segment before.
     `sides` are pairs of a lifted op and an operand off the stream path: one tensor even if it is a stream value itself.
     """
 
@@ -28,6 +29,7 @@ class Chain:
     sides: set[tuple[int, int]] = field(default_factory=set)
     linear: bool = True
     readouts: dict[int, list[fx.Node]] = field(default_factory=dict)
+    behind: int | None = None
 
 
 def build_chains(graph: Ancestry, candidates: Sequence[Candidate]) -> list[Chain]:
@@ -40,10 +42,12 @@ def build_chains(graph: Ancestry, candidates: Sequence[Candidate]) -> list[Chain
         chain = chain_of[link.source] if link else chains.setdefault(candidate.skip.base, Chain(candidate.skip.base))
         _append(graph, chain, candidate, link)
         chain_of[candidate.add] = chain
+    below = behind_sites(graph, chain_of.keys())
     values = {i for chain in chains.values() for i in (*chain.lifts, *(s.add for s in chain.sites))}
     for chain in chains.values():
         chain.sides = {(lift, operand) for lift, operand in chain.sides if operand in values}
         chain.readouts = _find_readouts(graph, chain)
+        chain.behind = find_obstacle(graph, chain.entry, below)
     return list(chains.values())
 
 

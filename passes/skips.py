@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mhc_compile.passes.ancestry import Ancestry, through_weight
 from mhc_compile.passes.op_kinds import LINEAR, Kind
 from mhc_compile.passes.plan import Reason
-from mhc_compile.passes.values import same_shape
+from mhc_compile.passes.values import same_shape, tensor_of
 
 _MAX_LIFTS = 16  # ops between the split and the add that are still looked through
 
@@ -30,8 +30,16 @@ class NoSkip:
     detail: str
 
 
-def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
-    """The skip among `operands`, or the best explanation why there is none."""
+def find_skip(
+    graph: Ancestry, operands: Sequence[int], is_branch: Callable[[int], bool] = through_weight
+) -> Skip | NoSkip:
+    """The skip among `operands`, or the best explanation why there is none.
+
+    Args:
+        graph: the graph.
+        operands: the terms of a sum.
+        is_branch: whether what lies between the skip and another term makes it a branch.
+    """
     if len(set(operands)) != len(operands):
         return NoSkip(Reason.NOT_ANCESTOR, "adds a value to itself")
     reached_without_weight = False
@@ -39,7 +47,7 @@ def find_skip(graph: Ancestry, operands: Sequence[int]) -> Skip | NoSkip:
         others = [o for o in operands if o != operand]
         for base, lifts in _origins(graph, operand):
             flows = [graph.reach(base, o) for o in others]
-            weighted = all(map(through_weight, flows))
+            weighted = all(map(is_branch, flows))
             if weighted and _sides_independent(graph, base, lifts):
                 return Skip(operand, base, lifts)
             reached_without_weight |= all(flows) and not weighted
@@ -62,7 +70,9 @@ def _origins(graph: Ancestry, operand: int) -> Iterator[tuple[int, tuple[int, ..
 
 def full_size(graph: Ancestry, result: int, operand: int) -> bool:
     """Whether the operand can be the stream: a scale, mask or rotary table is smaller than what it multiplies."""
-    return graph.kinds[result] is Kind.SHAPE or same_shape(graph.nodes[result], graph.nodes[operand])
+    if graph.kinds[result] is Kind.SELECT:
+        return tensor_of(graph.nodes[operand]) is not None
+    return graph.kinds[result] in (Kind.SHAPE, Kind.ARRANGE) or same_shape(graph.nodes[result], graph.nodes[operand])
 
 
 def _sides_independent(graph: Ancestry, base: int, lifts: Sequence[int]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.op_kinds import Kind
+from mhc_compile.passes.op_kinds import Kind, canonical_name
 from mhc_compile.passes.plan import Reason
 from mhc_compile.passes.values import dtype_of, rank_of, same_shape
 
@@ -40,20 +40,29 @@ class NotASum:
     detail: str
 
 
+_RUNNING = frozenset({"cumsum", "addbmm", "addr"})
+"""Operators that add up parts of their operands, whatever these are: counted, and never a residual."""
+
+
 def is_float_add(graph: Ancestry, i: int) -> bool:
-    """Whether node `i` is an add or a subtraction of rank >= 2 (or unknown rank) in floating point."""
-    if graph.kinds[i] not in (Kind.ADD, Kind.SUB):
-        return False
+    """Whether node `i` is an add or a subtraction of rank >= 2 (or unknown rank) of real or complex numbers."""
     node = graph.nodes[i]
+    if graph.kinds[i] not in (Kind.ADD, Kind.SUB) and canonical_name(node) not in _RUNNING:
+        return False
     rank, dtype = rank_of(node), dtype_of(node)
     if dtype is None:
         return node.meta.get("val", node.meta.get("example_value")) is None and bool(node.all_input_nodes)
-    return rank is not None and rank >= 2 and dtype.is_floating_point
+    return rank is not None and rank >= 2 and (dtype.is_floating_point or dtype.is_complex)
 
 
 def direct_sum(graph: Ancestry, i: int) -> Sum | NotASum:
     """The two terms of the add at position `i`, or why it is none of interest."""
     node = graph.nodes[i]
+    dtype = dtype_of(node)
+    if graph.kinds[i] not in (Kind.ADD, Kind.SUB):
+        return NotASum(i, Reason.ALONG_AXIS, f"by {canonical_name(node)}")
+    if dtype is not None and dtype.is_complex:
+        return NotASum(i, Reason.COMPLEX, "")
     terms = _terms(node)
     tensors = [t for t in terms if isinstance(t, fx.Node) and not _is_number(t)]
     if len(terms) != 2 or len(tensors) != 2:

@@ -58,6 +58,17 @@ def shape_of(node: fx.Node) -> tuple[Dim, ...]:
     return () if tensor is None else tuple(d if isinstance(d, int) else str(d) for d in tensor.shape)
 
 
+def traced_sizes(node: fx.Node) -> tuple[int, ...]:
+    """The sizes it was traced with, those of open axes included; () if one is unknown."""
+    tensor = tensor_of(node)
+    sizes = () if tensor is None else tuple(_hint(d) for d in tensor.shape)
+    return sizes if all(isinstance(size, int) for size in sizes) else ()
+
+
+def _hint(size: Any) -> Any:
+    return getattr(getattr(size, "node", None), "hint", size)
+
+
 def dtype_of(node: fx.Node) -> torch.dtype | None:
     """The dtype, None if unknown."""
     tensor = tensor_of(node)
@@ -79,7 +90,7 @@ def _same_dim(a: Any, b: Any) -> bool:
         return True
     # Two expressions that the solver cannot equate, such as (s0 // 4) * 4 after padding: the traced sizes decide,
     # because a pair of unequal sizes above 1 could not have been added at all.
-    hints = [getattr(getattr(d, "node", None), "hint", d) for d in (a, b)]
+    hints = [_hint(d) for d in (a, b)]
     return hints[0] is not None and hints[0] == hints[1]
 
 

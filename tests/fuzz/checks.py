@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import copy
 import warnings
 from collections.abc import Sequence
 from itertools import chain
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, fx, nn
 
 import mhc_compile
+from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
+from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.plan import Plan
 from tests.fuzz.network import Model, build
+from tests.fuzz.oracle import Oracle
 from tests.fuzz.spec import Network, expected_sites
 
-BOUND = 1e-10
-_ADDS = ("add", "sub", "add_", "sub_", "addcmul")
-_ADD_FUNCTIONS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, torch.addcmul)
+BOUND, MOVED = 1e-10, 1e-8
+_NOISE = 0.3  # how far new parameters are moved, which stands for training
+_ADDS = {"add": 1, "sub": 1, "iadd": 1, "isub": 1, "addcmul": 1, "addcdiv": 1, "index_add": 1, "cumsum": 1, "lerp": 2}
+"""How many adds a call is, by name."""
+
 _STEPS, _RATE = 2, 1e-2
 
 
@@ -46,8 +51,26 @@ def check_traced(net: Network, learn: bool = False) -> None:
         rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
     check_plan(net, plan, _float_adds(gm))
     check_preserved(model, rewritten, inputs)
+    check_moved(net, gm, copy.deepcopy(rewritten), plan, inputs)
     if learn:
         check_training(model, rewritten, inputs, plan)
+
+
+def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Plan, inputs: Sequence[Tensor]) -> None:
+    """What the rewritten model computes once its new parameters have moved is what the plan says, in both modes."""
+    if not plan.sites:
+        return
+    plain = normalise(fx.GraphModule(copy.deepcopy(gm), copy.deepcopy(gm.graph)))
+    config = Config(n=net.n, connection=net.connection, reduce=net.reduce)
+    new = rewritten.get_submodule("hyper_connections")
+    with torch.no_grad():
+        for i, p in enumerate(new.parameters()):
+            p.add_(_NOISE * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(net.seed + i)))
+        for training in (False, True):
+            for module in (plain, rewritten):
+                _without_dropout(module.train(training))
+            expected = Oracle(plain, plan, config, new).run(*_copies(inputs))
+            _compare(expected, rewritten(*_copies(inputs)), f"moved, {'train' if training else 'eval'} mode: ", MOVED)
 
 
 def check_transformed(net: Network) -> None:
@@ -82,14 +105,18 @@ def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
         before, after = (tuple(m(*_copies(inputs))) for m in (model, rewritten))
+    _compare(before, after)
+
+
+def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
     if len(before) != len(after):
-        raise FuzzError(f"{len(after)} outputs instead of {len(before)}")
+        raise FuzzError(f"{what}{len(after)} outputs instead of {len(before)}")
     for i, (a, b) in enumerate(zip(before, after, strict=True)):
         if a.shape != b.shape:
-            raise FuzzError(f"output {i} has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+            raise FuzzError(f"{what}output {i} has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
         error, rms = (a - b).abs().max().item(), a.square().mean().sqrt().item()
-        if not error <= BOUND * rms:
-            raise FuzzError(f"output {i} is off by {error:.1e} at an rms of {rms:.1e}")
+        if not error <= bound * rms:
+            raise FuzzError(f"{what}output {i} is off by {error:.1e} at an rms of {rms:.1e}")
 
 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
@@ -134,6 +161,15 @@ def _copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def _float_adds(gm: fx.GraphModule) -> int:
     """Float adds of rank >= 2 of a graph that was run, counted without the passes."""
-    adds = (n for n in gm.graph.nodes if n.target in _ADD_FUNCTIONS or (n.op == "call_method" and n.target in _ADDS))
-    values = [n.meta["val"] for n in adds]
-    return sum(isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2 for v in values)
+    counted = [n for n in gm.graph.nodes if isinstance(v := n.meta.get("val"), Tensor) and v.is_floating_point()]
+    return sum(_adds_of(n) for n in counted if n.meta["val"].dim() >= 2)
+
+
+def _adds_of(node: fx.Node) -> int:
+    if node.op not in ("call_function", "call_method"):
+        return 0
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    source = node.args[0] if node.args else None
+    if name in ("sum", "mean") and isinstance(source, fx.Node) and "stack" in str(source.target):
+        return len(source.args[0]) - 1
+    return _ADDS.get(name.removesuffix("_"), 0)

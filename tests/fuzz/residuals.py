@@ -115,8 +115,33 @@ def _through_tokens(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
     return h.transpose(1, 2).reshape(BATCH, m.family.channels, SIDE, SIDE)
 
 
+def _cut(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    """What is left of the skip is a part of every stream."""
+    axis = m.family.mixed_axis
+    size = x.shape[axis]
+    h = x.narrow(axis, 1, size - 1) + f(x).narrow(axis, 1, size - 1)
+    return torch.cat((h, h.narrow(axis, 0, 1)), dim=axis)
+
+
+def _cut_by_index(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    if m.family.images:
+        h = x[:, :, 1:] + f(x)[:, :, 1:]
+        return torch.cat((h, h[:, :, :1]), dim=2)
+    h = x[:, 1:] + f(x)[:, 1:]
+    return torch.cat((h, h[:, :1]), dim=1)
+
+
+def _cropped(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    """A branch that computes more positions than it returns."""
+    return x + m.linear(m.norm(torch.cat((x, x[:, :1]), dim=1)))[:, : x.shape[1]]
+
+
+def _at_every_position(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    return x.index_add(0, torch.arange(BATCH), f(m.norm(x)))
+
+
 def _after_slice(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
-    """Cutting before the skip leaves is no obstacle; the stream starts anew."""
+    """A part of the stream goes on as the stream."""
     h = x[:, 1:]
     h = h + m.linear(m.norm(h))
     return torch.cat((h, h[:, :1]), dim=1)
@@ -161,6 +186,14 @@ BOTH: dict[str, Combine] = {
     "addcmul": lambda m, x, f, g: torch.addcmul(x, f(m.norm(x)), m.gamma),
     "wide_residual": _wide_residual,
     "dropout": lambda m, x, f, g: x + m.drop(f(m.norm(x))),
+    "lerp": lambda m, x, f, g: torch.lerp(x, f(m.norm(x)), 0.4),
+    "learned_lerp": lambda m, x, f, g: x.lerp(f(m.norm(x)), m.gamma),
+    "stacked": lambda m, x, f, g: torch.stack((x, f(m.norm(x))), 1).sum(1),
+    "averaged": lambda m, x, f, g: torch.stack((f(m.norm(x)), x)).mean(0),
+    "addcdiv": lambda m, x, f, g: torch.addcdiv(x, f(m.norm(x)), m.gamma, value=0.5),
+    "at_every_position": _at_every_position,
+    "cut": _cut,
+    "cut_by_index": _cut_by_index,
     "post_dropout": lambda m, x, f, g: m.drop(x + f(x)),
 }
 
@@ -169,6 +202,7 @@ TOKEN: dict[str, Combine] = {
     "added_in_two_dimensions": _added_in_two_dimensions,
     "channels_first": _channels_first,
     "time_major": _time_major,
+    "cropped": _cropped,
     "after_slice": _after_slice,
 }
 
@@ -181,8 +215,9 @@ IMAGES: dict[str, Combine] = {
 WITH_POSITION = "position_in_branch"
 """A kind that adds a position embedding to what its branch reads, in every layer again."""
 
-OWN_BRANCH = frozenset({"in_two_dimensions", "channels_first", "time_major", "through_tokens", "after_slice", "pooled"})
+OWN_BRANCH = frozenset({"in_two_dimensions", "channels_first", "time_major", "through_tokens", "after_slice", "pooled",
+                        "cropped"})  # fmt: skip
 """Kinds that bring their own branch and use no drawn one."""
 
-STARTS_ANEW, ENDS_CHAIN = frozenset({"after_slice"}), frozenset({"after_slice", "post_batch_norm"})
-"""Kinds that no stream can enter, or leave, by liftable ops alone."""
+ENDS_CHAIN = frozenset({"post_batch_norm"})
+"""Kinds that no stream can leave by liftable ops alone."""

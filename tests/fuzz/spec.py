@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from tests.fuzz.branches import FREE_SITES
-from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH, STARTS_ANEW
-from tests.fuzz.steps import CUTS, END, MAYBE, USES_BRANCH
+from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH
+from tests.fuzz.steps import END, MAYBE, USES_BRANCH
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,8 @@ def _settle_element(element: Element, owned: bool) -> Element:
     if isinstance(element, Res) and element.kind == "onto_skip" and not owned:
         return replace(element, kind="onto_fresh")
     if isinstance(element, Long):
-        # Without a tail the chain must end in a residual (`x + (f(x) - x)` is no skip) and hold no cut (rejected).
-        cut = any(isinstance(e, Res | Op) and e.kind in (*STARTS_ANEW, *CUTS) for e in element.inner)
-        tail = element.tail or cut or not isinstance(element.inner[-1], Res)
+        # Without a tail the chain must end in a residual: `x + (f(x) - x)` is no skip.
+        tail = element.tail or not isinstance(element.inner[-1], Res)
         return replace(element, inner=settle(element.inner, element.head), tail=tail)
     return replace(element, inner=settle(element.inner, True)) if isinstance(element, UNet) else element
 
@@ -203,7 +202,6 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
             or kind in ENDS_CHAIN
             or (sure and (kind in MAYBE or isinstance(element, Recall)))
         )
-        run += kind in STARTS_ANEW
         # Where a kind ends its chain, every further use is a run of one site: never the longest alone.
         several = isinstance(element, Res) and not ends
         yield run, element.uses if several else int(isinstance(element, Res | Long))

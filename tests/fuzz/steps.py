@@ -43,19 +43,9 @@ def _position_pair(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tens
     return (x + position) * 0.9 + position
 
 
-def _sliced(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
-    axis = m.family.mixed_axis
-    size = x.shape[axis]
-    h = x.narrow(axis, 1, size - 1) + f(x).narrow(axis, 1, size - 1)
-    return torch.cat((h, h.narrow(axis, 0, 1)), dim=axis)
-
-
-def _sliced_by_index(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
-    if m.family.images:
-        h = x[:, :, 1:] + f(x)[:, :, 1:]
-        return torch.cat((h, h[:, :, :1]), dim=2)
-    h = x[:, 1:] + f(x)[:, 1:]
-    return torch.cat((h, h[:, :1]), dim=1)
+def _padded_and_cut(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    first = m.family.mixed_axis
+    return F.pad(x, (0, 0, 1, 0)).narrow(-2, 1, x.shape[-2]) if first else x
 
 
 def _gate(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
@@ -74,6 +64,17 @@ PASS: dict[str, Compute] = {
     "clone": lambda m, x, f, mask, pos: x.clone(),
     "cast": lambda m, x, f, mask, pos: x.double().to(x.dtype),
     "dropout": lambda m, x, f, mask, pos: m.drop(x),
+    "viewed mask": lambda m, x, f, mask, pos: x * mask.flatten().view(mask.shape),
+    "looked up": lambda m, x, f, mask, pos: x * m.full_position[0],
+    "choice": lambda m, x, f, mask, pos: torch.where(mask > 1, x, 0.5 * x),
+    "softmax": lambda m, x, f, mask, pos: torch.softmax(x, m.family.axis),
+    "running mean": lambda m, x, f, mask, pos: x.cumsum(m.family.mixed_axis) / 3,
+    "turned round": lambda m, x, f, mask, pos: x.flip(m.family.mixed_axis).roll(1, -1),
+    "standardised": lambda m, x, f, mask, pos: (
+        (x - x.mean(m.family.axis, True)) / (x.std(m.family.axis, keepdim=True) + 1)
+    ),
+    "unit length": lambda m, x, f, mask, pos: F.normalize(x, dim=m.family.axis),
+    "padded and cut": _padded_and_cut,
 }
 """Liftable: a chain goes on. No sites; `f` is not used."""
 
@@ -98,14 +99,9 @@ END: dict[str, Compute] = {
     "dense_concat": lambda m, x, f, mask, pos: m.wide(torch.cat((x, f(x)), dim=m.family.axis)),
     "lora": lambda m, x, f, mask, pos: m.a(x) + 0.5 * m.b(f(x)),
     "gate": _gate,
-    "sliced": _sliced,
-    "sliced_by_index": _sliced_by_index,
 }
 """No sites of their own, and no stream passes."""
 
 USES_BRANCH = frozenset({"dead", "projected_shortcut", "normed_projection", "independent_sum", "negated_skip",
-                         "dense_concat", "lora", "sliced", "sliced_by_index"})  # fmt: skip
+                         "dense_concat", "lora"})  # fmt: skip
 """Kinds with a drawn branch; only live ones keep the free sites of that branch."""
-
-CUTS = frozenset({"sliced", "sliced_by_index"})
-"""Kinds that take a part of the stream."""

@@ -19,6 +19,7 @@ from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.pipeline import make_plan, rewrite_graph
 from mhc_compile.passes.plan import Plan
 from mhc_compile.variants import initial_sites
+from tests.fuzz.oracle import Oracle
 
 FRONT_ENDS = ("dynamo", "symbolic", "export")
 
@@ -92,3 +93,27 @@ def build(make: Callable[[fx.Graph], Any], **inputs: Tensor) -> fx.GraphModule:
     gm = fx.GraphModule(nn.Module(), graph)
     FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs.values())
     return gm
+
+
+def trained(
+    model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", noise: float = 0.5, **options: Any
+) -> tuple[float, Plan]:
+    """The error of the rewritten graph against the oracle, with new parameters that noise has moved."""
+    gm, config = traced(model, *copy.deepcopy(inputs), front_end=front_end), Config(**options)
+    plan = make_plan(gm, config)
+    plain = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    child = HyperConnections(initial_sites([plan], config, model), config)
+    move(child, noise)
+    gm.add_module("hyper_connections", child)
+    rewrite_graph(gm, plan, config).graph.lint()
+    with torch.no_grad():
+        expected = Oracle(plain, plan, config, child).run(*copy.deepcopy(inputs))
+        return error(gm(*copy.deepcopy(inputs)), expected), plan
+
+
+def move(parameters: nn.Module, noise: float = 0.5) -> None:
+    """Stand for training: no parameter stays where it began."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in parameters.parameters():
+            p.add_(noise * torch.randn(p.shape, generator=generator, dtype=p.dtype))

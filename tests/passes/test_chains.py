@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mhc_compile.passes.chains import find_links, resolve_nesting
+from mhc_compile.passes.chains import resolve_nesting
+from mhc_compile.passes.links import find_links
 from mhc_compile.passes.residuals import find_residuals
 from tests.passes.graphs import graph_of
 from tests.passes.layers import Net, conv, images, mlps, tokens
@@ -40,15 +41,20 @@ def between(op):
     (lambda m, x: m.n(x), ["n"]), (lambda m, x: torch.relu(x) * 0.5, ["relu", "mul"]),
     (lambda m, x: x.float().double(), ["float_1", "double"]), (lambda m, x: x + m.shift, ["add_1"]),
     (lambda m, x: x * torch.rsqrt(x.pow(2).mean(-1, True) + 1.0), ["pow_1", "mean", "add_1", "rsqrt", "mul"]),
+    (lambda m, x: torch.softmax(x, -1), ["softmax"]), (lambda m, x: x.flip(1), ["flip"]),
+    (lambda m, x: x.cumsum(1), ["cumsum"]), (lambda m, x: x / x.std(-1, keepdim=True), ["std", "truediv"]),
+    (lambda m, x: torch.cat((x[:, 1:], x[:, :1]), 1), ["getitem", "getitem_1", "cat"]),
+    (lambda m, x: x * m.rows[1], ["mul"]), (lambda m, x: m.rows[0] * x + m.rows[1][:, None].t(), ["mul", "add_1"]),
+    (lambda m, x: x * (m.shift > 0)[None, None].to(x.dtype), ["mul"]),
 ])  # fmt: skip
 def test_liftable_ops_between_two_sites_are_the_path(op, path):
-    assert links_of(between(op), shift=nn.Parameter(torch.ones(8))) == {1: (0, path)}
+    layers = {"shift": nn.Parameter(torch.ones(8)), "rows": nn.Parameter(torch.ones(2, 8))}
+    assert links_of(between(op), **layers) == {1: (0, path)}
 
 
 @pytest.mark.parametrize("op", [
-    lambda m, x: torch.softmax(x, -1), lambda m, x: x.flip(1), lambda m, x: m.f2(x), lambda m, x: x.cumsum(1),
-    lambda m, x: torch.cat((x[:, 1:], x[:, :1]), 1), lambda m, x: x / x.std(-1, keepdim=True),
-    lambda m, x: x * torch.sigmoid(m.f2(x)),
+    lambda m, x: m.f2(x), lambda m, x: x * torch.sigmoid(m.f2(x)), lambda m, x: x @ torch.eye(8, dtype=x.dtype),
+    lambda m, x: torch.nn.functional.avg_pool1d(x, 1), lambda m, x: x.sort(1)[0],
 ])  # fmt: skip
 def test_find_links_rejects_paths_with_anything_else(op):
     assert links_of(between(op)) == {}

@@ -102,6 +102,26 @@ OPS = {
     "copies": lambda m, x: x.clone().contiguous().detach(),
     "where": lambda m, x: torch.where(m.mask, x, 0.1 * x),
     "masked fill": lambda m, x: x.masked_fill(m.mask, 0.0),
+    "slice": lambda m, x: x[:, 1:],
+    "slices and a number": lambda m, x: x[1:, -1, None, ::2],
+    "ellipsis": lambda m, x: x[..., None, 1],
+    "a row": lambda m, x: x[0],
+    "list of positions": lambda m, x: x[:, [2, 0, 0]],
+    "tensor of positions": lambda m, x: x[:, m.order],
+    "narrow": lambda m, x: x.narrow(1, 0, 2) - torch.narrow(x, dim=1, start=1, length=2),
+    "select": lambda m, x: x.select(1, 2) + x.select(dim=-2, index=0),
+    "index_select": lambda m, x: torch.index_select(x, 1, m.order),
+    "concatenation": lambda m, x: torch.cat((x, x[:, :1]), 1),
+    "concatenation with what is no stream": lambda m, x: torch.cat([m.token.expand(2, -1, -1), x], dim=1),
+    "pad": lambda m, x: F.pad(x, (0, 0, 1, 0)),
+    "flip": lambda m, x: x.flip(0) + x.flip(0, -1) + torch.flip(x, (1,)),
+    "roll": lambda m, x: x.roll(1, 1) + torch.roll(x, shifts=(1, -1), dims=(0, 2)),
+    "softmax": lambda m, x: torch.softmax(x, 1) + F.softmax(x, dim=-1) + x.log_softmax(0),
+    "cumsum": lambda m, x: x.cumsum(1),
+    "normalize": lambda m, x: F.normalize(x) + F.normalize(x, dim=-1) + F.normalize(x, 1.0, 2),
+    "standard deviation": lambda m, x: x / x.std(-1, keepdim=True) / torch.var(x, 1, False, True),
+    "norm of a vector": lambda m, x: x / x.norm(dim=-1, keepdim=True) / torch.linalg.vector_norm(x, 2, 1, True),
+    "reduction that drops its axis": lambda m, x: x - x.mean(-1)[..., None] - x.amax(1).unsqueeze(1),
     "masked fill of a column": lambda m, x: x.masked_fill(m.column, 1.0),
 }
 
@@ -111,7 +131,9 @@ def test_lifted_op_does_to_each_stream_what_it_did_to_the_tensor(name):
     torch.manual_seed(0)
     model = Net(
         OPS[name], norm=nn.LayerNorm(4), group=nn.GroupNorm(3, 3), weight=nn.Parameter(torch.rand(4)),
-        mask=nn.Buffer(torch.rand(3, 4) > 0.5), column=nn.Buffer(torch.rand(2, 3, 1) > 0.5),
+        mask=nn.Buffer(torch.rand(3, 4) > 0.5),
+        order=nn.Buffer(torch.tensor([2, 0])), token=nn.Parameter(torch.rand(1, 1, 4)),
+        column=nn.Buffer(torch.rand(2, 3, 1) > 0.5),
     ).double()  # fmt: skip
     check(model, X)
 
@@ -144,18 +166,17 @@ def op_alone(fn, *inputs):
 
 
 REFUSED = {
-    "softmax": lambda x: torch.softmax(x, -1),
-    "cumulative sum": lambda x: x.cumsum(1),
-    "flip": lambda x: x.flip(0),
+    "softmax over no axis in particular": lambda x: torch.nn.functional.softmax(x, None),
+    "standard deviation of everything": lambda x: x.std(False),
+    "two lists as index": lambda x: x[torch.tensor([0, 1]), :, torch.tensor([1, 2])],
+    "padding with what is there": lambda x: F.pad(x, (1, 1), mode="reflect"),
+    "squeeze of whatever there is": lambda x: x[:1].squeeze(),
+    "several values": lambda x: x.chunk(2, -1)[0],
     "matrix product": lambda x: x @ torch.eye(4, dtype=x.dtype),
-    "slice": lambda x: x[:, 1:],
     "pooling": lambda x: F.avg_pool1d(x, 2),
-    "reduction that drops its axis": lambda x: x.mean(-1),
     "reduction of everything": lambda x: x.mean(),
-    "standard deviation": lambda x: x.std(-1, keepdim=True),
     "batch norm": lambda x: F.batch_norm(x, torch.zeros(3), torch.ones(3)),
     "broadcast to more axes": lambda x: x * torch.ones(2, 2, 3, 4, dtype=x.dtype),
-    "concatenation": lambda x: torch.cat((x, x), 1),
     "bytes": lambda x: x.view(torch.int64),
     "bytes with keyword": lambda x: x.view(dtype=torch.int64),
 }
@@ -182,6 +203,9 @@ LINEAR_OPS = {
     "transposition": (lambda x: x.transpose(0, 1), True),
     "shift": (lambda x: x + torch.ones(4, dtype=x.dtype), True),
     "dropout": (lambda x: F.dropout(x, 0.0), True),
+    "mask": (lambda x: torch.where(torch.ones(4).bool(), x, 0.0), True),
+    "cut": (lambda x: x[:, 1:], True),
+    "softmax": (lambda x: torch.softmax(x, -1), False),
     "square": (lambda x: x * x, False),
     "activation": (lambda x: torch.relu(x), False),
     "norm": (lambda x: F.layer_norm(x, (4,)), False),
@@ -205,3 +229,38 @@ def test_lifting_drops_a_memory_format_that_has_no_meaning_with_one_more_axis():
     images = tokens(2, 3, 4, 4)
     check(Net(lambda m, x: x.contiguous(memory_format=torch.channels_last)), images)
     check(Net(lambda m, x: x.clone(memory_format=torch.channels_last) * 1.0), images)
+
+
+DRAWS = {
+    "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
+    "keywords": lambda m, x: F.dropout(input=x, p=0.5, training=True),
+    "module": lambda m, x: m.drop(x),
+    "whole channels": lambda m, x: F.dropout1d(x, 0.5, True),
+    "whole channels, module": lambda m, x: m.drop2d(x[..., None])[..., 0],
+    "alpha": lambda m, x: F.alpha_dropout(x, 0.3, True),
+    "alpha of whole channels": lambda m, x: F.feature_alpha_dropout(x, 0.4, True),
+    "alpha module": lambda m, x: m.alpha(x),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("training", [True, False])
+def test_random_operators_draw_once_for_all_streams_and_as_the_plain_model_does(name, training):
+    layers = {"drop": nn.Dropout(0.5), "drop2d": nn.Dropout2d(0.5), "alpha": nn.AlphaDropout(0.3)}
+    model = Net(DRAWS[name], **layers).double().train(training)
+    x = torch.randn(8, 16, 4, dtype=torch.float64)
+    X = torch.stack([x * (1 + i) for i in range(N)])
+    torch.manual_seed(1)
+    expected = []
+    for i in range(N):
+        torch.manual_seed(1)
+        expected.append(model(X[i]))
+    gm = traced(model, x)
+    lifted = lift_all(gm, next(n for n in gm.graph.nodes if n.op == "placeholder"))
+    torch.manual_seed(1)
+    assert torch.allclose(lifted(X), torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_alpha_dropout_that_drops_everything_is_refused():
+    graph, last = op_alone(lambda x: F.alpha_dropout(x, 1.0, True), X)
+    assert not can_lift(graph, last, [0])

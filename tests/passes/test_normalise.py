@@ -163,9 +163,9 @@ def test_alpha_is_spelled_out():
     assert names(gm).count("mul") >= 2
 
 
-def test_addcmul_is_spelled_out_unless_it_is_scaled():
+def test_addcmul_is_spelled_out_with_its_factor():
     assert "addcmul" not in names(check(lambda m, x: torch.addcmul(x, m.f(x), x), front_end="symbolic"))
-    assert "addcmul" in names(check(lambda m, x: torch.addcmul(x, m.f(x), x, value=2), front_end="symbolic"))
+    assert "addcmul" not in names(check(lambda m, x: torch.addcmul(x, m.f(x), x, value=2), front_end="symbolic"))
 
 
 def test_rsub_becomes_a_subtraction():

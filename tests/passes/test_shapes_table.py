@@ -124,6 +124,6 @@ def test_keys_are_the_same_with_open_batch_and_sequence_sizes(shape: Shape):
 
 def test_the_table_names_every_reason_a_float_add_is_left_alone_by_its_structure():
     """Each look-alike is there for a reason; those that depend on options or on sizes have tests of their own."""
-    by_structure = {"SCALAR", "BROADCAST", "NOT_ANCESTOR", "NO_WEIGHT", "PROJECTED_SHORTCUT", "RESHAPED_SKIP", "SLICED",
+    by_structure = {"SCALAR", "BROADCAST", "NOT_ANCESTOR", "NO_WEIGHT", "PROJECTED_SHORTCUT", "RESHAPED_SKIP",
                     "INPUT_INDEPENDENT", "NESTED", "MULTI_STREAM"}  # fmt: skip
     assert {reason for shape in SHAPES.values() for reason in shape.reasons} == by_structure
