@@ -132,17 +132,6 @@ def axis_behind(graph: Ancestry, site: int, axis: int, i: int) -> int:
     """Where the channel axis of the site at position `site` is in a value that was lifted from it; `axis` if lost."""
     axes: dict[int, Axes] = {site: tuple(range(len(shape_of(graph.nodes[site]))))}
     for j in sorted(graph.between(site, [i])):
-        source = next((k for k in graph.inputs[j] if k in axes), None)
-        if source is not None:
-            axes[j] = _carry(graph, source, j, axes[source])
-    found = axes.get(i, ())
-    return found.index(axis) if axis in found else axis
-
-
-def axis_behind(graph: Ancestry, site: int, axis: int, i: int) -> int:
-    """Where the channel axis of the site at position `site` is in a value that was lifted from it; `axis` if lost."""
-    axes: dict[int, Axes] = {site: tuple(range(len(shape_of(graph.nodes[site]))))}
-    for j in sorted(graph.between(site, [i])):
         known = {k: axes[k] for k in graph.inputs[j] if k in axes}
         if known:
             axes[j] = carry(graph, j, known)
