@@ -27,6 +27,10 @@ class GraphBreakError(CaptureError):
     """Dynamo stopped at a construct it cannot trace; the message names the construct and its location."""
 
 
+class NoGraphError(CaptureError):
+    """Neither front end makes a graph of a call: whatever is done, it runs plain."""
+
+
 class WrappedModelError(CaptureError):
     """The model is inside DistributedDataParallel or DataParallel, which must come after the transformation."""
 

@@ -36,7 +36,7 @@ class Fallback:
 
     def __init__(self, owner: Transformed, path: str) -> None:
         """For the module `path` of `owner`, "" for the model itself."""
-        self._path = path
+        self._path, self._reported = path, False
         module = owner.get_submodule(path)
         self._held = _HeldTransformed(owner)
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
@@ -51,7 +51,8 @@ class Fallback:
         with plain_calls(), residuals_shown(), compat.dynamo_config.patch(skip_nnmodule_hook_guards=False):
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
-        if new:
+        if new or not self._reported:
+            self._reported = True
             self._held.report(new, self._path)
         return result
 

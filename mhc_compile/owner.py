@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mhc_compile.config import Config
+from mhc_compile.containers import container_methods
 from mhc_compile.dispatch import Entry, call_entry
 from mhc_compile.doors import set_doors
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
@@ -147,7 +148,7 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     # What the class does around its forward, in `__call__`, is part of the trace.
-    attributes = {"forward": forward, "__call__": nn.Module.__call__}
+    attributes = {"forward": forward, "__call__": nn.Module.__call__, **container_methods(original)}
     kind: type[Transformed] = derived(Transformed, original, attributes)
     return kind
 

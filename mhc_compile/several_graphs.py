@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from mhc_compile.config import Config
-from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError, MhcError
+from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError, MhcError, NoGraphError
 from mhc_compile.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plan_in_parts(model: nn.Module, inputs: Inputs, config: Config, mode: str, e
         error: why it could not be captured in one graph.
 
     Raises:
-        CaptureError: neither front end can do it.
+        CaptureError: neither front end can do it; a `NoGraphError` if the code runs, but nothing can be rewritten.
         GraphBreakError: there is a graph break, under `strict=True`.
     """
     from mhc_compile.survey import survey
@@ -45,7 +45,7 @@ def plan_in_parts(model: nn.Module, inputs: Inputs, config: Config, mode: str, e
     except Exception as failure:
         raise CaptureError(f"{error}\nmhc_compile.backend cannot run it either: {failure}") from failure
     if not records:
-        raise error
+        raise NoGraphError(f"{error}\nmhc_compile.backend makes no graph of it either") from error
     why = str(error).partition("\n")[0]
     note = f"calls run through Dynamo, in {len(records)} graphs, because one graph cannot hold them: {why}"
     return merged([record.plan for record in records], note)

@@ -18,8 +18,10 @@ from mhc_compile.errors import (
     CaptureError,
     InvalidOptionError,
     NoFloatError,
+    NoGraphError,
     NothingToTransformError,
     NothingToTransformWarning,
+    UncompiledCodeWarning,
 )
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
@@ -186,13 +188,28 @@ def _is(model: nn.Module, mode: str) -> bool:
 def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequence[str]) -> list[_Variant]:
     """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
     variants: list[_Variant] = []
+    failed: dict[str, NoGraphError] = {}
     for mode in sorted(modes, key=lambda m: not _is(model, m)):
-        variants.append(_trace(model, inputs, config, mode, modes, variants))
-        latest = variants[-1].captured
-        if mode == "eval" and latest is not None and latest.grad_mode:
-            with torch.no_grad():
-                variants.append(_trace(model, inputs, config, mode, modes, variants))
+        try:
+            variants += _trace_mode(model, inputs, config, mode, modes, variants)
+        except NoGraphError as error:
+            failed[mode] = error
+    for mode, why in failed.items():
+        if config.strict or not variants:
+            raise why
+        message = f"{str(why).splitlines()[0]}. In {mode} mode the model runs without hyper-connections"
+        warnings.warn(message, UncompiledCodeWarning, stacklevel=4)
     return variants
+
+
+def _trace_mode(
+    model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: Sequence[str], before: Sequence[_Variant]
+) -> list[_Variant]:
+    found = [_trace(model, inputs, config, mode, modes, before)]
+    if mode == "eval" and found[0].captured is not None and found[0].captured.grad_mode:
+        with torch.no_grad():
+            found.append(_trace(model, inputs, config, mode, modes, [*before, *found]))
+    return found
 
 
 def _trace(
