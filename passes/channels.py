@@ -90,7 +90,8 @@ def _channels(graph: Ancestry, candidate: Candidate, axis: int | str) -> Channel
         return Rejected(adds, Reason.RESHAPED_SKIP, "a view breaks up the channels")
     count = shape_of(graph.nodes[candidate.add])[axis]
     assert isinstance(count, int)
-    if shape_of(graph.nodes[candidate.skip.base])[at_base] != count:
+    at_base_count = shape_of(graph.nodes[candidate.skip.base])[at_base]
+    if isinstance(at_base_count, int) and at_base_count != count:  # an open one became a constant on the way
         return Rejected(adds, Reason.RESHAPED_SKIP, "only some of the channels are left")
     return Channels(axis, at_base, count)
 
