@@ -16,14 +16,21 @@ from torch.utils.checkpoint import checkpoint
 import mhc_compile
 from mhc_compile.errors import AlreadyTransformedError, HookNotRunWarning
 from mhc_compile.hosts import Hosted
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
+@copied
+def tower(**options):
+    torch.manual_seed(0)
+    return mhc_compile.transform(Tower(), n=4, example_inputs=(X,), **options)
+
+
 def transformed(model=None, **options):
     torch.manual_seed(0)
-    twin = mhc_compile.transform(model or Tower(), n=4, example_inputs=(X,), **options)
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), **options) if model else tower(**options)
     with torch.no_grad():
         for parameter in twin.hyper_connections.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mhc_compile
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block
 
 X = torch.randn(4, 3, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -32,6 +33,7 @@ class Net(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
+@copied
 def pair(dtype=torch.float32, stem=True, **options):
     torch.manual_seed(0)
     model = Net(stem).to(dtype)

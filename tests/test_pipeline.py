@@ -13,6 +13,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 import mhc_compile
 from benchmarks.timing import saved_bytes
 from mhc_compile import errors, pipeline
+from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.toy_models import WIDTH, Block, Tower
 
@@ -77,6 +78,7 @@ def batch(step=0, size=BATCH):
     return ids[:, :-1], keep, ids[:, 1:]
 
 
+@copied
 def decoder(seed=0, **options):
     torch.manual_seed(seed)
     ids, keep, _ = batch()

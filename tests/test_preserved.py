@@ -8,6 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import NotPreservingError, NotPreservingWarning
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -28,7 +29,12 @@ class PostNorm(nn.Module):
 
 
 def transformed(model=None, **options):
-    return mhc_compile.transform(model or Tower(), **{"n": 4, "example_inputs": (X,), **options})
+    return mhc_compile.transform(model, **{"n": 4, "example_inputs": (X,), **options}) if model else tower(**options)
+
+
+@copied
+def tower(**options):
+    return transformed(Tower(), **options)
 
 
 def step(model, parameters):
