@@ -100,6 +100,7 @@ def peak_of_a_step(rank, folder):
         (folder / f"peak-{torch.distributed.get_world_size()}").write_text(str(peak))
 
 
+@pytest.mark.exhaustive  # what is sharded is counted in the test before
 def test_peak_memory_falls_with_the_number_of_processes(tmp_path):
     for size in (1, 2):
         run_ranks(peak_of_a_step, tmp_path, size=size)

@@ -278,7 +278,7 @@ def test_a_value_that_changes_at_every_call_is_an_error(monkeypatch):
         twin(torch.randn(1, 1, WIDTH))
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", *also("inductor")])  # of open sizes, `kernels/test_lowering.py` has some
 def test_compiles_in_one_graph_with_an_open_batch(backend):
     torch._dynamo.reset()
     twin = transformed().eval()
