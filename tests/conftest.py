@@ -1,12 +1,29 @@
-"""What holds for every test file."""
+"""What holds for every test file. PyTorch is imported late: the process that hands out tests does not need it."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from tests.where_time_goes import WhereTimeGoes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker reports to the process that hands out tests: there the times are added up, or in the only process."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(WhereTimeGoes())
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Without a GPU, PyTorch looks for NVIDIA's library at every operator on fake tensors, unless none is visible."""
+    if not session.config.getoption("numprocesses", None):
+        import torch
+
+        if not torch.cuda.is_available():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,4 +36,6 @@ def _small_heap() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     yield
+    import torch
+
     torch.compiler.reset()

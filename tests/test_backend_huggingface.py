@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import mhc_compile
+from tests.tables import also
 from tests.test_backend import randomise
 
 transformers = pytest.importorskip("transformers")
@@ -83,7 +84,7 @@ def test_methods_run_with_hyper_connections_once_the_backend_is_attached() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
+@pytest.mark.parametrize("cache", [{"cache_implementation": "static"}, *also({})])
 def test_generate_with_a_cache_gives_the_tokens_it_gives_without(cache: dict[str, str]) -> None:
     model = llama().double()
     backend = attached(model)
@@ -100,7 +101,7 @@ def test_generate_with_a_cache_gives_the_tokens_it_gives_without(cache: dict[str
     assert plain.shape == without.shape
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, *also(True)])  # Dynamo traces both alike
 def test_gradient_checkpointing(reentrant: bool) -> None:
     model, x = llama().train(), ids()
     twin = copy.deepcopy(model)

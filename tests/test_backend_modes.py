@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mhc_compile
 from mhc_compile.errors import DDPOptimizerError, LateParametersError, RecompileLimitWarning
+from tests.tables import also
 from tests.test_backend import distance, inputs, tower
 from tests.toy_models import Tower
 
@@ -22,7 +23,7 @@ def _fresh_dynamo() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("inner", ["eager", "inductor"])
+@pytest.mark.parametrize("inner", ["eager", "aot_eager", *also("inductor")])  # autocast is gone behind AOTAutograd
 def test_autocast_bf16_finds_the_same_sites_and_keeps_parameters_in_fp32(inner: str) -> None:
     model, x = tower().float(), inputs().float()
     compiled = torch.compile(model, backend=mhc_compile.backend(inner=inner))

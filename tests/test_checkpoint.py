@@ -24,6 +24,7 @@ from mhc_compile.errors import (
     UnreadableCheckpointError,
 )
 from mhc_compile.header import KEY
+from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +33,9 @@ SUFFIXES = ["pt", "safetensors"]
 FOREIGN = [b"\x89PNG\r\n\x1a\n" + bytes(64), b"hello, world\n" * 9, bytes(200), b"PK\x03\x04" * 50]
 
 
-def transformed(model=None, **options):
-    return mhc_compile.transform(model or Tower(), **{"n": 2, "example_inputs": (X,), "modes": ("train",), **options})
+@copied
+def transformed(**options):
+    return mhc_compile.transform(Tower(), **{"n": 2, "example_inputs": (X,), "modes": ("train",), **options})
 
 
 def randomise(model):

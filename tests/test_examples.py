@@ -77,7 +77,7 @@ def test_upcycling_stops_with_a_message_if_outputs_change(monkeypatch):
         upcycle_vit.main(["--short", "--steps", "0"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the next one does the same under a trainer
 def test_llama_keeps_its_loss_trains_and_survives_a_checkpoint(capsys):
     hf_llama.main(["--steps", "4"])
     printed = capsys.readouterr().out

@@ -16,7 +16,8 @@ from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
 from mhc_compile.whole import own_part
 from tests.ranks import run_ranks
-from tests.test_ddp import CONNECTIONS, Net, transformed
+from tests.tables import also
+from tests.test_ddp import Net, transformed
 from tests.toy_models import Block
 
 STEPS = 20
@@ -56,7 +57,7 @@ def compare(rank, folder, connection):
     torch.testing.assert_close(model(ids), single(ids), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS[:2])
+@pytest.mark.parametrize("connection", ["mhc", *also("hc")])
 def test_sharded_blocks_train_like_one_process(connection, tmp_path):
     run_ranks(compare, tmp_path, connection)
 
@@ -99,6 +100,7 @@ def peak_of_a_step(rank, folder):
         (folder / f"peak-{torch.distributed.get_world_size()}").write_text(str(peak))
 
 
+@pytest.mark.exhaustive  # what is sharded is counted in the test before
 def test_peak_memory_falls_with_the_number_of_processes(tmp_path):
     for size in (1, 2):
         run_ranks(peak_of_a_step, tmp_path, size=size)
@@ -124,7 +126,7 @@ def new_kinds_of_calls(rank, folder, whole):
     assert len(model._mhc.programs) == traced == 3
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["cut again", "kept whole"])
+@pytest.mark.parametrize("whole", [False, *also(True)])  # the second gathers once, not twice
 def test_a_sharded_model_is_traced_for_new_kinds_of_calls(whole, tmp_path):
     run_ranks(new_kinds_of_calls, tmp_path, whole)
 

@@ -16,14 +16,21 @@ from torch.utils.checkpoint import checkpoint
 import mhc_compile
 from mhc_compile.errors import AlreadyTransformedError, HookNotRunWarning
 from mhc_compile.hosts import Hosted
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
+@copied
+def tower(**options):
+    torch.manual_seed(0)
+    return mhc_compile.transform(Tower(), n=4, example_inputs=(X,), **options)
+
+
 def transformed(model=None, **options):
     torch.manual_seed(0)
-    twin = mhc_compile.transform(model or Tower(), n=4, example_inputs=(X,), **options)
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), **options) if model else tower(**options)
     with torch.no_grad():
         for parameter in twin.hyper_connections.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -122,7 +129,7 @@ class Attention(nn.Module):
 
 def test_a_module_may_be_called_self():
     model = nn.Sequential(Attention(), Attention())
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     torch.testing.assert_close(twin(X), model(X))
 
 
@@ -143,7 +150,7 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("make", [Doubled, lambda: nn.Sequential(Doubled(), Doubled())], ids=["model", "part"])
 def test_what_a_class_does_around_its_forward_is_done_once(make):
     model = make()
-    torch.testing.assert_close(mhc_compile.transform(model, n=4, example_inputs=(X,))(X), model(X))
+    torch.testing.assert_close(mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))(X), model(X))
 
 
 class Registering(type):
@@ -174,7 +181,7 @@ class Kind(Registered, kind="a"):
 
 def test_a_class_that_is_particular_about_subclasses_may_be_that_of_the_model_or_a_part():
     for model in (Kind(), nn.Sequential(Kind())):
-        twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+        twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
         torch.testing.assert_close(twin(X), model(X))
         assert isinstance(twin, type(model))
     assert Registering.known == ["Registered", "Kind"]
@@ -195,7 +202,7 @@ class InList(Listed):
 
 def test_what_is_made_from_a_class_made_on_the_fly_is_a_plain_module():
     for model in (InList(), nn.Sequential(InList())):
-        mhc_compile.transform(model, n=4, example_inputs=(X,))
+        mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     assert len(Listed.known) > 1
     for kind in Listed.known:
         assert type(kind()) is InList and [name for name, _ in kind().named_children()] == [*InList()._modules]
@@ -212,7 +219,7 @@ class Abstract(nn.Module, abc.ABC):
 
 def test_abstract_base_classes_stay_what_they_are():
     model = Abstract()
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     assert isinstance(twin, Abstract) and not isinstance(model, type(twin))
 
 
@@ -246,7 +253,7 @@ def test_hooks_that_were_traced_do_not_run_again():
     model = Tower()
     model.blocks[0].register_forward_hook(lambda *args: args[2] * 2)
     expected = model(X)
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     torch.testing.assert_close(twin(X), expected)
     torch.testing.assert_close(mhc_compile.revert(twin)(X), expected)
 
@@ -264,7 +271,7 @@ def test_hooks_that_were_there_and_collect_something_do_so_at_every_call():
 
 def test_block_called_by_anyone_else_computes_what_it_always_did():
     model = Tower()
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     torch.testing.assert_close(twin.blocks[0](X), model.blocks[0](X))
 
 
@@ -282,7 +289,7 @@ def test_wrapping_blocks_for_activation_checkpointing_changes_nothing_but_memory
 @pytest.mark.parametrize("model", [Twice, Region])
 def test_modules_used_twice_and_checkpointed_functions_keep_the_function(model):
     plain = model()
-    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,), modes=("train",))
     torch.testing.assert_close(twin(X), plain(X))
     assert_same(gradients(copy.deepcopy(twin)), gradients(pickle.loads(pickle.dumps(twin))))
 
@@ -304,7 +311,7 @@ def test_transforming_a_block_of_a_transformed_model_is_an_error():
 
 def test_an_adapter_put_in_place_of_a_layer_is_traced_and_trained():
     model = Tower()
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     twin.blocks[0].up = Adapter(twin.blocks[0].up)
     plain = copy.deepcopy(model)
     plain.blocks[0].up = Adapter(plain.blocks[0].up)
@@ -378,7 +385,7 @@ def test_mode_switches_of_a_module_do_not_keep_others_from_being_called():
             return x + self.down(torch.relu(self.up(self.norm(x) + shift)))
 
     plain = Model()
-    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(plain, n=4, example_inputs=(X,), modes=("train",))
     assert {"block", "rotary", "stem"} <= twin._mhc.programs[0].entered
     torch.testing.assert_close(twin(X), plain(X))
 

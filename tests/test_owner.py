@@ -13,14 +13,20 @@ import mhc_compile
 from mhc_compile import retrace, variants
 from mhc_compile.errors import CaptureError, NotPreservingWarning
 from mhc_compile.hyper_connections import HyperConnections
+from tests.copies import copied
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Checkpointed, Forked, Normalised, Tokens, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def transformed(model=None, x=X, **options):
-    return mhc_compile.transform(model or Tower(), n=2, example_inputs=(x,), **options)
+def transformed(model=None, x=X):
+    return mhc_compile.transform(model, n=2, example_inputs=(x,)) if model else tower()
+
+
+@copied
+def tower():
+    return mhc_compile.transform(Tower(), n=2, example_inputs=(X,))
 
 
 def programs(model):
@@ -293,7 +299,7 @@ def test_sizes_that_change_at_every_call_are_for_dynamo_in_the_end(monkeypatch):
     assert programs(twin) <= 4  # two in each mode
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", *also("inductor")])  # of open sizes, `kernels/test_lowering.py` has some
 def test_compiles_in_one_graph_with_an_open_batch(backend):
     torch._dynamo.reset()
     twin = transformed().eval()

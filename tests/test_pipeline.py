@@ -13,6 +13,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 import mhc_compile
 from benchmarks.timing import saved_bytes
 from mhc_compile import errors, pipeline
+from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.toy_models import WIDTH, Block, Tower
 
@@ -77,6 +78,7 @@ def batch(step=0, size=BATCH):
     return ids[:, :-1], keep, ids[:, 1:]
 
 
+@copied
 def decoder(seed=0, **options):
     torch.manual_seed(seed)
     ids, keep, _ = batch()
@@ -84,7 +86,7 @@ def decoder(seed=0, **options):
 
 
 def cut(model, *at, **options):
-    return pipeline.split(model, at, **{"example_inputs": batch()[:2], **options})
+    return pipeline.split(model, at, **{"example_inputs": batch()[:2], "modes": ("train",), **options})
 
 
 def run(stages, *inputs, **kwargs):
@@ -107,7 +109,7 @@ def trained_in_a_pipeline(rank, folder, connections):
     for connection in connections:
         model = decoder(connection=connection, init="random")
         single, start = copy.deepcopy(model), copy.deepcopy(model.state_dict())
-        stage = cut(model, "blocks.2", modes=("train",))[rank]
+        stage = cut(model, "blocks.2")[rank]
         for kind in SCHEDULES:
             single.load_state_dict(start)
             stage.load_state_dict(start)
@@ -157,7 +159,7 @@ def test_two_processes_compute_losses_and_gradients_of_one(tmp_path):
 
 def other_batch_sizes(rank, folder):
     """PyTorch fixes the sizes at the first step of a schedule; a stage itself takes any batch."""
-    stage = cut(decoder(), "blocks.2", modes=("train",))[rank]
+    stage = cut(decoder(), "blocks.2")[rank]
     for size in (4, 6):
         schedule = ScheduleGPipe(wrapped(stage, rank), 2, loss_fn=loss_of)
         ids, keep, labels = batch(size=size)
@@ -177,7 +179,7 @@ def test_a_new_schedule_takes_another_batch_size(tmp_path):
 def parts(request):
     """A transformed model in both modes and its three stages."""
     model = decoder(connection=request.param, init="random", modes=("train", "eval"))
-    return model, cut(model, "blocks.1", "blocks.3")
+    return model, cut(model, "blocks.1", "blocks.3", modes=("train", "eval"))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -256,8 +258,9 @@ def test_each_stage_restores_its_streams():
     for recompute in (None, 4):
         torch.manual_seed(0)
         model = nn.Sequential(*(Block(32) for _ in range(8)))
-        model = mhc_compile.transform(model, example_inputs=x, init="random", recompute=recompute)
-        stages = nn.ModuleList(pipeline.split(model, "4", example_inputs=x))
+        given = {"example_inputs": x, "modes": ("train",)}
+        model = mhc_compile.transform(model, init="random", recompute=recompute, **given)
+        stages = nn.ModuleList(pipeline.split(model, "4", **given))
         kept.append(saved_bytes(stages, lambda stages=stages: run(stages, x)[0].sum()).activations)
         run(stages, x)[0].square().sum().backward()
         gradients.append([p.grad for p in stages.parameters()])

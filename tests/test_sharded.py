@@ -25,6 +25,7 @@ from mhc_compile.errors import (
     UnsafeCheckpointError,
 )
 from mhc_compile.header import KEY
+from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.test_pickles import Runs
 from tests.toy_models import WIDTH, Tower
@@ -42,13 +43,14 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def transformed(**options):
+@copied
+def transformed(seed=0, **options):
+    torch.manual_seed(seed)
     return mhc_compile.transform(Tower(), **{"n": 2, "example_inputs": (X,), "modes": ("train",), **options})
 
 
 def trained(seed=0):
-    torch.manual_seed(seed)
-    model = transformed()
+    model = transformed(seed=seed)
     optimizer = torch.optim.AdamW(model.parameters())
     model(X).square().sum().backward()
     optimizer.step()

@@ -10,7 +10,6 @@ from tests.tables import also
 from tests.zoo.checks import check
 
 FEW = (
-    "hf:llama",  # pre-norm
     "hf:bert",  # post-norm, and a module called `self`
     "hf:t5",  # cross-attention
     "hf:mixtral",  # mixture of experts
@@ -18,6 +17,7 @@ FEW = (
     "torchvision:resnet18",  # projected shortcuts
 )
 MORE = (
+    "hf:llama",  # pre-norm; `examples` and `test_huggingface.py` have one
     "hf:gpt2",
     "hf:gptj",  # parallel branches
     "hf:mamba",  # fp32 residual with casts

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).parent / "interpreter").glob("test_*.py"))
+FOLDER = Path(__file__).parent / "interpreter"
+LONG = FOLDER / "test_steps.py"
+PARTS = {"steps": [LONG], "others": sorted(set(FOLDER.glob("test_*.py")) - {LONG})}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_kernels_run_in_the_interpreter(file: Path, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_kernels_run_in_the_interpreter(part: str, pytestconfig: pytest.Config) -> None:
     all_entries = "not exhaustive" not in pytestconfig.getoption("markexpr")
     chosen = "" if all_entries else "not exhaustive"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", chosen, str(file)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", chosen, *map(str, PARTS[part])]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

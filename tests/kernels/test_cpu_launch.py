@@ -46,10 +46,17 @@ def no_silent_fallback() -> Iterator[None]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
-@pytest.mark.parametrize("n", [3, 4, *also(2, 8)])
+@pytest.mark.parametrize("n", [4, *also(2, 3, 8)])
 def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) -> None:
     for name, arguments in all_arguments(n, layout, equal=equal):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
+    """In fp64, as in the tests of the passes: each number and dtype is a C++ kernel that is compiled."""
+    for name, arguments in all_arguments(n, "tiny", dtype=torch.float64):
+        assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float64])
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])

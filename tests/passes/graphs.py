@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from mhc_compile.passes.pipeline import make_plan, rewrite_graph
 from mhc_compile.passes.plan import Plan
 from mhc_compile.variants import initial_sites
 from tests.fuzz.oracle import Oracle
+from tests.passes.shapes import SHAPES
 
 FRONT_ENDS = ("dynamo", "symbolic", "export")
 
@@ -45,11 +47,28 @@ def plan_of(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **op
     return make_plan(traced(model, *inputs, front_end=front_end), Config(**options))
 
 
+def captured(name: str) -> tuple[fx.GraphModule, nn.Module, tuple[Tensor, ...]]:
+    """The graph that Dynamo captures of one of SHAPES, the model and its inputs; copies, for it is captured once."""
+    return copy.deepcopy(_captured(name))
+
+
+@cache
+def _captured(name: str) -> tuple[fx.GraphModule, nn.Module, tuple[Tensor, ...]]:
+    model, inputs = SHAPES[name].make()
+    gm = capture(model, inputs).gm
+    return fx.GraphModule(gm, gm.graph), model, inputs  # without the fake tensors that Dynamo leaves beside the graph
+
+
 def rewritten(
     model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any
 ) -> tuple[fx.GraphModule, Plan]:
     """The graph after all passes, runnable, over the model's own parameters; checked by `lint`."""
-    gm, config = traced(model, *inputs, front_end=front_end), Config(**options)
+    return passed(traced(model, *inputs, front_end=front_end), model, **options)
+
+
+def passed(gm: fx.GraphModule, model: nn.Module, **options: Any) -> tuple[fx.GraphModule, Plan]:
+    """`rewritten` of a graph that is traced already, and is changed."""
+    config = Config(**options)
     plan = make_plan(gm, config)
     gm.add_module("hyper_connections", HyperConnections(initial_sites([plan], config, model), config))
     rewrite_graph(gm, plan, config).graph.lint()

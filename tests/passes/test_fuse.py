@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from mhc_compile.config import Config
 from mhc_compile.kernels import streams
 from mhc_compile.passes import pipeline
+from mhc_compile.passes.pipeline import make_plan
 from mhc_compile.passes.steps import StepKind, Unfused
-from tests.passes.graphs import error, flat, plan_of, preserved, rewritten
+from tests.passes.graphs import captured, error, flat, passed, plan_of, preserved, rewritten
 from tests.passes.layers import Net, mlps, tokens
 from tests.passes.shapes import SHAPES
 
@@ -115,8 +117,8 @@ def test_sites_of_different_checkpointed_blocks_stay_apart():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_write_and_every_gate_lies_in_exactly_one_step(name):
-    model, inputs = SHAPES[name].make()
-    plan = plan_of(model, *inputs, front_end="dynamo")
+    gm, *_ = captured(name)
+    plan = make_plan(gm, Config())
     keys = sorted(s.key for s in plan.sites)
     assert sorted(s.gates for s in plan.steps if s.gates) == keys
     assert sorted(s.writes for s in plan.steps if s.writes) == keys
@@ -127,10 +129,11 @@ def test_every_write_and_every_gate_lies_in_exactly_one_step(name):
 @pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.keys])
 def test_the_fused_graph_computes_what_the_separate_steps_do(name, monkeypatch):
     """With every parameter moved away from its start, where streams differ and no symmetry hides a mistake."""
-    model, inputs = SHAPES[name].make()
-    fused, plan = rewritten(model, *inputs, front_end="dynamo")
+    gm, model, inputs = captured(name)
+    fused, plan = passed(gm, model)
     monkeypatch.setattr(pipeline, "fuse", lambda gm, plan: gm)
-    apart, _ = rewritten(model, *inputs, front_end="dynamo")
+    gm, model, _ = captured(name)
+    apart, _ = passed(gm, model)
     assert plan.sites
     generator = torch.Generator().manual_seed(1)
     for ours, theirs in zip(*(gm.hyper_connections.parameters() for gm in (fused, apart)), strict=True):

@@ -8,7 +8,7 @@ from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
 from mhc_compile.passes.pipeline import make_plan
 from mhc_compile.passes.plan import Plan
-from tests.passes.graphs import error, plan_of, preserved, reasons, traced
+from tests.passes.graphs import captured, error, plan_of, preserved, reasons, traced
 from tests.passes.shapes import SHAPES, Shape
 from tests.tables import also
 
@@ -31,10 +31,10 @@ def check_plan(plan: Plan, shape: Shape) -> None:
     assert sum(len(part.adds) for part in (*plan.sites, *plan.rejected)) == plan.float_adds
 
 
-@pytest.mark.parametrize("shape", table())
-def test_dynamo_finds_the_sites_and_reasons_of_the_table(shape: Shape):
-    model, inputs = shape.make()
-    check_plan(plan_of(model, *inputs, front_end="dynamo"), shape)
+@pytest.mark.parametrize("name", SHAPES)
+def test_dynamo_finds_the_sites_and_reasons_of_the_table(name: str):
+    gm, *_ = captured(name)
+    check_plan(make_plan(gm, Config()), SHAPES[name])
 
 
 @pytest.mark.parametrize("front_end", ["symbolic", "export"])
