@@ -159,6 +159,8 @@ def recorded_guards() -> Iterator[list[tuple[str, str, dict[str, Any]]]]:
                 create = guard.create_fn
                 kind = getattr(create, "func", create).__name__
                 found.append((kind, guard.name.removeprefix(_EXPORT_ROOT), dict(getattr(create, "keywords", {}))))
+        # Compiling them takes an eighth of a capture and serves constraints on sizes, of which there are none.
+        captured.graph_capture_output.build_guards = lambda *_, **__: None
         return captured
 
     module.fullgraph_capture = capture_and_record

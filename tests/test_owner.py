@@ -172,7 +172,7 @@ def test_a_dtype_that_the_model_asks_its_parameters_for_is_no_constant():
         def forward(self, x):
             return super().forward(x.to(self.up.weight.dtype))
 
-    twin = transformed(Casting(), modes=("train",))
+    twin = mhc_compile.transform(Casting(), n=2, example_inputs=(X,), modes=("train",))
     assert twin(X).dtype == torch.float32 and programs(twin) == 1
     assert twin.double()(X).dtype == torch.float64 and programs(twin) == 2
 
