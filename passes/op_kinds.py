@@ -83,7 +83,7 @@ _NAMES: dict[Kind, str] = {
 _MAP = re.compile(
     r"(^|_)(linear|matmul|mm|bmm|mv|addmm|addmv|addbmm|baddbmm|einsum|tensordot|dot|inner|multi_dot|bilinear|lstm|gru|rnn"
     r"|attention|attention_forward)(_|$)|conv|autograd_function_apply|^wrap|kernel_wrapper"
-    r"|^(cond|while_loop|scan|associative_scan|map_impl|invoke_subgraph)$"  # a graph of the model's own, with its weights
+    r"|^(cond|while_loop|scan|associative_scan|map_impl|invoke_subgraph)$"  # graphs of the model's own
 )
 _MIXES = re.compile(
     r"(^|_)(fft|fft2|fftn|rfft|rfft2|rfftn|ifft|irfft|irfft2|irfftn|matmul|bmm|einsum|roll|cumsum|dct|attention)(_|$)"
