@@ -45,6 +45,7 @@ class HyperConnections(nn.Module):
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
         unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
         in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
+        weights: the same, site key -> weights of its branch, by which other graphs know it.
         hosts: identifier of a site -> modules of a transformed model whose code uses its parameters.
     """
 
@@ -68,6 +69,7 @@ class HyperConnections(nn.Module):
         self._identifiers: dict[str, str] = {}
         self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
         self.unfrozen: set[tuple[str, int]] = set()
+        self.weights: dict[str, tuple[str, ...]] = {}
         self.add(sites)
 
     def add(self, sites: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> None:

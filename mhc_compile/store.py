@@ -43,6 +43,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     """
     child = connections_of(model) or HyperConnections({}, config, claims).train(model.training)
     _check_fit(child, plan, config)
+    child.weights.update({site.key: site.weights for site in plan.sites})
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
         return

@@ -45,7 +45,7 @@ def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> P
     """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.pipeline import make_plan
 
-    return make_plan(captured.gm, config, known=known)
+    return make_plan(captured.gm, config, known=[(site.key, site.weights) for plan in known for site in plan.sites])
 
 
 def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
