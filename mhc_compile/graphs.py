@@ -25,7 +25,7 @@ from mhc_compile.errors import (
 )
 from mhc_compile.owner import Transformed
 from mhc_compile.owners import check_owner, check_parts
-from mhc_compile.store import Claims
+from mhc_compile.store import Claims, connections_of
 from mhc_compile.transform import warn_of_nothing
 
 if TYPE_CHECKING:
@@ -76,13 +76,15 @@ def examine(
     parts = claims.setdefault(origin.function, {})
     taken = list(_taken_before(parts, origin))
     everything = replace(config, include=(), exclude=())
-    plan = make_plan(opened.gm, everything, taken)
+    child = connections_of(model)
+    known = list(child.weights.items()) if child is not None else []
+    plan = make_plan(opened.gm, everything, taken, known)
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
     left_out: list[str] = []
     while more := _unwanted(opened.gm, plan, config, model):  # what a site left out displaced comes back
         left_out += more
-        plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken)
+        plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken, known)
     check_owner(model, opened, plan)
     check_parts(model)
     return opened, GraphRecord(origin, _cut_by_a_break(opened.gm, plan) if origin.partial else plan)

@@ -69,7 +69,7 @@ class HyperConnections(nn.Module):
         header: what a checkpoint says of them.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
         unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
-        weights: names of the model's own matrices that lie in branches.
+        weights: site key -> names of the matrices in its branch, by which other graphs know it.
         in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
         hosts: identifier of a site -> paths of the modules of a transformed model whose code uses its parameters.
     """
@@ -91,10 +91,10 @@ class HyperConnections(nn.Module):
         self.header = Header.of(config)
         self.in_sequential = False
         self.hosts: dict[str, tuple[str, ...]] = {}
-        self.weights: set[str] = set()
         self._identifiers: dict[str, str] = {}
         self.graphs: MutableMapping[str, dict[str, tuple[str, ...]]] = {} if graphs is None else graphs
         self.unfrozen: set[tuple[str, int]] = set()
+        self.weights: dict[str, tuple[str, ...]] = {}
         self.add(sites)
         watch(self)
 

@@ -90,7 +90,7 @@ def _matrices(model: nn.Module) -> set[int]:
     branches: set[str] = set()
     for path, module in model.named_modules():
         child = connections_of(module)
-        names = () if child is None else child.weights
+        names = [] if child is None else [name for weights in child.weights.values() for name in weights]
         branches |= {f"{path}.{module_of(name)}.".lstrip(".") for name in names if module_of(name)}
         branches |= {f"{path}.{name}".lstrip(".") for name in names}
     embeddings = _embeddings(model)

@@ -15,7 +15,7 @@ _ADVICE = {
         "front of it and expanded behind it. There is nothing to change."
     ),
     Reason.UNKNOWN_CHANNELS: (
-        "the channel size must be a number: pass inputs that fix it, "
+        "the channel size must be a number that a weight or a norm of the branch shows: pass inputs that fix it, "
         "example_inputs=(...) (--input 2x3x224x224:float32)."
     ),
     Reason.INPUT_INDEPENDENT: (
@@ -30,6 +30,10 @@ _ADVICE = {
     Reason.HIGHER_ORDER: (
         "streams do not enter the bodies of torch.cond, while_loop, scan and the like: to convert a residual add, "
         "write it around the call, as in x + torch.cond(condition, f, g, (x,))."
+    ),
+    Reason.INJECTED: (
+        "an early value that is added before every block is no residual around all of them: it is added to every "
+        "stream. There is nothing to change."
     ),
     Reason.MULTI_STREAM: "the model keeps residual streams of its own here: convert a variant without them.",
 }

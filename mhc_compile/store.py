@@ -44,6 +44,7 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     """
     child = connections_of(model) or HyperConnections({}, config, claims).train(model.training)
     _check_fit(child, plan, config)
+    child.weights.update(weights_of([plan]))
     lacking = [key for key in specs_of(plan, config) if key not in child]
     if not lacking:
         return
@@ -60,7 +61,6 @@ def create(model: nn.Module, plan: Plan, config: Config, claims: Claims) -> None
     with torch.inference_mode(False), torch.enable_grad():
         sites = initial_sites([plan], config, model)
         child.add({key: sites[key] for key in lacking})
-    child.weights.update(weights_of(plan))
     warn_of_early_optimizers(model, [p for key in lacking for p in child[key].parameters()])
 
 

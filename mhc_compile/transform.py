@@ -95,7 +95,7 @@ def transform(
             warn_of_nothing(plans[0], config)
             return model
         owner = own(model, initial_sites(plans, config, model), plans, config)
-        owner.hyper_connections.weights.update(weights_of(*plans))
+        owner.hyper_connections.weights.update(weights_of(plans))
         for variant in variants:
             with training_mode(owner, variant.training):
                 _serve(owner, variant, inputs)

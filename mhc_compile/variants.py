@@ -50,7 +50,7 @@ def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> P
     """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.pipeline import make_plan
 
-    return make_plan(captured.gm, config, known=known)
+    return make_plan(captured.gm, config, known=list(weights_of(known).items()))
 
 
 def specs_of(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
@@ -68,9 +68,9 @@ def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]
     return specs
 
 
-def weights_of(*plans: Plan) -> set[str]:
-    """Names of the matrices in the branches of their sites."""
-    return {name for plan in plans for site in plan.sites for name in site.weights}
+def weights_of(plans: Sequence[Plan]) -> dict[str, tuple[str, ...]]:
+    """Site key -> names of the matrices in its branch; the first plan that names a key decides."""
+    return {site.key: site.weights for plan in reversed(plans) for site in plan.sites}
 
 
 def add_program(owner: Transformed, entry: Entry, captured: Captured, plan: Plan) -> Program:
@@ -129,7 +129,7 @@ def plan_of_part(captured: Captured, owner: Transformed) -> Plan:
     from mhc_compile.passes.pipeline import make_plan
 
     everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
-    known = owner._mhc.plans
+    known = list(weights_of(owner._mhc.plans).items())
     exclude: tuple[str, ...] = ()
     plan = make_plan(captured.gm, everything, known=known)
     while others := tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ROOT_KEY = "site"
@@ -65,9 +65,11 @@ _ALIKE = 0.5  # share of weights that two branches have in common if they are on
 def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known = ()) -> list[str]:
     """The keys of sites in graph order; `taken` are those of other graphs of the same model."""
     holders: dict[str, set[frozenset[str]]] = {}
-    for owner in owners:
-        holders.setdefault(owner.path, set()).add(frozenset(owner.weights))
-    return unique([_known(owner, known) or _own(owner, holders[owner.path]) for owner in owners], taken)
+    uses: Counter[str] = Counter()
+    for path, weights in {(owner.path, frozenset(owner.weights)) for owner in owners}:
+        holders.setdefault(path, set()).add(weights)
+        uses.update(weights)
+    return unique([_known(o, known) or _own(o, len(holders[o.path]) == 1, uses) for o in owners], taken)
 
 
 def former_keys(owners: Sequence[Owner]) -> list[str]:
@@ -75,14 +77,14 @@ def former_keys(owners: Sequence[Owner]) -> list[str]:
     return unique([owner.path or owner.caller or ROOT_KEY for owner in owners])
 
 
-def _own(owner: Owner, holders: Collection[frozenset[str]]) -> str:
+def _own(owner: Owner, alone: bool, uses: Mapping[str, int]) -> str:
+    """The key of a branch; `alone` if no other one has the same path, `uses` says how many branches have a weight."""
     if not owner.weights:
         return owner.caller or ROOT_KEY
-    if owner.path and len(holders) == 1:
+    if owner.path and alone:
         return owner.path
-    others = {weight for weights in holders if weights != set(owner.weights) for weight in weights}
     both = list(zip(owner.weights, owner.modules, strict=True))
-    weight, module = next((pair for pair in both if pair[0] not in others), both[0])
+    weight, module = next((pair for pair in both if uses[pair[0]] == 1), both[0])
     return weight if module == owner.path else module
 
 

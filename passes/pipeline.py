@@ -13,6 +13,7 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.checkpoints import inline_checkpoints, outline_checkpoints
 from mhc_compile.passes.devices import follow_inputs
 from mhc_compile.passes.fuse import fuse
+from mhc_compile.passes.keys import Known
 from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.partition import StageGraph, partition
 from mhc_compile.passes.plan import Plan
@@ -22,11 +23,11 @@ from mhc_compile.passes.rewrite import rewrite_planned
 from mhc_compile.passes.stages import label_stages, split_steps, stage_of_sites
 
 
-def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Sequence[Plan] = ()) -> Plan:
+def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Known = ()) -> Plan:
     """Plan the rewrite of a traced graph; nodes carry fake values in `meta["val"]` or `meta["example_value"]`.
 
-    Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number. The
-    plans in `known` are those of other traces: the same weights have the same key in all of them.
+    Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number. What
+    `known` names are sites of other traces with their weights: the same weights have the same key in all of them.
 
     The graph is normalised in place (in-place writes become functional, checkpointed bodies are inlined); what it
     computes does not change.
@@ -36,8 +37,7 @@ def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), k
     """
     with _no_collection():
         inline_checkpoints(gm)
-        keys = [(site.key, site.weights) for plan in known for site in plan.sites]
-        return plan_graph(Ancestry(normalise(gm)), config, taken, keys)
+        return plan_graph(Ancestry(normalise(gm)), config, taken, known)
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mhc_compile.passes.keys import common_path, identifier, module_of, unique
+from mhc_compile.passes.keys import Owner, common_path, former_keys, identifier, keys_of, module_of, unique
 
 
 def test_a_parameter_belongs_to_its_module():
@@ -36,3 +36,42 @@ def test_identifiers_of_the_uses_of_one_layer_differ():
 
 def test_keys_taken_by_other_graphs_are_numbered_on():
     assert unique(["a", "b", "a"], ["a", "a#2"]) == ["a#3", "b", "a#4"]
+
+
+def owner(*weights, caller=""):
+    return Owner(weights, tuple(w.rpartition(".")[0] for w in weights), caller)
+
+
+A, B, C = owner("a.0.w", "b.0.w"), owner("a.1.w", "b.1.w"), owner("a.2.w", "b.2.w")
+ATTENTION, MLP = owner("h.0.q.w", "h.0.k.w"), owner("h.0.up.w", "h.0.down.w")
+
+
+@pytest.mark.parametrize(("owners", "keys"), [
+    ([A, B, C], ["a.0", "a.1", "a.2"]), ([C, A], ["a.2", "a.0"]), ([B], ["a.1"]),
+    ([ATTENTION, MLP], ["h.0.q", "h.0.up"]), ([MLP], ["h.0"]), ([MLP, MLP], ["h.0", "h.0#2"]),
+    ([owner("h.in_proj"), owner("h.out.w", "h.in.w")], ["h.in_proj", "h.out"]), ([owner("w")], ["w"]),
+    ([owner("s.w", "x.0.w"), owner("s.w", "x.1.w")], ["x.0", "x.1"]), ([owner("s.w", "t.w"), owner("s.w")], ["t", "s"]),
+    ([owner(caller="blocks.1"), owner()], ["blocks.1", "site"]),
+])  # fmt: skip
+def test_keys_follow_weights_not_positions(owners, keys):
+    assert keys_of(owners) == keys
+
+
+def known(owners):
+    return [(key, o.weights) for key, o in zip(keys_of(owners), owners, strict=True)]
+
+
+@pytest.mark.parametrize(("first", "later", "keys"), [
+    ([ATTENTION, MLP], [MLP], ["h.0.up"]),
+    ([MLP], [ATTENTION, MLP], ["h.0.q", "h.0"]),
+    ([MLP, MLP], [MLP], ["h.0"]),
+    ([MLP], [owner("h.0.up.w", "h.0.up.lora.w", "h.0.down.w")], ["h.0"]),
+    ([A, B, C], [C, B, A], ["a.2", "a.1", "a.0"]),
+    ([ATTENTION, MLP], [owner("g.w")], ["g"]),
+])  # fmt: skip
+def test_another_trace_takes_the_keys_that_the_weights_have(first, later, keys):
+    assert keys_of(later, known=known(first)) == keys
+
+
+def test_former_keys_are_positions_among_equal_paths():
+    assert former_keys([A, B, owner(caller="m"), ATTENTION, MLP]) == ["site", "site#2", "m", "h.0", "h.0#2"]
