@@ -34,6 +34,7 @@ from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program
+from mhc_compile.saving import methods_of_pretrained
 
 if TYPE_CHECKING:
     from mhc_compile.stage import Stage
@@ -145,7 +146,7 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     # What the class does around its forward, in `__call__`, is part of the trace.
-    attributes = {"forward": forward, "__call__": nn.Module.__call__}
+    attributes = {"forward": forward, "__call__": nn.Module.__call__, **methods_of_pretrained(original)}
     kind: type[Transformed] = derived(Transformed, original, attributes)
     return kind
 
