@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.offload import keep_loaded, loaded_devices
 from mhc_compile.reads import MISSING, Read, Reads, agrees, evaluate, named_modules
 
 _LAST = re.compile(r"^(.*)\.(\w+)$")
@@ -23,7 +24,12 @@ def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     if problem:
         return problem
     bound = BoundReads(reads, {name: modules[name] for name in reads.classes})
-    return bound.problem() or bound
+    problem = bound.problem()
+    if problem:
+        return problem
+    for name in bound.loading - reads.called - {next(iter(reads.classes))}:
+        keep_loaded(modules[name])  # the program reads what such a module has, and calls no hook of it
+    return bound
 
 
 class BoundReads:
@@ -34,7 +40,7 @@ class BoundReads:
     """
 
     def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
-        """Look up where each value is kept."""
+        """Look up where each value is kept; `loading` are the modules whose calls load offloaded tensors."""
         self._modules = list(modules.values())
         self._classes = [(module, type(module)) for module in modules.values()]
         self._forwards = list(reads.forwards.items())
@@ -43,6 +49,9 @@ class BoundReads:
         self._entries: dict[tuple[int, str], tuple[dict[str, Any], str, Any, str]] = {}
         self._others: list[tuple[Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
+        loaded = loaded_devices(modules)
+        self.loading = {name for name, _ in loaded.values()}
+        self._loaded = {key: device for key, (_, device) in loaded.items()}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         for read in reads.values:
             self._add(modules[read.path], read)
@@ -58,7 +67,9 @@ class BoundReads:
         seen = compat.sharded_dtypes(self._modules) if self._sharded else {}
         for mapping, key, dtype, device in self._parameters:
             parameter = mapping.get(key)
-            if parameter is None or seen.get(id(parameter), parameter.dtype) != dtype or parameter.device != device:
+            if parameter is None or seen.get(id(parameter), parameter.dtype) != dtype:
+                return False
+            if parameter.device != device and not (parameter.is_meta and self._loads(mapping, key, device)):
                 return False
         return self._same_modules() and all(agrees(read, value(module)) for value, module, read in self._computed)
 
@@ -71,12 +82,17 @@ class BoundReads:
         seen = compat.sharded_dtypes(self._modules)
         for mapping, key, dtype, device in self._parameters:
             p = mapping.get(key)
-            if p is None or (seen.get(id(p), p.dtype), p.device) != (dtype, device):
+            at_hand = p is not None and (p.device == device or (p.is_meta and self._loads(mapping, key, device)))
+            if p is None or not at_hand or seen.get(id(p), p.dtype) != dtype:
                 return f"the parameter {key} is no longer {dtype} on {device}"
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
                 return f"{read.path}{read.tail} has changed"
         return "" if self._same_modules() else "the forward of a class has changed"
+
+    def _loads(self, mapping: Mapping[str, Any], key: str, device: torch.device) -> bool:
+        """Whether a parameter that is offloaded now is on the device when it is used."""
+        return self._loaded.get((id(mapping), key)) == device
 
     def _same_modules(self) -> bool:
         for mapping, key, child in self._children:

@@ -32,6 +32,7 @@ from mhc_compile.hosts import (
 )
 from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
+from mhc_compile.offload import call_plain, computes_as_its_class, without_hook
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program
 from mhc_compile.saving import methods_of_pretrained
@@ -185,9 +186,14 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
         )
     state = shallow(model)
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
-    state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
+    kind = original_class(model)
+    if look is for_plain and computes_as_its_class(model):
+        call_plain(model, state, kind)
+    else:
+        without_hook(model, state)
+        state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
     put_forward_back(state)
-    plain: nn.Module = object.__new__(original_class(model))
+    plain: nn.Module = object.__new__(kind)
     vars(plain).update(state)
     second_tree(model, plain, look)
     _rebind_hooks(plain)
