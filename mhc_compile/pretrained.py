@@ -77,7 +77,7 @@ def enable_from_pretrained() -> None:
 
     @functools.wraps(before)
     def loading(kind: Any, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Any:
-        record = None if issubclass(kind, _Loader) else find_record(pretrained_model_name_or_path, kwargs)
+        record = None if issubclass(kind, _Loader) else _record_in_use(pretrained_model_name_or_path, kwargs)
         if record is None:
             return before(kind, pretrained_model_name_or_path, *args, **kwargs)
         return load(kind, pretrained_model_name_or_path, record, args, kwargs)
@@ -88,8 +88,14 @@ def enable_from_pretrained() -> None:
 
 def load_either(kind: Any, folder: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What `kind.from_pretrained` gives, with hyper-connections where the folder has a record of them."""
-    record = find_record(folder, kwargs)
+    record = _record_in_use(folder, kwargs)
     return kind.from_pretrained(folder, *args, **kwargs) if record is None else load(kind, folder, record, args, kwargs)
+
+
+def _record_in_use(folder: Any, kwargs: Mapping[str, Any]) -> Path | None:
+    """The record of a folder, unless a plain model was saved over the transformed one."""
+    record = find_record(folder, kwargs)
+    return record if record is not None and LOCK in _config(folder, kwargs) else None
 
 
 def find_record(folder: Any, kwargs: Mapping[str, Any]) -> Path | None:
@@ -194,9 +200,7 @@ def _broken_files(folder: Any) -> tuple[type[Exception], ...]:
 
 def _class_in(folder: Any, kwargs: Mapping[str, Any]) -> Any:
     """The class that `config.json` names."""
-    asked = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
-    config, _ = _library().PretrainedConfig.get_config_dict(folder, **asked)
-    name = (config.get("architectures") or ["none"])[0]
+    name = (_config(folder, kwargs).get("architectures") or ["none"])[0]
     kind = getattr(_library(), name, None)
     if kind is None:
         raise UnreadableCheckpointError(
@@ -204,6 +208,15 @@ def _class_in(folder: Any, kwargs: Mapping[str, Any]) -> Any:
             "mhc_compile.from_pretrained(folder, ModelClass)"
         )
     return kind
+
+
+def _config(folder: Any, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    asked = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
+    try:
+        config: Mapping[str, Any] = _library().PretrainedConfig.get_config_dict(folder, **asked)[0]
+    except OSError as error:
+        raise UnreadableCheckpointError(f"config.json of {folder} is missing or truncated: {error}") from error
+    return config
 
 
 def _library() -> Any:
