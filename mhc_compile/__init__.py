@@ -17,6 +17,7 @@ from mhc_compile.explain import Explanation, explain
 from mhc_compile.initial import reset_parameters
 from mhc_compile.optimizer import parameter_groups
 from mhc_compile.passes.plan import Plan
+from mhc_compile.pretrained import enable_from_pretrained, from_pretrained
 from mhc_compile.traced import rewrite
 from mhc_compile.transform import plan, revert, transform
 
@@ -29,8 +30,10 @@ __all__ = [
     "Plan",
     "__version__",
     "backend",
+    "enable_from_pretrained",
     "errors",
     "explain",
+    "from_pretrained",
     "parameter_groups",
     "plan",
     "reset_parameters",
@@ -39,7 +42,7 @@ __all__ = [
     "transform",
 ]
 
-_LATER = frozenset({"checkpoint", "export", "pipeline", "sharded"})
+_LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded"})
 
 
 def __getattr__(name: str) -> ModuleType:

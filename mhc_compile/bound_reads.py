@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.offload import keep_loaded, loaded_devices
 from mhc_compile.reads import MISSING, Read, Reads, agrees, evaluate, named_modules
 
 _LAST = re.compile(r"^(.*)\.(\w+)$")
@@ -25,7 +26,12 @@ def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     if problem:
         return problem
     bound = BoundReads(reads, {name: modules[name] for name in reads.classes})
-    return bound.problem() or bound
+    problem = bound.problem()
+    if problem:
+        return problem
+    for name in bound.loading - reads.called - {next(iter(reads.classes))}:
+        keep_loaded(modules[name])  # the program reads what such a module has, and calls no hook of it
+    return bound
 
 
 class BoundReads:
@@ -36,12 +42,15 @@ class BoundReads:
     """
 
     def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
-        """Look up where each value is kept."""
+        """Look up where each value is kept; `loading` are the modules whose calls load offloaded tensors."""
         self._modules = list(modules.values())
         self._classes = [type(module) for module in self._modules]
         self._kinds, self._forwards = list(reads.forwards), list(reads.forwards.values())
         self._parents = [m._modules for m in self._modules if m._modules]
         self._children = [tuple(children.values()) for children in self._parents]
+        loaded = loaded_devices(modules)
+        self.loading = {name for name, _ in loaded.values()}
+        self._loaded = {key: device for key, (_, device) in loaded.items()}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         self._attributes: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._absent: dict[str, list[dict[str, Any]]] = {}
@@ -92,7 +101,16 @@ class BoundReads:
             dtypes = [seen.get(id(p), p.dtype) for p in parameters]
         else:
             dtypes = [p.dtype for p in parameters]
-        return dtypes == self._dtypes and [p.device for p in parameters] == self._devices
+        devices = [p.device for p in parameters]
+        return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices))
+
+    def _are_loaded(self, devices: list[torch.device]) -> bool:
+        """Whether parameters that are offloaded now are where they were traced when they are used."""
+        used = [
+            self._loaded.get((id(holder), name), found) if found.type == "meta" else found
+            for holder, name, found in zip(self._holders, self._names, devices, strict=True)
+        ]
+        return used == self._devices
 
     def _add(self, module: nn.Module, read: Read) -> None:
         named = _PARAMETER.match(read.tail)

@@ -22,6 +22,7 @@ from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import HOOKS, State, derived, original_class, shallow
+from mhc_compile.offload import call_plain, without_hook
 from mhc_compile.passes.nesting import HOSTED, hosted_name
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn
     Those that were there before are always traced, later ones where no code calls the module.
     """
     kind, state = for_plain(module)
+    without_hook(module, state)
     if module is door or (isinstance(module, Hosted) and vars(module)[HOSTED].called):
         traced = {k for name in _HOOK_FUNCTIONS for k, h in vars(module)[name].items() if isinstance(h, TracedHook)}
         for name in HOOKS:
@@ -259,10 +261,11 @@ def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn
 
 def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
     """How a module of the twin looks in a plain model: with all of its hooks."""
-    state = _without_code(module)
+    state, kind = _without_code(module), original_class(module)
+    call_plain(module, state, kind)
     for name in _HOOK_FUNCTIONS:
         state[name] = type(state[name])((key, getattr(hook, "traced", hook)) for key, hook in state[name].items())
-    return original_class(module), state
+    return kind, state
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mhc_compile.config import Config
 from mhc_compile.errors import OwnChildrenError
 from mhc_compile.first_step import watch
 from mhc_compile.header import Header
+from mhc_compile.offload import StaysLoaded
 
 CHILD = "hyper_connections"
 """Name of the child of a model that holds the new parameters."""
@@ -39,7 +40,7 @@ class _Spared(str):
         return f"{self!s}.bias".lower()
 
 
-class SiteParameters(nn.Module):
+class SiteParameters(StaysLoaded):
     """The parameters of one site, or of one learned readout."""
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
@@ -62,7 +63,7 @@ class SiteParameters(nn.Module):
         return ", ".join(f"{name}={list(parameter.shape)}" for name, parameter in self.named_parameters())
 
 
-class HyperConnections(nn.Module):
+class HyperConnections(StaysLoaded):
     """The new parameters by site key, a mapping: `model.hyper_connections["layers.0.mlp"].phi`.
 
     Attributes:

@@ -32,22 +32,25 @@ Look = Callable[[nn.Module], tuple[type[nn.Module], State]]
 """Class and attributes of the second module that stands for one of the first tree."""
 
 
-def derived(mixin: type, original: Any, attributes: dict[str, Any]) -> Any:
+def derived(
+    mixin: type, original: Any, attributes: dict[str, Any], construct: Callable[..., nn.Module] | None = None
+) -> Any:
     """A class with the name of `original`, and `mixin` in front of it.
 
     `__init_subclass__` of `original` runs, for layers of Transformers wrap the forward there, unless it refuses. No
-    metaclass of the user's own hears of it. Calling the class constructs a plain `original`: for registers of classes,
-    `from_pretrained`, and slices of an `nn.Sequential`. `cls.__new__(cls)` gives an empty object, as of any class.
+    metaclass of the user's own hears of it. Calling the class constructs a plain `original`, or what `construct`
+    gives: for registers of classes, and slices of an `nn.Sequential`. `cls.__new__(cls)` gives an empty object, as of
+    any class.
     """
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
     namespace = {**names, ORIGINAL: original, **attributes}
 
     @functools.wraps(original.__init__)
-    def construct(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-        module: nn.Module = original(*args, **kwargs)
+    def call(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        module: nn.Module = (construct or original)(*args, **kwargs)
         return module
 
-    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": construct})
+    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": call})
     make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
         return make.__new__(meta, original.__name__, (mixin, original), dict(namespace))

@@ -34,8 +34,10 @@ from mhc_compile.hosts import (
 )
 from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
+from mhc_compile.offload import call_plain, computes_as_its_class, without_hook
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program
+from mhc_compile.saving import methods_of_pretrained
 
 if TYPE_CHECKING:
     from mhc_compile.stage import Stage
@@ -148,7 +150,8 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     # What the class does around its forward, in `__call__`, is part of the trace.
-    attributes = {"forward": forward, "__call__": nn.Module.__call__, **container_methods(original)}
+    special = {**container_methods(original), **methods_of_pretrained(original)}
+    attributes = {"forward": forward, "__call__": nn.Module.__call__, **special}
     kind: type[Transformed] = derived(Transformed, original, attributes)
     return kind
 
@@ -187,9 +190,14 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
         )
     state = shallow(model)
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
-    state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
+    kind = original_class(model)
+    if look is for_plain and computes_as_its_class(model):
+        call_plain(model, state, kind)
+    else:
+        without_hook(model, state)
+        state.pop("forward", None)  # of the twin, such as one under autocast by accelerate, which would call the twin
     put_forward_back(state)
-    plain: nn.Module = object.__new__(original_class(model))
+    plain: nn.Module = object.__new__(kind)
     vars(plain).update(state)
     second_tree(model, plain, look)
     _rebind_hooks(plain)

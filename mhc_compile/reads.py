@@ -19,6 +19,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.hosts import Hosted
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.module_tree import HOOKS, original_class
+from mhc_compile.offload import computes_as_its_class
 
 MISSING = object()
 """What `evaluate` gives where there is no such value (any more)."""
@@ -113,7 +114,9 @@ def evaluate(tail: str) -> Callable[[Any], Any]:
 def agrees(read: Read, found: Any) -> bool:
     """Whether what is found now, or `MISSING`, is what was read."""
     if read.kind == "absent":
-        return found is MISSING or read.value not in getattr(found, "__dict__", ())
+        if found is MISSING or read.value not in getattr(found, "__dict__", ()):
+            return True
+        return read.value == "forward" and computes_as_its_class(found)
     if found is MISSING:
         return False
     if read.kind == "length":

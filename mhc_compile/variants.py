@@ -19,11 +19,12 @@ from mhc_compile.dispatch import Entry
 from mhc_compile.doors import warn_of_cut
 from mhc_compile.errors import CaptureError, MissingSitesWarning
 from mhc_compile.hosts import for_trace
+from mhc_compile.offload import loaded_devices
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.passes.plan import Plan
 from mhc_compile.program import Program, build_program
 from mhc_compile.reads import lies_in
-from mhc_compile.whole import make_whole
+from mhc_compile.whole import Seen, make_whole
 from mhc_compile.wording import names_text
 
 if TYPE_CHECKING:
@@ -104,8 +105,21 @@ def plain_part(owner: Transformed, path: str) -> nn.Module:
     """The original code of a module of `owner`, over its parameters and under the names they have in the whole."""
     door = owner.get_submodule(path) if path else None
     plain = disown(owner, functools.partial(for_trace, door=door))
-    make_whole(plain, compat.sharded_dtypes(owner.modules()))
+    make_whole(plain, _seen_by_code(owner))
     return part_of(plain, path) if path else plain
+
+
+def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
+    """Id of each tensor that is sharded or offloaded between calls -> how it is in a call."""
+    modules = dict(owner.named_modules())
+    dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
+    seen: dict[int, Seen] = {}
+    for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
+        for name, tensor in registry.items():
+            if tensor is not None and (id(tensor) in dtypes or (tensor.is_meta and (id(registry), name) in loaded)):
+                device = loaded[id(registry), name][1] if tensor.is_meta else tensor.device
+                seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
+    return seen
 
 
 def part_of(model: nn.Module, path: str) -> nn.Module:

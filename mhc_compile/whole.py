@@ -1,4 +1,4 @@
-"""From the parameters of a model that are cut by `fully_shard` to whole ones without values, for tracing, and back."""
+"""From parameters that are cut by `fully_shard`, or not loaded, to whole ones without values, for tracing, and back."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from torch import nn
 
 from mhc_compile._torch_compat import is_cut
 
+Seen = tuple[torch.dtype, torch.device]
+"""Dtype and device in which code sees a tensor."""
 
-def make_whole(module: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
-    """Replace the parameters of a second tree that are sharded, or gathered for a while, by whole ones without values.
+
+def make_whole(module: nn.Module, seen: Mapping[int, Seen]) -> None:
+    """Replace tensors of a second tree that are sharded, gathered for a while, or offloaded by ones without values.
 
     Tracing reads shapes, dtypes and devices only. One number stands for all, so that no memory is needed for a model
     that does not fit; views of such tensors are as possible as those of contiguous ones.
 
     Args:
         module: over the parameters of a model; changed in place.
-        dtypes: see `_torch_compat.sharded_dtypes`.
+        seen: id of a tensor -> how code sees it.
     """
-    made: dict[int, nn.Parameter] = {}  # tied ones stay tied
-    for child in module.modules():
-        for name, parameter in child._parameters.items():
-            if parameter is not None and id(parameter) in dtypes:
-                if id(parameter) not in made:
-                    number = torch.zeros((), dtype=dtypes[id(parameter)], device=parameter.device)
-                    made[id(parameter)] = nn.Parameter(number.expand(parameter.shape), parameter.requires_grad)
-                child._parameters[name] = made[id(parameter)]
+    made: dict[int, torch.Tensor] = {}  # tied ones stay tied
+    for registry in (r for child in module.modules() for r in (child._parameters, child._buffers)):
+        for name, tensor in registry.items():
+            if tensor is not None and id(tensor) in seen:
+                if id(tensor) not in made:
+                    made[id(tensor)] = _without_values(tensor, *seen[id(tensor)])
+                registry[name] = made[id(tensor)]  # type: ignore[assignment]
+
+
+def _without_values(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    whole = torch.zeros((), dtype=dtype, device=device).expand(tensor.shape)
+    return nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
 
 
 def placed(value: torch.Tensor, parameter: nn.Parameter, source: int | None = 0) -> torch.Tensor:

@@ -1,0 +1,83 @@
+"""`save_pretrained` of a transformed model of Transformers: writes what was rewritten, and locks out the plain class.
+
+`from_pretrained` of the plain class would take the weights of the model, drop the hyper-connections with a note in the
+log, and compute something else. Nothing of this package runs in such a process, so the folder itself must say it: the
+library refuses a `transformers_weights` in `config.json` that names no file, and prints what it names instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mhc_compile.checkpoint import write_atomically
+from mhc_compile.record import Record
+
+LOCK = "transformers_weights"
+"""The entry of `config.json` that names the file with the weights, if it is no file of the usual name."""
+_CONFIG = "config.json"
+
+
+def is_pretrained(kind: type) -> bool:
+    """Whether a class of models is one of Transformers."""
+    library: Any = sys.modules.get("transformers.modeling_utils")
+    return library is not None and issubclass(kind, library.PreTrainedModel)
+
+
+def methods_of_pretrained(original: Any) -> dict[str, Any]:
+    """Methods for the transformed class of a model of Transformers; none for others."""
+    if not is_pretrained(original):
+        return {}
+
+    def from_pretrained(kind: Any, folder: Any, *args: Any, **kwargs: Any) -> Any:
+        """The transformed model in a folder, or the plain one, where there is no hyper-connection."""
+        from mhc_compile.pretrained import load_either
+
+        return load_either(original, folder, args, kwargs)
+
+    return {"save_pretrained": _saving(original), "from_pretrained": classmethod(from_pretrained)}
+
+
+def _saving(original: Any) -> Callable[..., None]:
+    signature = inspect.signature(original.save_pretrained)
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As in the original class, with `hyper_connections.json` beside the weights."""
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        folder, push = Path(given["save_directory"]), given.get("push_to_hub", False)
+        if push:
+            given["push_to_hub"] = False
+        others = given.get("kwargs", {})
+        hub = {key: others.pop(key) for key in ("repo_id", "commit_message", "create_pr") if push and key in others}
+        if given.get("is_main_process", True) and not folder.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            Record.of(self).write(folder)
+        original.save_pretrained(*bound.args, **bound.kwargs)
+        lock(folder)
+        if push:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub, token=given.get("token"))
+
+    save_pretrained.__signature__ = signature  # type: ignore[attr-defined]
+    return save_pretrained
+
+
+def lock(folder: Path) -> None:
+    """Have the library refuse the folder, if its configuration is there: adapters are saved without."""
+    file = folder / _CONFIG
+    if not file.exists():
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config[LOCK] = (
+        "this model has hyper-connections, which its plain class would leave out. Load it with "
+        "mhc_compile.from_pretrained(folder), or call mhc_compile.enable_from_pretrained() first "
+        "(pip install mhc-compile)"
+    )
+    text = json.dumps(config, indent=2, sort_keys=True) + os.linesep
+    write_atomically(file, lambda beside: beside.write_text(text, encoding="utf-8"))

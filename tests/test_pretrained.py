@@ -1,0 +1,285 @@
+"""Folders of `save_pretrained`: they come back transformed, and the plain class refuses them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+import mhc_compile
+from examples.hf_llama import tiny_llama
+from mhc_compile.errors import CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError
+from mhc_compile.passes.plan_json import plan_from_dict
+from mhc_compile.pretrained import find_record
+from mhc_compile.record import RECORD
+
+IDS = torch.arange(18).reshape(2, 9)
+BATCH = {"input_ids": IDS}
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def moved(model, **options):
+    """Transformed, with hyper-connections that matter."""
+    kwargs = {"n": 2, "modes": ("eval",), "example_kwargs": BATCH, **options}
+    hyper = mhc_compile.transform(model.eval(), **kwargs)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in hyper.hyper_connections.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return hyper
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return moved(tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def saved(llama, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    llama.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the folder to break."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def enabled():
+    before = PreTrainedModel.__dict__["from_pretrained"]
+    mhc_compile.enable_from_pretrained()
+    yield
+    PreTrainedModel.from_pretrained = before
+
+
+def t5():
+    return T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2))
+
+
+FAMILIES = {
+    "bert": (lambda: BertForMaskedLM(BertConfig(**SIZES)), BATCH),
+    "qwen3": (
+        lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, use_cache=False)),
+        BATCH,
+    ),
+    "t5": (t5, {**BATCH, "decoder_input_ids": IDS[:, :3], "use_cache": False}),
+}
+
+
+def test_a_folder_comes_back_transformed_without_a_trace(llama, saved):
+    again = mhc_compile.from_pretrained(saved)
+    assert not again._mhc.programs and again.mhc_plan == llama.mhc_plan and again._mhc.config == llama._mhc.config
+    assert torch.equal(again(**BATCH).logits, llama(**BATCH).logits)
+    assert set(again.state_dict()) == set(llama.state_dict())
+    assert type(again).__name__ == "LlamaForCausalLM" and not again.training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_models_come_back_the_same(family, tmp_path):
+    make, batch = FAMILIES[family]
+    hyper = moved(make(), example_kwargs=batch, reduce="learned" if family == "bert" else "mean")
+    hyper.save_pretrained(tmp_path)
+    again = mhc_compile.from_pretrained(tmp_path)
+    assert torch.equal(again(**batch).logits, hyper(**batch).logits)
+
+
+def test_shards_in_half_precision_come_back_with_connections_in_fp32(tmp_path):
+    hyper = moved(tiny_llama().bfloat16())
+    hyper.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    again = mhc_compile.from_pretrained(tmp_path)
+    assert again.lm_head.weight.dtype == torch.bfloat16
+    for name, parameter in hyper.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter) and again.get_parameter(name).dtype == parameter.dtype
+    assert torch.equal(again(**BATCH).logits, hyper(**BATCH).logits)
+    wide = mhc_compile.from_pretrained(tmp_path, dtype=torch.float32)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    config = tiny_llama().config
+    config.tie_word_embeddings = True
+    hyper = moved(LlamaForCausalLM(config))
+    hyper.save_pretrained(tmp_path)
+    again = mhc_compile.from_pretrained(tmp_path)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    assert torch.equal(again(**BATCH).logits, hyper(**BATCH).logits)
+
+
+@pytest.mark.parametrize("kind", [LlamaForCausalLM, AutoModelForCausalLM, LlamaForSequenceClassification])
+def test_a_plain_class_refuses_the_folder_and_says_what_to_write(kind, saved):
+    with pytest.raises(ValueError, match=r"hyper-connections.*mhc_compile.from_pretrained\(folder\)"):
+        kind.from_pretrained(saved)
+
+
+def test_a_process_without_this_package_refuses_it_too(saved):
+    code = f"import transformers; transformers.LlamaForCausalLM.from_pretrained({str(saved)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "hyper-connections" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("enabled")
+def test_enabled_once_the_library_itself_loads_it_as_trainers_do_for_a_reference(llama, saved, tmp_path):
+    policy = mhc_compile.from_pretrained(saved)
+    kind = getattr(sys.modules["transformers"], policy.config.architectures[0])
+    for reference in (
+        kind.from_pretrained(policy.config._name_or_path),  # as TRL's DPOTrainer
+        AutoModelForCausalLM.from_pretrained(saved, dtype="float32"),
+        kind.from_pretrained(saved, config=policy.config.from_pretrained(saved)),
+    ):
+        assert torch.equal(reference(**BATCH).logits, llama(**BATCH).logits)
+    tiny_llama().save_pretrained(tmp_path)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is LlamaForCausalLM
+    mhc_compile.enable_from_pretrained()  # once more does nothing
+    assert hasattr(PreTrainedModel.from_pretrained.__func__.__mhc_before__, "__wrapped__") is False
+
+
+def test_the_class_of_a_transformed_model_loads_both_kinds(llama, saved, tmp_path):
+    assert torch.equal(type(llama).from_pretrained(saved)(**BATCH).logits, llama(**BATCH).logits)
+    tiny_llama().save_pretrained(tmp_path)
+    assert type(type(llama).from_pretrained(tmp_path)) is LlamaForCausalLM
+
+
+@pytest.mark.usefixtures("enabled")
+def test_a_plain_model_saved_over_it_is_plain_again(llama, folder):
+    with pytest.warns(mhc_compile.errors.NotPreservingWarning):
+        plain = mhc_compile.revert(llama)
+    plain.save_pretrained(folder)
+    again = LlamaForCausalLM.from_pretrained(folder)
+    assert type(again) is LlamaForCausalLM and "transformers_weights" not in (folder / "config.json").read_text()
+    assert torch.equal(again(**BATCH).logits, plain(**BATCH).logits)
+
+
+def test_what_was_loaded_can_be_saved_again_and_its_configuration_is_free(llama, saved, tmp_path):
+    mhc_compile.from_pretrained(saved).save_pretrained(tmp_path)
+    assert torch.equal(mhc_compile.from_pretrained(tmp_path)(**BATCH).logits, llama(**BATCH).logits)
+    assert getattr(llama.config, "transformers_weights", None) is None
+
+
+def test_a_head_of_another_task_comes_on_the_same_connections(llama, saved):
+    kept = mhc_compile.from_pretrained(saved, LlamaForSequenceClassification, num_labels=3)
+    assert kept.score.weight.shape == (3, 32)
+    for name, parameter in llama.hyper_connections.named_parameters():
+        assert torch.equal(kept.hyper_connections.get_parameter(name), parameter)
+
+
+def test_training_goes_on_after_loading(saved):
+    again = mhc_compile.from_pretrained(saved).train()
+    again(**BATCH, labels=IDS).loss.backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+def test_a_repository_in_the_cache_of_the_hub(llama, saved, tmp_path):
+    snapshot = tmp_path / "models--someone--llama" / "snapshots" / ("0" * 40)
+    shutil.copytree(saved, snapshot)
+    refs = tmp_path / "models--someone--llama" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    where = {"cache_dir": tmp_path, "local_files_only": True}
+    assert torch.equal(mhc_compile.from_pretrained("someone/llama", **where)(**BATCH).logits, llama(**BATCH).logits)
+    assert find_record("someone/other", where) is None
+
+
+def test_plans_come_back_from_their_json(llama):
+    plan = mhc_compile.plan(tiny_llama().train(), n=2, example_kwargs=BATCH, connection="hc", reduce="learned")
+    for known in (llama.mhc_plan, plan):
+        assert plan_from_dict(json.loads(known.to_json())) == known
+
+
+def edited(folder, name, change):
+    data = json.loads((folder / name).read_text())
+    change(data)
+    (folder / name).write_text(json.dumps(data))
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda folder: (folder / RECORD).unlink(),
+        lambda folder: truncate(folder / RECORD),
+        lambda folder: edited(folder, RECORD, lambda data: data.pop("plans")),
+        lambda folder: edited(folder, RECORD, lambda data: data["plans"][0]["sites"][0].update(kind=3)),
+        lambda folder: truncate(folder / "config.json"),
+        lambda folder: truncate(folder / "model.safetensors"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+    ],
+    ids=["no plan", "half a plan", "no plans in it", "an odd plan", "half a configuration", "half the weights", "none"],
+)
+def test_a_folder_that_is_not_whole_is_one_clear_error(folder, break_it):
+    break_it(folder)
+    with pytest.raises(UnreadableCheckpointError, match=str(folder)):
+        mhc_compile.from_pretrained(folder)
+
+
+def test_a_missing_shard_is_the_same(tmp_path):
+    moved(tiny_llama()).save_pretrained(tmp_path, max_shard_size="20KB")
+    next(iter(sorted(tmp_path.glob("model-*.safetensors")))).unlink()
+    with pytest.raises(UnreadableCheckpointError):
+        mhc_compile.from_pretrained(tmp_path)
+
+
+def test_weights_without_connections_are_incomplete(llama, folder):
+    tiny_llama().save_pretrained(folder)
+    with pytest.raises(UnreadableCheckpointError, match=r"has no hyper_connections\."):
+        mhc_compile.from_pretrained(folder)
+
+
+OTHERS = {
+    "another n": lambda: moved(tiny_llama(), n=4),
+    "another connection": lambda: moved(tiny_llama(), connection="hc"),
+    "fewer sites": lambda: moved(tiny_llama(), exclude="*.mlp"),
+    "another model": lambda: moved(FAMILIES["bert"][0]()),
+    "more layers": lambda: moved(
+        LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 3}, num_key_value_heads=2))
+    ),
+    "another width": lambda: moved(
+        LlamaForCausalLM(LlamaConfig(**{**SIZES, "hidden_size": 16}, num_key_value_heads=2))
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_plan_of_something_else_is_refused(other, folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("other")
+    OTHERS[other]().save_pretrained(elsewhere)
+    shutil.copy(elsewhere / RECORD, folder / RECORD)
+    with pytest.raises(CheckpointMismatchError):
+        mhc_compile.from_pretrained(folder)
+
+
+def test_a_later_format_is_refused(folder):
+    edited(folder, RECORD, lambda data: data.update(format=2))
+    with pytest.raises(NewerCheckpointError, match="later version"):
+        mhc_compile.from_pretrained(folder)
+
+
+def test_a_class_of_ones_own_is_named(folder):
+    edited(folder, "config.json", lambda data: data.update(architectures=["MyLlama"]))
+    with pytest.raises(UnreadableCheckpointError, match=r"from_pretrained\(folder, ModelClass\)"):
+        mhc_compile.from_pretrained(folder)
+    assert mhc_compile.from_pretrained(folder, LlamaForCausalLM).hyper_connections
