@@ -50,8 +50,10 @@ unit: $(STAMP)  ## the tests, on JOBS=2 processes; of long tables the typical en
 exhaustive: $(STAMP)  ## the tests with every entry of every table, three times as long
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
+zoo: $(STAMP)  ## every model of the zoo (tests/zoo), an hour or more
 	$(BIN)/python -m tests.zoo.run
+	$(BIN)/python -m tests.zoo.run --calls
+	$(BIN)/python -m tests.zoo.run --doors
 
 fuzz: $(STAMP)  ## 10,000 random models through every check
 	$(BIN)/python -m tests.fuzz.run --cases 10000
