@@ -58,9 +58,10 @@ def test_doors_that_give_what_the_module_computes_inside_pass():
     assert result.ways == {"blocks": "one graph", "forward_features": "one graph"}
 
 
-def test_features_whose_segments_are_cut_are_noted():
+def test_loops_over_parts_of_a_segment_are_noted():
     result = checked(InALoop)
-    assert result.passed and result.notes == ("forward_features cuts segments, and says so",), result.failure
+    cut = "its parts are called one by one, which is said to cut segments"
+    assert result.passed and result.notes == (f"blocks: {cut}", f"forward_features: {cut}"), result.failure
 
 
 def plain(self, module, args, kwargs):
