@@ -96,7 +96,7 @@ def _declared(model: nn.Module, device: torch.device | None) -> Iterable[Inputs]
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
     dummy = getattr(model, "dummy_inputs", None)
-    if isinstance(dummy, Mapping):
+    if isinstance(dummy, Mapping) and getattr(model, "main_input_name", None) in (None, *dummy):
         yield Inputs(kwargs=tree_map(place, {**_for_decoder(model, dummy), **dummy}))
     if hasattr(model, "main_input_name") and hasattr(model, "config"):
         yield Inputs(kwargs=tree_map(place, _of_huggingface(model)))
@@ -120,7 +120,7 @@ def _for_decoder(model: Any, dummy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_huggingface(model: nn.Module) -> dict[str, Any]:
-    """For models of images and sound: all of transformers declare tokens."""
+    """For models of images and sound, which declare tokens as all of transformers do."""
     from mhc_compile.targets.huggingface_inputs import default_inputs
 
     kwargs = default_inputs(model, 2, torch.device("cpu"))[0]
