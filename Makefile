@@ -53,8 +53,10 @@ exhaustive: $(STAMP)  ## the tests with every entry of every table, three times 
 mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches each
 	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
-zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
+zoo: $(STAMP)  ## every model of the zoo (tests/zoo), an hour or more
 	$(BIN)/python -m tests.zoo.run
+	$(BIN)/python -m tests.zoo.run --calls
+	$(BIN)/python -m tests.zoo.run --doors
 
 fuzz: $(STAMP)  ## 10,000 random models through every check
 	$(BIN)/python -m tests.fuzz.run --cases 10000

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.capture_errors import translate
+from mhc_compile.capture_errors import takes_objects, translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
 from mhc_compile.reads import Reads
@@ -89,6 +89,8 @@ def capture(
                 grad_mode = _grad_mode(gm)
         except Exception as error:
             failures.append(error)
+            if takes_objects(error):
+                break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
         return Captured(

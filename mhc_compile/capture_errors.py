@@ -34,6 +34,11 @@ def _describe(value: Any) -> str:
     return text if len(text) <= 40 else f"{type(value).__name__}(...)"
 
 
+def takes_objects(error: Exception) -> bool:
+    """Whether the capture failed because objects that are no tensors, such as caches, go in or come out."""
+    return any(text in str(error) for text in ("unrecognized type", "pytree-flattenable"))
+
+
 def translate(error: Exception, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CaptureError:
     """The user error behind an exception of the capture; the caller raises it from `error`."""
     call = describe_call(model, args, kwargs)

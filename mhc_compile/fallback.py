@@ -99,7 +99,8 @@ class _HeldTransformed(Held):
             warnings.warn(_told_of(breaks), FallbackWarning, stacklevel=7)
         owner = self._owner()
         if owner is not None:
-            check_sites(owner, path, {site.key for record in new for site in record.plan.sites})
+            read = {name for record in new for name in record.read}
+            check_sites(owner, path, {site.key for record in new for site in record.plan.sites}, read)
 
 
 def _told_of(records: list[GraphRecord]) -> str:

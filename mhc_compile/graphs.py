@@ -39,10 +39,12 @@ class GraphRecord:
     Attributes:
         origin: where it was traced, and the graph break at its end.
         plan: sites and rejected adds of this graph.
+        read: names of the parameters and buffers in it.
     """
 
     origin: Origin
     plan: Plan
+    read: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> list[str]:
@@ -87,7 +89,8 @@ def examine(
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken, known)
     check_owner(model, opened, plan)
     check_parts(model)
-    return opened, GraphRecord(origin, _cut_by_a_break(opened.gm, plan) if origin.partial else plan)
+    plan = _cut_by_a_break(opened.gm, plan) if origin.partial else plan
+    return opened, GraphRecord(origin, plan, frozenset(opened.inputs))
 
 
 def check_cut(origin: Origin, config: Config) -> None:

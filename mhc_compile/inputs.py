@@ -26,8 +26,8 @@ class Inputs:
 def resolve_inputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None) -> Inputs | None:
     """The given inputs, else those the model declares, else None; checked against its signature and device.
 
-    Declared are `dummy_inputs` (Hugging Face), `pretrained_cfg` or `default_cfg` with `input_size` (timm) and
-    `example_input_array` (Lightning).
+    Declared are `dummy_inputs` or what the configuration says (Hugging Face), `pretrained_cfg` or `default_cfg` with
+    `input_size` (timm) and `example_input_array` (Lightning).
 
     Raises:
         InputMismatchError: the inputs do not fit the signature of `forward`.
@@ -96,8 +96,10 @@ def _declared(model: nn.Module, device: torch.device | None) -> Iterable[Inputs]
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
     dummy = getattr(model, "dummy_inputs", None)
-    if isinstance(dummy, Mapping):
-        yield Inputs(kwargs=tree_map(place, dict(dummy)))
+    if isinstance(dummy, Mapping) and getattr(model, "main_input_name", None) in (None, *dummy):
+        yield Inputs(kwargs=tree_map(place, {**_for_decoder(model, dummy), **dummy}))
+    if hasattr(model, "main_input_name") and hasattr(model, "config"):
+        yield Inputs(kwargs=tree_map(place, _of_huggingface(model)))
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         if isinstance(config, Mapping) and config.get("input_size"):
@@ -107,6 +109,22 @@ def _declared(model: nn.Module, device: torch.device | None) -> Iterable[Inputs]
         yield Inputs(kwargs=tree_map(place, dict(example)))
     elif example is not None:
         yield Inputs(tree_map(place, _positional(example)))
+
+
+def _for_decoder(model: Any, dummy: Mapping[str, Any]) -> dict[str, Any]:
+    """Most encoder-decoders of transformers declare inputs of the encoder alone, which some cannot run on."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False) or "input_ids" not in dummy:
+        return {}
+    takes = "decoder_input_ids" in inspect.signature(model.forward).parameters
+    return {"decoder_input_ids": dummy["input_ids"]} if takes else {}
+
+
+def _of_huggingface(model: nn.Module) -> dict[str, Any]:
+    """For models of images and sound, which declare tokens as all of transformers do."""
+    from mhc_compile.targets.huggingface_inputs import default_inputs
+
+    kwargs = default_inputs(model, 2, torch.device("cpu"))[0]
+    return {name: value for name, value in kwargs.items() if name != "use_cache"}
 
 
 def _device(model: nn.Module) -> torch.device | None:

@@ -159,7 +159,7 @@ def _with_connections(plain: Any, record: Record) -> Transformed:
         )
     finish_set_up(plain)
     owner = own(plain, initial_sites(record.plans, record.config, plain), record.plans, record.config)
-    owner.hyper_connections.weights.update(weights_of(*record.plans))
+    owner.hyper_connections.weights.update(weights_of(record.plans))
     kept: Any = getattr(owner, _KEPT, None)
     setattr(owner, _KEPT, {*(kept or ()), CHILD})
     return owner
@@ -186,7 +186,7 @@ def _check_loaded(folder: Any, info: Mapping[str, Any], *, whole: bool, kwargs: 
     missing = sorted(name for name in info["missing_keys"] if whole or name.startswith(CHILD))
     if missing:
         raise UnreadableCheckpointError(
-            f"{folder} is incomplete: it has no {names_text(missing)}. Write it again with model.save_pretrained(folder)"
+            f"{folder} is incomplete, without {names_text(missing)}: write it again with model.save_pretrained(folder)"
         )
 
 

@@ -97,7 +97,8 @@ def add_variant(owner: Transformed, entry: Entry, args: Sequence[Any], kwargs: M
         return None
     plan = plan_of_part(captured, owner) if entry.path else plan_of(captured, owner._mhc.config, owner._mhc.plans)
     check_parameters(owner, plan)
-    check_sites(owner, entry.path, {site.key for site in plan.sites})
+    read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
+    check_sites(owner, entry.path, {site.key for site in plan.sites}, read)
     return add_program(owner, entry, captured, plan)
 
 
@@ -164,18 +165,21 @@ def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
     return changing
 
 
-def check_sites(owner: Transformed, path: str, found: Collection[str]) -> None:
-    """Warn of sites of the model's plan that a call of a module does not have, and of segments that it cuts.
+def check_sites(owner: Transformed, path: str, found: Collection[str], read: Collection[str]) -> None:
+    """Warn of sites of the model's plan that a call of a module runs plain, and of segments that it cuts.
 
     Args:
         owner: the model.
         path: the module that was called.
         found: keys of the sites in its trace.
+        read: names of the parameters in it; a site whose weights are not among them does not run at all, such as
+            those of an encoder whose result is given.
     """
     plans = owner._mhc.plans
     if path:
         warn_of_cut(path, found, plans[:1])
-    expected = {s.key for s in plans[0].sites if lies_in(s.module, path)} if plans else set()
+    sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
+    expected = {s.key for s in sites if not s.weights or not set(s.weights).isdisjoint(read)}
     missing = [key for key in expected if key not in found]
     if missing:
         warnings.warn(

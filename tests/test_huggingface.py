@@ -13,6 +13,9 @@ from transformers import LlamaForCausalLM
 import mhc_compile
 from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
+from mhc_compile.inputs import resolve_inputs
+from tests.zoo.build import build
+from tests.zoo.generators import build_generator
 from tests.tables import also
 
 BATCH = tokens(2, 24)
@@ -83,3 +86,17 @@ def test_from_pretrained_of_the_transformed_class_makes_a_plain_model(tmp_path):
     plain = type(hyper).from_pretrained(tmp_path)
     assert type(plain) is LlamaForCausalLM
     torch.testing.assert_close(plain(**BATCH).logits, hyper.eval()(**BATCH).logits)
+
+
+@pytest.mark.parametrize("target", ["hf:whisper", "hf:prophetnet", "hf:pegasus_x"])
+def test_declared_inputs_of_encoder_decoders_are_enough_to_call_them(target):
+    """Transformers declares tokens for the encoder of all of them."""
+    model = build_generator(target).model
+    inputs = resolve_inputs(model, None, None)
+    assert "use_cache" not in inputs.kwargs
+    assert model(**inputs.kwargs).logits.isfinite().all()
+
+
+def test_inputs_of_models_of_images_come_from_their_configuration():
+    model = build("hf:vit")[0]
+    assert list(resolve_inputs(model, None, None).kwargs) == ["pixel_values"]

@@ -7,7 +7,9 @@ import torch
 
 import mhc_compile
 from tests.tables import also
+from tests.zoo.calls import check_calls
 from tests.zoo.checks import check
+from tests.zoo.doors import check_doors
 
 FEW = (
     "hf:bert",  # post-norm, and a module called `self`
@@ -32,4 +34,18 @@ MORE = (
 @pytest.mark.parametrize("target", [*FEW, *also(*MORE)])
 def test_sites_are_found_the_function_is_kept_and_new_parameters_learn(target):
     result = check(target, mhc_compile.transform, dtypes=(torch.float64,))
+    assert result.passed, result.failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["hf:llama", *also("hf:t5", "hf:mamba", "hf:bart")])
+def test_language_models_train_and_generate_as_they_are(target):
+    result = check_calls(target)
+    assert result.passed, result.failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["torchvision:resnet18", *also("hf:t5", "hf:swin", "timm:vit_tiny_patch16_224")])
+def test_modules_called_from_outside_compute_what_they_do_inside(target):
+    result = check_doors(target)
     assert result.passed, result.failure

@@ -76,13 +76,15 @@ def check(
         for dtype, training in modes:
             if not run.mode(dtype, training):
                 break
-    except CheckError as error:
-        run.result = replace(run.result, failure=str(error))
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        text = " ".join([type(error).__name__, *lines[:3]])
-        run.result = replace(run.result, failure=text)
+        run.result = replace(run.result, failure=failure_of(error))
     return replace(run.result, seconds=time.perf_counter() - start)
+
+
+def failure_of(error: Exception) -> str:
+    """An error in one line; of a `CheckError` its message alone."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines if isinstance(error, CheckError) else [type(error).__name__, *lines[:3]])
 
 
 @dataclass

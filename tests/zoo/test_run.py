@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from tests.zoo import run
+from tests.zoo.calls import CallsResult
 from tests.zoo.checks import Result
 
 
@@ -21,6 +22,20 @@ def test_the_runner_writes_results_and_counts_failures(monkeypatch, tmp_path, ca
     assert run.main(["--only", "hf:albert", "hf:bart", "--json", str(out)]) == 1
     assert "2 models: 1 passed (0 refused), 1 failed" in capsys.readouterr().out
     assert "the process died" in out.read_text()
+
+
+def test_a_table_of_calls_says_which_way_they_went(monkeypatch, capsys):
+    def fake_calls(function, tasks, **_):
+        assert function is run.check_calls_of
+        yield tasks[0], CallsResult(tasks[0], sites=4, ways={"cache": "Dynamo", "training": "one graph"}), ""
+        yield tasks[1], CallsResult(tasks[1], sites=4, ways={"cache": "one graph"}), ""
+        yield tasks[2], None, "the process died"
+
+    monkeypatch.setattr(run, "call_isolated", fake_calls)
+    assert run.main(["--calls", "--only", "hf:gpt2", "hf:llama", "hf:t5", "hf:swin"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "hf:gpt2 0.0 s cache: Dynamo, training: one graph" in shown and "FAIL hf:t5 0.0 s the process died" in shown
+    assert "3 models: 2 passed (1 in one graph each, 1 with calls through Dynamo), 1 failed" in shown
 
 
 def test_the_runner_refuses_a_glob_without_models(capsys):

@@ -1,0 +1,185 @@
+"""What must hold for the calls of one language model: `transform` as it is written first, a training step, `generate`.
+
+New parameters are moved by noise first: with their initial values a model that silently runs plain gives the right
+numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+import mhc_compile
+from mhc_compile.fallback import Fallback
+from mhc_compile.program import Program
+from tests.zoo.checks import CheckError, failure_of, has_gradient
+from tests.zoo.compare import distance
+from tests.zoo.generators import Generator, build_generator
+
+NOISE = 0.3
+LENGTH = 4  # tokens that are generated
+BOUND = 1e-4
+ONE_GRAPH, DYNAMO = "one graph", "Dynamo"  # the ways of a call
+APART = 1e-3  # outputs are others than the plain model's where they differ by more
+
+Build = Callable[[str], Generator]
+
+
+@dataclass(frozen=True)
+class CallsResult:
+    """The outcome for one model.
+
+    Attributes:
+        target: key of `EXPECTED`.
+        kind: class of the model.
+        sites: how many were found, None if `transform` failed.
+        ways: kind of call -> `one graph`, `Dynamo` or both.
+        notes: what was left out, and why.
+        failure: why the model fails, "" if it does not.
+        seconds: time it took.
+    """
+
+    target: str
+    kind: str = ""
+    sites: int | None = None
+    ways: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failure
+
+
+def check_calls(target: str, build: Build = build_generator) -> CallsResult:
+    """Run every check on one model; never raises for what the model or this package does."""
+    start = time.perf_counter()
+    run = _Run(CallsResult(target))
+    try:
+        run.all(build(target))
+    except Exception as error:
+        run.result = replace(run.result, failure=f"{run.doing}: {failure_of(error)}")
+    return replace(run.result, seconds=time.perf_counter() - start)
+
+
+def move(parameters: Iterator[nn.Parameter], seed: int = 0) -> None:
+    """Add noise, so that a plain model computes something else."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter += NOISE * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, int]]:
+    """How many calls in the block were served by programs, and how many by Dynamo."""
+    counts = {ONE_GRAPH: 0, DYNAMO: 0}
+
+    def counting(way: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            counts[way] += 1
+            return function(*args)
+
+        return call
+
+    with (
+        mock.patch.object(Program, "__call__", counting(ONE_GRAPH, Program.__call__)),
+        mock.patch.object(Fallback, "__call__", counting(DYNAMO, Fallback.__call__)),
+    ):
+        yield counts
+
+
+def ways_of(counts: Mapping[str, int]) -> str:
+    """Who has served the calls that were `counted`.
+
+    Raises:
+        CheckError: nobody has, so that the model ran plain.
+    """
+    ways = [way for way, count in counts.items() if count]
+    if not ways:
+        raise CheckError("neither a program nor Dynamo was asked")
+    return " + ".join(ways)
+
+
+@dataclass
+class _Run:
+    """The checks of one model; `result` grows as they pass, `doing` says what is being done."""
+
+    result: CallsResult
+    doing: str = "building"
+
+    def all(self, given: Generator) -> None:
+        self.result = replace(self.result, kind=type(given.model).__name__)
+        self.doing = "transform"
+        torch.compiler.reset()
+        hyper = mhc_compile.transform(given.model, n=4)
+        plan = getattr(hyper, "mhc_plan", None)
+        self.result = replace(self.result, sites=0 if plan is None else len(plan.sites))
+        if not self.result.sites:
+            raise CheckError("no sites")
+        move(hyper.get_submodule("hyper_connections").parameters())
+        self._generates(hyper, given)
+        self._trains(hyper, given)
+
+    def _generates(self, hyper: nn.Module, given: Generator) -> None:
+        """With its cache and without, the same; and other than the plain model does."""
+        plain = mhc_compile.revert(hyper)
+        cached = self._way("cache", lambda: generate(hyper, given.inputs))
+        whole = self._way("no cache", lambda: generate(hyper, given.inputs, use_cache=False))
+        without = generate(plain, given.inputs)
+        apart = distance(without.logits[0], cached.logits[0])
+        if apart < APART:
+            raise CheckError(f"generate runs plain, its first logits differ by {apart:.0e} only")
+        error = _difference(cached, whole)
+        if error > BOUND:
+            own = _difference(without, generate(plain, given.inputs, use_cache=False))
+            if own <= BOUND:
+                raise CheckError(f"generate with its cache and without differ by {error:.1e}")
+            self._note(f"the plain model's cache changes its own result ({own:.0e})")
+
+    def _trains(self, hyper: nn.Module, given: Generator) -> None:
+        """A training step: a finite loss, and gradients in the new parameters."""
+        hyper.train()
+        loss = self._way("training", lambda: hyper(**given.inputs, labels=given.labels).loss)
+        if not loss.isfinite():
+            raise CheckError(f"the loss is {loss.item()}")
+        loss.backward()
+        new = dict(hyper.get_submodule("hyper_connections").named_parameters())
+        silent = [name for name, parameter in new.items() if not has_gradient(parameter)]
+        if silent:
+            raise CheckError(f"{len(silent)} of {len(new)} have no gradient: {', '.join(silent[:3])}")
+
+    def _way(self, name: str, call: Callable[[], Any]) -> Any:
+        self.doing = name
+        with counted() as counts:
+            value = call()
+        self.result = replace(self.result, ways={**self.result.ways, name: ways_of(counts)})
+        return value
+
+    def _note(self, text: str) -> None:
+        self.result = replace(self.result, notes=(*self.result.notes, text))
+
+
+def generate(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
+    """Tokens and logits of greedy generation."""
+    length = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH}
+    with torch.no_grad():
+        return model.generate(
+            **inputs, **length, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
+        )
+
+
+def _difference(one: Any, other: Any) -> float:
+    """Between two generations; infinite where tokens differ."""
+    if not torch.equal(one.sequences, other.sequences):
+        return float("inf")
+    return distance(one.logits, other.logits)
