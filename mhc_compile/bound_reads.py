@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.reads import MISSING, Read, Reads, agrees, evaluate, named_modules
+from mhc_compile.places import MISSING, evaluate
+from mhc_compile.reads import Read, Reads, agrees, named_modules
 
-_LAST = re.compile(r"^(.*)\.(\w+)$")
+_STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
 _PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
 
 
@@ -40,17 +42,22 @@ class BoundReads:
         self._forwards = list(reads.forwards.items())
         self._children = [(m._modules, key, child) for m in modules.values() for key, child in m._modules.items()]
         self._sizes = [(m._modules, len(m._modules)) for m in modules.values()]
-        self._entries: dict[tuple[int, str], tuple[dict[str, Any], str, Any, str]] = {}
+        self._entries: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any, str]] = {}
+        self._holders: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
         self._others: list[tuple[Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         for read in reads.values:
-            self._add(modules[read.path], read)
+            self._add(read.start(modules), read)
         self._listed = [entry[:3] for entry in self._entries.values()]
-        self._computed = [(evaluate(read.tail), module, read) for module, read in self._others]
+        self._passed = list(self._holders.values())
+        self._computed = [(evaluate(read.tail), start, read) for start, read in self._others]
 
     def holds(self) -> bool:
         """Whether everything still is as it was read."""
+        for mapping, key, value in self._passed:  # objects on the way to what was read
+            if mapping.get(key) is not value:
+                return False
         for mapping, key, value in self._listed:
             found = mapping.get(key, MISSING)
             if found is not value and (type(found) is not type(value) or found != value):
@@ -75,7 +82,7 @@ class BoundReads:
                 return f"the parameter {key} is no longer {dtype} on {device}"
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
-                return f"{read.path}{read.tail} has changed"
+                return f"{read.named()} has changed"
         return "" if self._same_modules() else "the forward of a class has changed"
 
     def _same_modules(self) -> bool:
@@ -90,18 +97,35 @@ class BoundReads:
                 return False
         return all(kind.forward is forward for kind, forward in self._forwards)
 
-    def _add(self, module: nn.Module, read: Read) -> None:
+    def _add(self, start: Any, read: Read) -> None:
         named = _PARAMETER.match(read.tail)
         if read.kind == "parameter" and named:
-            self._parameters.append((module._parameters, named[1], *read.value))
+            self._parameters.append((start._parameters, named[1], *read.value))
             return
-        last = _LAST.match(read.tail)
-        holder = evaluate(last[1])(module) if last and read.kind in ("equal", "same") else MISSING
-        if last and last[2] in getattr(holder, "__dict__", ()):
-            name = f"{read.path}{read.tail}".lstrip(".")
-            self._entries[id(holder.__dict__), last[2]] = (holder.__dict__, last[2], read.value, name)
-        else:
-            self._others.append((module, read))
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same") else None
+        if not steps:
+            self._others.append((start, read))
+            return
+        for mapping, key in steps[:-1]:
+            self._holders[id(mapping), key] = (mapping, key, mapping[key])
+        mapping, key = steps[-1]
+        self._entries[id(mapping), key] = (mapping, key, read.value, read.named())
+
+
+def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
+    """The way from `start` to a value as lookups in dicts; None where there is another step in it."""
+    steps: list[tuple[Mapping[str, Any], str]] = []
+    rest, value = tail, start
+    while rest:
+        step = _STEP.match(rest)
+        if step is None:
+            return None
+        mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
+        if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
+            return None
+        steps.append((mapping, key))
+        rest, value = rest[step.end() :], mapping[key]
+    return steps
 
 
 def _text(value: Any) -> str:
