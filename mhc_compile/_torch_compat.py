@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -141,24 +143,45 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
 _EXPORT_ROOT = "L['self']._modules['_export_root']"
 """How Dynamo names the model in the guards of `dynamo_graph_capture`."""
 
+_GLOBALS = re.compile(r"\bG\[")
+"""The same of the globals of the traced code."""
+
+
+@dataclass(frozen=True)
+class GuardRecord:
+    """One guard of Dynamo's on a model, or on what lies outside of it.
+
+    Attributes:
+        kind: such as `CONSTANT_MATCH`.
+        name: an expression for what is guarded, such as `root._modules['drop'].p` or `scope['SCALE']`.
+        arguments: of the guard.
+        scope: what `scope` stands for in the name; `root` is the model.
+    """
+
+    kind: str
+    name: str
+    arguments: dict[str, Any]
+    scope: dict[str, Any] = field(repr=False)
+
 
 @contextmanager
-def recorded_guards() -> Iterator[list[tuple[str, str, dict[str, Any]]]]:
-    """Collects the guards on the model of what `dynamo_graph_capture` captures in the block.
+def recorded_guards() -> Iterator[list[GuardRecord]]:
+    """Collects the guards of what `dynamo_graph_capture` captures in the block.
 
-    Each is its kind, the way from the model to what it guards, such as `._modules['drop'].p`, and its arguments. The
-    capture throws them away, so they are taken on the way through; one thread at a time.
+    The capture throws them away, so they are taken on the way through; one thread at a time.
     """
-    found: list[tuple[str, str, dict[str, Any]]] = []
+    found: list[GuardRecord] = []
     module, capture = load("functional_export"), load("fullgraph_capture")
 
     def capture_and_record(*args: Any, **kwargs: Any) -> Any:
         captured = capture(*args, **kwargs)
-        for guard in captured.graph_capture_output.output_graph.guards:
-            if guard.name.startswith(_EXPORT_ROOT):
-                create = guard.create_fn
-                kind = getattr(create, "func", create).__name__
-                found.append((kind, guard.name.removeprefix(_EXPORT_ROOT), dict(getattr(create, "keywords", {}))))
+        graph = captured.graph_capture_output.output_graph
+        for guard in graph.guards:
+            create = guard.create_fn
+            name = guard.name.replace(_EXPORT_ROOT, "root")
+            if "L[" not in name:
+                kind, arguments = getattr(create, "func", create).__name__, dict(getattr(create, "keywords", {}))
+                found.append(GuardRecord(kind, _GLOBALS.sub("scope[", name), arguments, graph.global_scope))
         # Compiling them takes an eighth of a capture and serves constraints on sizes, of which there are none.
         captured.graph_capture_output.build_guards = lambda *_, **__: None
         return captured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from operator import contains, getitem, itemgetter
@@ -13,9 +14,11 @@ from torch import nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.offload import keep_loaded, loaded_devices
-from mhc_compile.reads import MISSING, Read, Reads, agrees, evaluate, named_modules
+from mhc_compile.places import MISSING, evaluate
+from mhc_compile.reads import Read, Reads, agrees, named_modules
+from mhc_compile.wording import names_text
 
-_LAST = re.compile(r"^(.*)\.(\w+)$")
+_STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
 _PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
 
 
@@ -52,13 +55,15 @@ class BoundReads:
         self.loading = {name for name, _ in loaded.values()}
         self._loaded = {key: device for key, (_, device) in loaded.items()}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
-        self._attributes: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._absent: dict[str, list[dict[str, Any]]] = {}
-        self._computed: list[tuple[Callable[[Any], Any], nn.Module, Read]] = []
+        self._attributes: dict[int, tuple[Mapping[str, Any], dict[str, tuple[Any, str]]]] = {}
+        self._on_the_way: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
+        self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
+        self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
         for read in reads.values:
-            self._add(modules[read.path], read)
+            self._add(read.start(modules), read)
         self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
+        self._passed = list(self._on_the_way.values())
         self._holders = [mapping for mapping, *_ in self._parameters]
         self._names = [name for _, name, *_ in self._parameters]
         self._dtypes = [dtype for *_, dtype, _ in self._parameters]
@@ -70,11 +75,12 @@ class BoundReads:
             return (
                 list(map(type, self._modules)) == self._classes
                 and [tuple(children.values()) for children in self._parents] == self._children
-                and all(get(mapping) == values for get, mapping, values in self._getters)
-                and not any(any(map(contains, them, repeat(name))) for name, them in self._absent.items())
+                and all([mapping[name] is value for mapping, name, value in self._passed])
+                and all([get(mapping) == values for get, mapping, values in self._getters])
+                and self._still_absent()
                 and self._same_parameters()
                 and [kind.forward for kind in self._kinds] == self._forwards
-                and all(agrees(read, value(module)) for value, module, read in self._computed)
+                and all(agrees(read, value(start)) for value, start, read in self._computed)
             )
         except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
             return False
@@ -82,17 +88,23 @@ class BoundReads:
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
         for mapping, known in self._attributes.values():
-            for name, value in known.items():
-                found = mapping.get(name, MISSING)
+            for key, (value, name) in known.items():
+                found = mapping.get(key, MISSING)
                 if found is not value and (type(found) is not type(value) or found != value):
                     return f"{name} is {_text(found)}, no longer {_text(value)}"
-        for name, mappings in self._absent.items():
-            if any(name in mapping for mapping in mappings):
-                return f"a {name} was set on a module"
+        if not self._still_absent():
+            return f"{names_text(list(self._absent))} was set on a module"
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
-                return f"{read.path}{read.tail} has changed"
+                return f"{read.named()} has changed"
         return "" if self.holds() else "a parameter has another dtype or device, or a class another forward"
+
+    def _still_absent(self) -> bool:
+        for name, (mappings, reads) in self._absent.items():
+            there = any(map(contains, mappings, repeat(name)))
+            if there and not all(agrees(read, module) for module, read in reads):
+                return False
+        return True
 
     def _same_parameters(self) -> bool:
         parameters = list(map(getitem, self._holders, self._names))
@@ -112,33 +124,45 @@ class BoundReads:
         ]
         return used == self._devices
 
-    def _add(self, module: nn.Module, read: Read) -> None:
+    def _add(self, start: Any, read: Read) -> None:
         named = _PARAMETER.match(read.tail)
         if read.kind == "parameter" and named:
-            self._parameters.append((module._parameters, named[1], *read.value))
+            self._parameters.append((start._parameters, named[1], *read.value))
             return
         if read.kind == "absent" and not read.tail:
-            self._absent.setdefault(read.value, []).append(vars(module))
+            mappings, reads = self._absent.setdefault(read.value, ([], []))
+            mappings.append(vars(start))
+            reads.append((start, read))
             return
-        holder, name = _kept(module, read.tail) if read.kind in ("equal", "same") else ({}, "")
-        if name in holder:
-            self._attributes.setdefault(id(holder), (holder, {}))[1][name] = read.value
-        else:
-            self._computed.append((evaluate(read.tail), module, read))
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same") else None
+        if not steps:
+            self._computed.append((evaluate(read.tail), start, read))
+            return
+        for mapping, key in steps[:-1]:
+            self._on_the_way[id(mapping), key] = (mapping, key, mapping[key])
+        mapping, key = steps[-1]
+        self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
 
 
-def _kept(module: nn.Module, tail: str) -> tuple[dict[str, Any], str]:
-    """The dict in which a value is kept, and its name there; an empty one if it is in none."""
-    named = _PARAMETER.match(tail)
-    if named:
-        return module._parameters, named[1]
-    last = _LAST.match(tail)
-    return (getattr(evaluate(last[1])(module), "__dict__", {}), last[2]) if last else ({}, "")
+def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
+    """The way from `start` to a value as lookups in dicts; None where there is another step in it."""
+    steps: list[tuple[Mapping[str, Any], str]] = []
+    rest, value = tail, start
+    while rest:
+        step = _STEP.match(rest)
+        if step is None:
+            return None
+        mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
+        if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
+            return None
+        steps.append((mapping, key))
+        rest, value = rest[step.end() :], mapping[key]
+    return steps
 
 
-def _values(known: Mapping[str, Any]) -> Any:
+def _values(known: Mapping[str, tuple[Any, str]]) -> Any:
     """What `itemgetter` gives for these names: a tuple, or the one value."""
-    values = tuple(known.values())
+    values = tuple(value for value, _ in known.values())
     return values[0] if len(values) == 1 else values
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,14 +14,16 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
 from mhc_compile.capture_errors import takes_objects, translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
 from mhc_compile.input_spec import InputSpec, input_spec
+from mhc_compile.places import reaches
 from mhc_compile.reads import Reads
 from mhc_compile.side_effects import lasting, watched
 from mhc_compile.spelling import check_names_of
 
-_TRACING = threading.RLock()
+TRACING = threading.RLock()
 """Dynamo's settings are those of the process, so one thread traces at a time."""
 
 SEQUENCE_RANK = 3  # a float tensor of this rank is [batch, sequence, channels]
@@ -36,6 +38,7 @@ class Captured:
         input_spec: the calls it is valid for.
         out_spec: structure of the outputs.
         grad_mode: gradient mode it is valid under, None for both.
+        autocast: what `autocast_state` must give, None if the code does not ask for it.
         reads: what the trace has read in the model and taken for constant.
         effects: what the model changes in a call besides its result and its buffers, which the graph leaves out.
         calls: Dynamo's key for calls of a module, up to "@", -> all names of the module.
@@ -46,6 +49,7 @@ class Captured:
     input_spec: InputSpec
     out_spec: Any
     grad_mode: bool | None
+    autocast: tuple[Any, ...] | None
     reads: Reads
     effects: tuple[str, ...]
     calls: Mapping[str, tuple[str, ...]]
@@ -86,7 +90,7 @@ def capture(
             with nullcontext() if attempt.gradients else torch.no_grad():
                 traced = _attempt(model, args, kwargs, attempt.dynamic, open_axes)
                 gm = traced.gm
-                grad_mode = _grad_mode(gm)
+                grad_mode = _grad_mode(gm, traced.guards)
         except Exception as error:
             failures.append(error)
             if takes_objects(error):
@@ -98,6 +102,7 @@ def capture(
             input_spec(gm, traced.flat, traced.tree),
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
+            traced.autocast,
             Reads.of(model, traced.guards, path),
             lasting(traced.changed),
             _calls(model),
@@ -140,24 +145,37 @@ def _attempts(model: nn.Module, dynamic: bool) -> list[_Attempt]:
 
 @dataclass(frozen=True)
 class _Traced:
-    """What an attempt gives: the graph, its flat inputs and their structure, what changed, and Dynamo's guards."""
+    """What an attempt gives: the graph, its flat inputs and their structure, what changed, and Dynamo's guards.
+
+    `autocast` is the state it is valid under, None for any.
+    """
 
     gm: fx.GraphModule
     flat: list[Any]
     tree: Any
     changed: set[str]
-    guards: list[tuple[str, str, dict[str, Any]]]
+    guards: list[compat.GuardRecord]
+    autocast: tuple[Any, ...] | None
 
 
 def _attempt(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool, more: Mapping[int, Collection[int]]
 ) -> _Traced:
     flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
-    aliases, named = compat.tree_unflatten([_alias(v, dynamic, more.get(i, ())) for i, v in enumerate(flat)], tree)
-    with _TRACING, _undisturbed(model), compat.recorded_guards() as guards, watched() as changed:
-        gm = compat.dynamo_graph_capture(model)(*aliases, **named)
+    aliases = compat.tree_unflatten([_alias(v, dynamic, more.get(i, ())) for i, v in enumerate(flat)], tree)
+    with without_autocast():
+        traced, off = _trace(model, aliases, flat, tree), autocast_state()
+    if not reaches(traced.guards, ASKS_AUTOCAST):
+        return traced
+    state = autocast_state()
+    return replace(traced if state == off else _trace(model, aliases, flat, tree), autocast=state)
+
+
+def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced:
+    with TRACING, _undisturbed(model), compat.recorded_guards() as guards, watched() as changed:
+        gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])
         compat.restore_state_dict(model, gm)
-    return _Traced(gm, flat, tree, changed, guards)
+    return _Traced(gm, flat, tree, changed, guards, None)
 
 
 def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:
@@ -179,17 +197,12 @@ def _open_axes(value: torch.Tensor) -> list[int]:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Tracing consumes no random numbers, ignores autocast, and prints no internal traceback for a user's error.
-
-    Autocast is off because a dtype it chooses would be baked into the graph; the graph itself runs under any autocast.
-    """
+    """Tracing consumes no random numbers, and prints no internal traceback for a user's error."""
     hooks = {k: v for k, v in vars(model).items() if k in _CALL_HOOKS}
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     disabled = logger.disabled
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
         stack.enter_context(residuals_shown())
         try:
@@ -225,10 +238,12 @@ _CALL_HOOKS = frozenset(
 )
 
 
-def _grad_mode(gm: fx.GraphModule) -> bool | None:
+def _grad_mode(gm: fx.GraphModule, guards: Sequence[compat.GuardRecord]) -> bool | None:
     """Dynamo leaves out switches without effect, so a trace without gradients never shows where the model has some."""
     if not torch.is_grad_enabled():
         return False
+    if reaches(guards, (torch.is_grad_enabled,)):  # a branch may have been taken for it
+        return True
     return True if any(node.target is compat.set_grad_enabled for node in gm.graph.nodes) else None
 
 

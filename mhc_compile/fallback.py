@@ -30,6 +30,11 @@ from mhc_compile.wording import names_text
 RECOMPILE_LIMIT = 64
 """How many kinds of calls Dynamo compiles for one module before it would run the next one plain."""
 
+_SETTINGS = {
+    "skip_nnmodule_hook_guards": False,  # hooks come and go
+    "allow_unspec_int_on_nn_module": True,  # counters are open from their second value on
+}
+
 
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
@@ -48,7 +53,7 @@ class Fallback:
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
         known = len(self._held.records)
-        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(skip_nnmodule_hook_guards=False):
+        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS):
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
         if new or not self._reported:

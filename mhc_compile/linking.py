@@ -115,8 +115,13 @@ def _recomputing(code: Code, keywords: Mapping[str, Any]) -> Code:
 def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]], path: str) -> ModuleNames:
     named = [(n, m) for n, m in owner.named_modules(remove_duplicate=False) if n]
     begun = (path, *(n for n, m in named if inside(path, n)))  # their calls are those that the program serves
-    enterable = frozenset(n for n, m in named if isinstance(m, Hosted) and n not in begun)
+    enterable = frozenset(n for n, m in named if _runs_code(m) and n not in begun)
     return ModuleNames(calls, enterable, frozenset(n for n, m in named if _recomputes_itself(m)))
+
+
+def _runs_code(module: nn.Module) -> bool:
+    """Whether a module runs the code it is given. A forward that was set on it since does not, and is traced."""
+    return isinstance(module, Hosted) and "forward" not in vars(module)
 
 
 def _recomputes_itself(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import tree_unflatten
+from mhc_compile.autocast import autocast_state
 from mhc_compile.capture import Captured
 from mhc_compile.errors import CaptureError
 from mhc_compile.hosts import Hosted
@@ -43,6 +44,7 @@ class Program:
             once more, as plain values, for Dynamo to look at and guard.
         input_spec: the calls it is valid for.
         grad_mode: gradient mode it needs, None for any.
+        autocast: state of autocast that it needs, None for any.
         function: `function(owner, *constants, *flat_inputs)`, a tuple of flat outputs.
         constants: tensors and graph modules that belong to the trace and not to the module tree.
         out_spec: structure of the outputs.
@@ -55,6 +57,7 @@ class Program:
     attributes: tuple[Attribute, ...]
     input_spec: InputSpec
     grad_mode: bool | None
+    autocast: tuple[Any, ...] | None
     function: Callable[..., Any]
     constants: tuple[Any, ...]
     out_spec: Any
@@ -62,8 +65,10 @@ class Program:
     entered: frozenset[str]
 
     def takes(self, flat: Sequence[Any], tree: Any) -> bool:
-        """Whether it is for inputs like these, in the gradient mode of the moment."""
+        """Whether it is for inputs like these, in the modes of the moment."""
         if self.grad_mode is not None and self.grad_mode != torch.is_grad_enabled():
+            return False
+        if self.autocast is not None and self.autocast != autocast_state():
             return False
         return self.input_spec.matches(flat, tree)
 
@@ -117,6 +122,7 @@ def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | S
         tuple(reads.attributes()),
         captured.input_spec,
         captured.grad_mode,
+        captured.autocast,
         function,
         constants,
         captured.out_spec,

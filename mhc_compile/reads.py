@@ -1,13 +1,14 @@
-"""What a trace has read in a model and taken for constant: attributes, flags, classes, hooks, dtypes of parameters.
+"""What a trace has read and taken for constant: attributes, flags, classes, hooks, dtypes of parameters, globals.
 
-Dynamo lists it as the guards of the trace. They are looked up on the live modules at every call, so that a program is
-never used once something that it has read is another value.
+Dynamo lists it as the guards of the trace. They are looked up on the live modules, and where they lie outside of the
+model, at every call, so that a program is never used once something that it has read is another value.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -20,12 +21,8 @@ from mhc_compile.hosts import Hosted
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.module_tree import HOOKS, original_class
 from mhc_compile.offload import computes_as_its_class
+from mhc_compile.places import MISSING, Place, evaluate, place_of, submodule
 
-MISSING = object()
-"""What `evaluate` gives where there is no such value (any more)."""
-
-_MODULES = re.compile(r"^((?:\._modules\['[^']+'\])*)(.*)$")
-_ITEM = re.compile(r"\['([^']+)'\]")
 _HOOKS = frozenset(f".{name}" for name in (*HOOKS, "_backward_hooks", "_backward_pre_hooks"))
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, Enum)
 _CONSTANT = frozenset({"CONSTANT_MATCH", "EQUALS_MATCH", "BOOL_MATCH", "NONE_MATCH", "TORCH_DTYPE_MATCH"})
@@ -38,77 +35,94 @@ class Read:
     """One value that a trace depends on.
 
     Attributes:
-        path: name of the module in which it was found, "" for the model itself.
-        tail: the way from the module to the value as an expression, such as `.p` or `.config.hidden_act`.
-        kind: `equal`, `same` (the object itself), `length`, `keys`, `absent` or `parameter`.
-        value: what it was; for `absent` the name of the attribute, for `parameter` dtype and device.
+        place: where it was found.
+        kind: `equal`, `same` (the object itself), `type`, `length`, `keys`, `absent`, `has` or `parameter`.
+        value: what it was; for `absent` the name of the attribute, for `has` also whether it was there, for
+            `parameter` dtype and device.
     """
 
-    path: str
-    tail: str
+    place: Place
     kind: str
     value: Any
 
+    @property
+    def path(self) -> str:
+        """Name of the module it was found in."""
+        return self.place.path
 
-def reads_of(model: nn.Module, guards: Iterable[tuple[str, str, Mapping[str, Any]]]) -> tuple[Read, ...]:
+    @property
+    def tail(self) -> str:
+        """The way from the module, or from what lies outside, to the value."""
+        return self.place.tail
+
+    def start(self, modules: Mapping[str, nn.Module]) -> Any:
+        """What the way to the value begins at, given modules by name."""
+        return modules[self.path] if self.place.outside is None else self.place.outside
+
+    def named(self) -> str:
+        """Its name for a reader: `blocks.0.drop.p`."""
+        outside = self.place.outside
+        return f"{self.path if outside is None else getattr(outside, '__name__', 'globals')}{self.tail}".lstrip(".")
+
+
+def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord]) -> tuple[Read, ...]:
     """The reads behind Dynamo's guards.
 
     Args:
         model: what was traced, in the state it was traced in.
-        guards: kind, name from the model on (`._modules['drop'].p`) and arguments of each guard.
+        guards: of the trace.
     """
-    found: dict[tuple[str, str, str], Read] = {}
-    for kind, name, arguments in guards:
-        read = _read(model, kind, name, arguments)
+    found: dict[tuple[Any, ...], Read] = {}
+    for guard in guards:
+        place = place_of(model, guard)
+        read = None if place is None else _read(model, place, guard)
         if read is not None:
-            found.setdefault((read.path, read.tail, read.kind), read)
+            outside = read.place.outside
+            start = read.path if outside is None else id(outside)
+            attribute = read.value if read.kind in ("absent", "has") else None
+            found.setdefault((start, read.tail, read.kind, attribute), read)
     return tuple(found.values())
 
 
-def _read(model: nn.Module, kind: str, name: str, arguments: Mapping[str, Any]) -> Read | None:
-    matched = _MODULES.match(name)
-    if matched is None:
-        return None
-    path, tail = ".".join(_ITEM.findall(matched[1])), matched[2]
+def _read(model: nn.Module, place: Place, guard: compat.GuardRecord) -> Read | None:
+    kind, tail = guard.kind, place.tail
     if tail.startswith(tuple(_HOOKS)) and kind != "EMPTY_NN_MODULE_HOOKS_DICT":
         return None  # hooks that were traced stay; later ones are looked at where the dict was empty
     if kind == "NOT_PRESENT_IN_GENERIC_DICT":
-        return Read(path, tail, "absent", arguments["attr"])
-    value = evaluate(tail)(_module(model, path))
-    if value is MISSING or isinstance(value, nn.Module):
+        return Read(place, "absent", guard.arguments["attr"])
+    value = evaluate(tail)(submodule(model, place.path) if place.outside is None else place.outside)
+    if kind == "HASATTR" and value is not MISSING:
+        return Read(place, "has", (guard.arguments["attr"], hasattr(value, guard.arguments["attr"])))
+    if value is MISSING or isinstance(value, (nn.Module, types.ModuleType)):
         return None  # modules are compared one by one
-    if kind == "TENSOR_MATCH" and isinstance(value, nn.Parameter):
-        return Read(path, tail, "parameter", (value.dtype, value.device))
-    if kind in _CONSTANT and _is_simple(value):
-        return Read(path, tail, "equal", value)
-    if kind in _IDENTITY and not _is_simple(value):
-        return Read(path, tail, "same", value)
-    if kind == "EMPTY_NN_MODULE_HOOKS_DICT":
-        return Read(path, tail, "length", len(value))
-    if kind in _LENGTH and hasattr(value, "__len__"):
-        return Read(path, tail, "length", len(value))
-    if kind.startswith("DICT_KEYS") and isinstance(value, Mapping) and tail != "._modules":
-        return Read(path, tail, "keys", tuple(value))
+    if kind == "TENSOR_MATCH":
+        is_parameter = isinstance(value, nn.Parameter)
+        return Read(place, "parameter", (value.dtype, value.device)) if is_parameter else None
+    return _read_of_value(place, kind, value)
+
+
+def _read_of_value(place: Place, kind: str, value: Any) -> Read | None:
+    if kind in _CONSTANT | _IDENTITY and _is_simple(value):
+        return Read(place, "equal", copy.deepcopy(value))
+    if kind in _IDENTITY and not _is_pytorchs(value):
+        return Read(place, "same", value)
+    if kind == "EMPTY_NN_MODULE_HOOKS_DICT" or (kind in _LENGTH and hasattr(value, "__len__")):
+        return Read(place, "length", len(value))
+    if kind.startswith("DICT_KEYS") and isinstance(value, Mapping) and place.tail != "._modules":
+        return Read(place, "keys", tuple(value))
+    if kind == "TYPE_MATCH" and not place.tail.startswith("._"):
+        return Read(place, "type", type(value))
     return None
+
+
+def _is_pytorchs(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins")
 
 
 def _is_simple(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_simple, value))
     return isinstance(value, _SIMPLE)
-
-
-def evaluate(tail: str) -> Callable[[Any], Any]:
-    """`lambda root: root<tail>`, or `MISSING`."""
-    get = eval(f"lambda root: root{tail}", {}) if tail else lambda root: root  # an expression that Dynamo evaluates too
-
-    def value(root: Any) -> Any:
-        try:
-            return get(root)
-        except (AttributeError, KeyError, IndexError, TypeError):
-            return MISSING
-
-    return value
 
 
 def agrees(read: Read, found: Any) -> bool:
@@ -119,6 +133,10 @@ def agrees(read: Read, found: Any) -> bool:
         return read.value == "forward" and computes_as_its_class(found)
     if found is MISSING:
         return False
+    if read.kind == "has":
+        return hasattr(found, read.value[0]) == read.value[1]
+    if read.kind == "type":
+        return type(found) is read.value
     if read.kind == "length":
         return len(found) == read.value
     if read.kind == "keys":
@@ -126,14 +144,6 @@ def agrees(read: Read, found: Any) -> bool:
     if read.kind == "parameter":
         return isinstance(found, torch.Tensor) and found.device == read.value[1]
     return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
-
-
-def _module(root: nn.Module, path: str) -> nn.Module | None:
-    """A submodule, looking through wrappers for activation checkpointing; None if there is none."""
-    module: nn.Module | None = root
-    for part in path.split(".") if path else ():
-        module = None if module is None else compat.unwrapped(module)._modules.get(part)
-    return None if module is None else compat.unwrapped(module)
 
 
 @dataclass(frozen=True)
@@ -153,13 +163,13 @@ class Reads:
     called: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, model: nn.Module, guards: Iterable[tuple[str, str, Mapping[str, Any]]], path: str = "") -> Reads:
+    def of(cls, model: nn.Module, guards: Iterable[compat.GuardRecord], path: str = "") -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
         modules: dict[str, nn.Module] = {n: m for n, m in named_modules(model) if lies_in(n, path)}
         names = {id(module): name for name, module in modules.items()}
         classes = {name: original_class(module) for name, module in modules.items()}
-        named = [(names.get(id(_module(model, read.path))), read) for read in reads_of(model, guards)]
-        inside = tuple(replace(read, path=name) for name, read in named if name is not None)
+        named = [(names.get(id(submodule(model, read.path))), read) for read in reads_of(model, guards)]
+        inside = tuple(replace(read, place=replace(read.place, path=n)) for n, read in named if n is not None)
         return cls(inside, classes, {kind: kind.forward for kind in classes.values()})
 
     def of_program(self, called: frozenset[str]) -> Reads:
@@ -169,7 +179,7 @@ class Reads:
             r
             for r in self.values
             if not (r.tail in _HOOKS and (r.path in called or r.path == begun))
-            and not (r.kind == "absent" and r.path == begun)
+            and not (r.kind == "absent" and r.value == "forward" and r.path == begun)
         )
         return replace(self, values=values, called=called)
 
@@ -178,12 +188,11 @@ class Reads:
 
         The traced modules stand for those of `model` and have other classes, which a few of Dynamo's guards look at.
         """
-        values = tuple(r for r in self.values if agrees(r, evaluate(r.tail)(_module(model, r.path))))
-        return replace(self, values=values)
+        return replace(self, values=tuple(r for r in self.values if agrees(r, _found(r, model))))
 
     def attributes(self) -> Iterator[tuple[str, str, Any]]:
         """Numbers, flags and texts that are attributes of modules: module, attribute, value."""
-        for read in self.values:
+        for read in (read for read in self.values if read.place.outside is None):
             name = read.tail.removeprefix(".")
             if read.kind == "equal" and name.isidentifier() and isinstance(read.value, (bool, int, float, str)):
                 yield read.path, name, read.value
@@ -200,6 +209,11 @@ class Reads:
                 return f"{name} was replaced"
         root = next(iter(self.classes))
         return next((f"{name} is new" for name in modules if lies_in(name, root) and name not in self.classes), "")
+
+
+def _found(read: Read, model: nn.Module) -> Any:
+    outside = read.place.outside
+    return evaluate(read.tail)(submodule(model, read.path) if outside is None else outside)
 
 
 def lies_in(name: str, path: str) -> bool:

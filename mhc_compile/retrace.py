@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
 from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture import TRACING
 from mhc_compile.capture_errors import describe_call
 from mhc_compile.dispatch import Entry, kind_of
 from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
@@ -23,9 +23,6 @@ MAX_ALIKE = 8
 """How many programs there may be for calls that differ in sizes and numbers only; Dynamo serves the rest."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_TRACING = threading.RLock()
-"""First calls from several threads are traced one after the other."""
 
 
 def _never_compiled(function: Function) -> Function:
@@ -41,7 +38,9 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
     Raises:
         CaptureError: `torch.export` is at work, whose values exist only while it traces, or neither can be done.
     """
-    if torch.compiler.is_exporting():
+    with TRACING:  # what is asked next is true in all threads while one traces
+        exporting = torch.compiler.is_exporting()
+    if exporting:
         raise CaptureError(
             f"{type(owner).__name__} has not been traced for this kind of call yet: "
             "call the model once with the inputs to export, with or without torch.no_grad() as in the export, "
@@ -50,7 +49,7 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
     flat, tree = tree_flatten((args, dict(kwargs)))
     kind = kind_of(owner, flat, tree)
     if kind not in entry.kinds:
-        with _TRACING:
+        with TRACING:  # first calls from several threads are traced one after the other
             program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
         if program is not None:
             return program(owner, flat)

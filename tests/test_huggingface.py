@@ -14,9 +14,9 @@ import mhc_compile
 from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
 from mhc_compile.inputs import resolve_inputs
+from tests.tables import also
 from tests.zoo.build import build
 from tests.zoo.generators import build_generator
-from tests.tables import also
 
 BATCH = tokens(2, 24)
 

@@ -77,7 +77,7 @@ def t5():
     return T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2))
 
 
-def llama(**sizes):
+def sized_llama(**sizes):
     return LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, num_key_value_heads=2))
 
 

@@ -1,0 +1,28 @@
+"""Autocast around a trace, and around the calls that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+ASKS_AUTOCAST = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.get_autocast_gpu_dtype)
+"""Functions by which code asks whether autocast is on: a branch may have been taken for the answer."""
+
+_DEVICES = ("cpu", "cuda")
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """A dtype that autocast chooses would be baked into the graph, which itself runs under any autocast."""
+    with ExitStack() as stack:
+        for device in _DEVICES:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def autocast_state() -> tuple[Any, ...]:
+    """For each kind of device, the dtype in which autocast computes there, None where it is off."""
+    return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in _DEVICES)

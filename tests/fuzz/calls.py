@@ -1,0 +1,280 @@
+"""Random calls of a transformed model, and what is done to it in between, beside its formula.
+
+Everything is done twice, to the transformed model and to a plain one whose hyper-connections are a formula; after each
+action results, attributes, hook records and gradients are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+import mhc_compile
+from tests.fuzz.checks import FuzzError
+from tests.fuzz.residuals import Residual
+from tests.fuzz.streams import BRANCHES, FORMS, LIFTED, Called, Drawn, Streams, Watched, build, watched
+
+BOUND, RATE, NOISE = 1e-9, 1e-2, 0.3
+MOST_ACTIONS = 5
+
+Action = tuple[str, int, float]
+"""Name of an action of `ACTIONS`, number of the layer it is about, and a value for it."""
+
+
+def cases() -> st.SearchStrategy[tuple[Drawn, tuple[Action, ...]]]:
+    """A network and what is done to it."""
+    layers = st.lists(st.sampled_from([*FORMS, *FORMS, *LIFTED, "mix"]), max_size=2).map(tuple)
+    drawn = st.builds(
+        Drawn,
+        images=st.booleans(),
+        layers=st.builds(lambda kind, rest: (kind, *rest), st.sampled_from([*FORMS]), layers),
+        branch=st.sampled_from(BRANCHES),
+        keeps=st.sampled_from([frozenset(), frozenset(), frozenset({"loss"}), frozenset({"count", "loss"})]),
+        connection=st.sampled_from(["mhc", "mhc", "hc", "identity"]),
+        n=st.integers(1, 4),
+        seed=st.integers(0, 2**16),
+    )
+    action = st.tuples(st.sampled_from([*ACTIONS]), st.integers(0, 2), st.sampled_from([0.0, 0.5, 1.0]))
+    return st.tuples(drawn, st.lists(action, min_size=1, max_size=MOST_ACTIONS).map(tuple))
+
+
+def check_calls(drawn: Drawn, actions: tuple[Action, ...]) -> None:
+    """All checks on one case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pair = Pair(drawn)
+        pair.check("transform")
+        for name, index, value in actions:
+            ACTIONS[name](pair, index, value)
+            pair.check(f"{name}({index}, {value})")
+
+
+class Pair:
+    """A transformed model and the plain one beside it.
+
+    Attributes:
+        model: the transformed one.
+        plain: an equal network, on which the formula runs.
+        records: of hooks, of the one and the other.
+        hooks: handles of the hooks that are there.
+    """
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+        model, self.x = build(drawn)
+        self.plain = build(drawn)[0]
+        self.model = mhc_compile.transform(
+            model, n=drawn.n, connection=drawn.connection, example_inputs=self.x, modes=("train",)
+        )
+        self.records: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.hooks: list[Any] = []
+        self.generator = torch.Generator().manual_seed(drawn.seed)
+        with torch.no_grad():
+            for parameter in self.model.hyper_connections.parameters():
+                parameter.add_(NOISE * torch.randn(parameter.shape, generator=self.generator, dtype=parameter.dtype))
+
+    @property
+    def both(self) -> tuple[Called, Called]:
+        """The two models."""
+        return self.model, self.plain
+
+    def branches(self, index: int) -> tuple[Watched, Watched]:
+        """A branch of the one and the same of the other."""
+        first, second = (list(watched(model)) for model in self.both)
+        return first[index % len(first)], second[index % len(second)]
+
+    def residual(self, index: int) -> int:
+        """The index of a residual layer."""
+        places = [i for i, layer in enumerate(self.plain.body.layers) if isinstance(layer, Residual)]
+        return places[index % len(places)]
+
+    def formula(self) -> Streams:
+        """With the parameters of the moment."""
+        places = [i for i, layer in enumerate(self.plain.body.layers) if isinstance(layer, Residual)]
+        new = self.model.hyper_connections
+        return Streams(self.drawn, dict(zip(places, [new[key] for key in new], strict=True)))
+
+    def check(self, what: str) -> None:
+        """Call both, and compare all that there is to see."""
+        self.compare(what, self.model(self.x), self.formula().model(self.plain, self.x))
+
+    def compare(self, what: str, found: Tensor, expected: Tensor) -> None:
+        """Results, what modules keep, and what hooks recorded."""
+        _same(what, "the result", found, expected)
+        for mine, other in zip(*map(watched, self.both), strict=True):
+            _same(what, "the loss", mine.loss, other.loss)
+            if mine.count != other.count or len(mine.kept) != len(other.kept):
+                raise FuzzError(f"after {what}, the count is {mine.count} instead of {other.count}")
+        mine_recorded, recorded = self.records
+        if len(mine_recorded) != len(recorded):
+            raise FuzzError(f"after {what}, hooks fired {len(mine_recorded)} times instead of {len(recorded)}")
+        for a, b in zip(mine_recorded, recorded, strict=True):
+            _same(what, "what a hook saw", a, b)
+
+
+def _same(what: str, which: str, found: Tensor, expected: Tensor) -> None:
+    error = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
+    if not error <= BOUND * max(1.0, expected.abs().max().item()):
+        raise FuzzError(f"after {what}, {which} is off by {error:.1e}")
+
+
+def _set(name: str, choose: Callable[[float], Any]) -> Callable[[Pair, int, float], None]:
+    """An action that sets an attribute of a branch; `a.b` is that of a child."""
+
+    def action(pair: Pair, index: int, value: float) -> None:
+        for branch in pair.branches(index):
+            *path, last = name.split(".")
+            setattr(branch.get_submodule(".".join(path)), last, choose(value))
+
+    return action
+
+
+def _call_layer(pair: Pair, index: int, value: float) -> None:
+    place = pair.residual(index)
+    x = pair.x * (1 + value)
+    found = pair.model.body.layers[place](x, x, x)
+    pair.compare("a call of a layer", found, pair.formula().layer(pair.plain.body, place, x))
+
+
+def _call_body(pair: Pair, index: int, value: float) -> None:
+    pair.compare("a call of the body", pair.model.body(pair.x), pair.formula().body(pair.plain.body, pair.x))
+
+
+def _call_other_batch(pair: Pair, index: int, value: float) -> None:
+    x = torch.cat((pair.x, pair.x[:1] * value))
+    pair.compare("a larger batch", pair.model(x), pair.formula().model(pair.plain, x))
+
+
+def _call_without_gradients(pair: Pair, index: int, value: float) -> None:
+    with torch.no_grad():
+        pair.check("a call without gradients")
+
+
+def _step(pair: Pair, index: int, value: float) -> None:
+    """A step of SGD on both; what the formula and the model give the new parameters is the same."""
+    new = list(pair.model.hyper_connections.parameters())
+    own = [[p for n, p in m.named_parameters() if "hyper_connections" not in n] for m in pair.both]
+    results = pair.model(pair.x), pair.formula().model(pair.plain, pair.x)
+    pair.compare("a call for a step", *results)
+    sums = [_loss(model, result) for model, result in zip(pair.both, results, strict=True)]
+    gradients = [torch.autograd.grad(s, [*new, *p], allow_unused=True) for s, p in zip(sums, own, strict=True)]
+    for mine, other in zip(*gradients, strict=True):
+        if mine is not None or other is not None:
+            _same("a step", "a gradient", _or_zero(mine, other), _or_zero(other, mine))
+    with torch.no_grad():
+        for parameters, found in zip(([*new, *own[0]], own[1]), (gradients[0], gradients[1][len(new) :]), strict=True):
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.sub_(RATE * (torch.zeros_like(parameter) if gradient is None else gradient.clamp(-1, 1)))
+
+
+def _loss(model: Called, result: Tensor) -> Tensor:
+    return result.square().mean() + sum(branch.loss for branch in watched(model))
+
+
+def _or_zero(gradient: Tensor | None, other: Tensor | None) -> Tensor:
+    chosen = gradient if gradient is not None else other
+    assert chosen is not None
+    return chosen if gradient is not None else torch.zeros_like(chosen)
+
+
+def _record(pair: Pair, index: int, value: float) -> None:
+    for branch, record in zip(pair.branches(index), pair.records, strict=True):
+        hook = lambda module, args, out, record=record: record.append(out.detach().clone())
+        pair.hooks.append(branch.register_forward_hook(hook))
+
+
+def _change_by_hook(pair: Pair, index: int, value: float) -> None:
+    for branch in pair.branches(index):
+        pair.hooks.append(branch.inner.register_forward_pre_hook(lambda module, args: (args[0] * 1.5, *args[1:])))
+
+
+def _remove_hooks(pair: Pair, index: int, value: float) -> None:
+    while pair.hooks:
+        pair.hooks.pop().remove()
+
+
+def _copy(pair: Pair, index: int, value: float) -> None:
+    """Hooks of the copy are those of the original, whose records and handles it does not share."""
+    _remove_hooks(pair, index, value)
+    for branch in (b for model in pair.both for b in watched(model)):
+        branch.loss = branch.loss.detach()
+    pair.model = copy.deepcopy(pair.model)
+
+
+def _reload(pair: Pair, index: int, value: float) -> None:
+    saved = {k: v.clone() for k, v in pair.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in pair.model.parameters():
+            parameter.add_(1.0)
+    pair.model.load_state_dict(saved)
+
+
+def _switch_mode(pair: Pair, index: int, value: float) -> None:
+    for model in pair.both:
+        model.train(not model.training)
+
+
+def _switch_mode_of_a_branch(pair: Pair, index: int, value: float) -> None:
+    for branch in pair.branches(index):
+        branch.train(not branch.training)
+
+
+def _linear(branch: Watched) -> nn.Module:
+    return branch.inner.a
+
+
+def _parametrize(pair: Pair, index: int, value: float) -> None:
+    for branch in pair.branches(index):
+        if parametrize.is_parametrized(_linear(branch)):
+            parametrize.remove_parametrizations(_linear(branch), "weight")
+        else:
+            parametrizations.weight_norm(_linear(branch))
+
+
+def _swap(pair: Pair, index: int, value: float) -> None:
+    """Another module of the same class, with other weights."""
+    for branch in pair.branches(index):
+        branch.inner.a = copy.deepcopy(_linear(branch))
+        with torch.no_grad():
+            for parameter in branch.inner.a.parameters():
+                parameter.mul_(0.5 + value)
+
+
+def _freeze(pair: Pair, index: int, value: float) -> None:
+    for model in pair.both:
+        model.stem.requires_grad_(not model.stem.weight.requires_grad)
+
+
+ACTIONS: dict[str, Callable[[Pair, int, float], None]] = {
+    "call_layer": _call_layer,
+    "call_body": _call_body,
+    "call_other_batch": _call_other_batch,
+    "call_without_gradients": _call_without_gradients,
+    "step": _step,
+    "record": _record,
+    "change_by_hook": _change_by_hook,
+    "remove_hooks": _remove_hooks,
+    "copy": _copy,
+    "reload": _reload,
+    "switch_mode": _switch_mode,
+    "switch_mode_of_a_branch": _switch_mode_of_a_branch,
+    "parametrize": _parametrize,
+    "swap": _swap,
+    "set_scale": _set("scale", lambda value: value + 0.5),
+    "set_flag": _set("doubled", bool),
+    "set_dropout": _set("drop.p", lambda value: float(value > 0.5)),
+}
+
+
+def actions_in_turn() -> Iterator[tuple[Action, ...]]:
+    """Every action once, in cases of a few."""
+    names = [*ACTIONS]
+    for start in range(0, len(names), MOST_ACTIONS):
+        yield tuple((name, 0, 1.0) for name in names[start : start + MOST_ACTIONS])

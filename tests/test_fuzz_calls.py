@@ -1,0 +1,62 @@
+"""Property test: however a transformed model is called and changed in between, it is the formula of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from tests.fuzz.calls import Pair, actions_in_turn, cases, check_calls
+from tests.fuzz.checks import FuzzError
+from tests.fuzz.streams import Drawn
+
+SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny: threads only get in each other's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.compiler.reset()
+
+
+@settings(max_examples=6, **SETTINGS)
+@given(cases())
+def test_calls_are_the_formula(case):
+    check_calls(*case)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=60, **SETTINGS)
+@given(cases())
+def test_more_calls_are_the_formula(case):
+    check_calls(*case)
+
+
+@pytest.mark.parametrize("actions", actions_in_turn(), ids=lambda actions: actions[0][0])
+def test_every_action_once(actions):
+    check_calls(Drawn(images=False, layers=("pre_norm", "activation", "scaled_skip")), actions)
+
+
+def test_every_action_once_where_branches_keep_something():
+    check_calls(Drawn(False, ("pre_norm", "plain"), keeps=frozenset({"loss", "count", "list"})), (("step", 0, 1.0),))
+
+
+def test_what_is_stale_is_noticed():
+    pair = Pair(Drawn(False, ("plain",)))
+    pair.check("transform")
+    pair.branches(0)[1].scale = 2.0
+    with pytest.raises(FuzzError, match="the result is off by"):
+        pair.check("a change of one of the two")
+
+
+def test_a_hook_that_does_not_fire_is_noticed():
+    pair = Pair(Drawn(False, ("plain",)))
+    pair.branches(0)[1].register_forward_hook(lambda module, args, out: pair.records[1].append(out))
+    with pytest.raises(FuzzError, match="hooks fired 0 times instead of 1"):
+        pair.check("a hook on one of the two")
