@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.offload import keep_loaded, loaded_devices
+from mhc_compile.offload import OFFLOADING, keep_loaded, loaded_devices
 from mhc_compile.places import MISSING, evaluate
 from mhc_compile.reads import Read, Reads, agrees, named_modules
 from mhc_compile.wording import names_text
@@ -51,6 +51,7 @@ class BoundReads:
         self._kinds, self._forwards = list(reads.forwards), list(reads.forwards.values())
         self._parents = [m._modules for m in self._modules if m._modules]
         self._children = [tuple(children.values()) for children in self._parents]
+        self._offloading = [vars(module).get(OFFLOADING) for module in self._modules]
         loaded = loaded_devices(modules)
         self.loading = {name for name, _ in loaded.values()}
         self._loaded = {key: device for key, (_, device) in loaded.items()}
@@ -118,6 +119,8 @@ class BoundReads:
 
     def _are_loaded(self, devices: list[torch.device]) -> bool:
         """Whether parameters that are offloaded now are where they were traced when they are used."""
+        if [vars(module).get(OFFLOADING) for module in self._modules] != self._offloading:
+            return False  # hooks were taken off and put on again, and know of nothing that is to be kept
         used = [
             self._loaded.get((id(holder), name), found) if found.type == "meta" else found
             for holder, name, found in zip(self._holders, self._names, devices, strict=True)

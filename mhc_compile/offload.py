@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-_HOOK = "_hf_hook"
+OFFLOADING = "_hf_hook"
+"""Attribute in which accelerate keeps the hook of a module."""
+
 _CALLED = "_old_forward"
 Device = torch.device
 
@@ -22,7 +24,7 @@ Device = torch.device
 def computes_as_its_class(module: nn.Module) -> bool:
     """Whether a `forward` on the instance is that of the class, as accelerate leaves it, or accelerate's around it."""
     state = vars(module)
-    return _is_of_class(module, state.get(_CALLED if _HOOK in state else "forward"))
+    return _is_of_class(module, state.get(_CALLED if OFFLOADING in state else "forward"))
 
 
 def _is_of_class(module: nn.Module, forward: Any) -> bool:
@@ -32,14 +34,14 @@ def _is_of_class(module: nn.Module, forward: Any) -> bool:
 def without_hook(module: nn.Module, state: dict[str, Any]) -> None:
     """Leave accelerate's forward out of the attributes of a second module that is only traced."""
     if computes_as_its_class(module):
-        for name in (_HOOK, _CALLED, "forward"):
+        for name in (OFFLOADING, _CALLED, "forward"):
             state.pop(name, None)
 
 
 def call_plain(module: nn.Module, state: dict[str, Any], plain: type[nn.Module]) -> None:
     """In the attributes of a second module, let accelerate's forward call that of another class."""
     if computes_as_its_class(module):
-        state[_CALLED if _HOOK in state else "forward"] = types.MethodType(plain.forward, module)
+        state[_CALLED if OFFLOADING in state else "forward"] = types.MethodType(plain.forward, module)
 
 
 def keep_loaded(module: nn.Module) -> None:
@@ -69,7 +71,7 @@ def loaded_devices(modules: Mapping[str, nn.Module]) -> dict[tuple[int, str], tu
 
 
 def _offloading(module: nn.Module) -> Iterator[Any]:
-    hook = vars(module).get(_HOOK)
+    hook = vars(module).get(OFFLOADING)
     for each in getattr(hook, "hooks", (hook,)):
         if getattr(each, "offload", False) is True:
             yield each
@@ -80,5 +82,5 @@ class StaysLoaded(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == _HOOK:
+        if name == OFFLOADING:
             keep_loaded(self)

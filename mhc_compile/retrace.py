@@ -51,6 +51,7 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
     if kind not in entry.kinds:
         with TRACING:  # first calls from several threads are traced one after the other
             program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
+            entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
         if program is not None:
             return program(owner, flat)
     if entry.fallback is None:

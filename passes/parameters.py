@@ -47,7 +47,7 @@ class ParameterSpec:
 
     def initial_values(self, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
         """Initial values by name, fp32 or fp64, on the device. They can be trained, whatever mode PyTorch is in."""
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):  # not where a library builds its models
             if self.connection is None:
                 assert self.reduce is not None
                 return readout_values(
