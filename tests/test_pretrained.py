@@ -79,7 +79,10 @@ def t5():
 
 FAMILIES = {
     "bert": (lambda: BertForMaskedLM(BertConfig(**SIZES)), BATCH),
-    "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, use_cache=False)), BATCH),
+    "qwen3": (
+        lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, use_cache=False)),
+        BATCH,
+    ),
     "t5": (t5, {**BATCH, "decoder_input_ids": IDS[:, :3], "use_cache": False}),
 }
 
@@ -251,8 +254,12 @@ OTHERS = {
     "another connection": lambda: moved(tiny_llama(), connection="hc"),
     "fewer sites": lambda: moved(tiny_llama(), exclude="*.mlp"),
     "another model": lambda: moved(FAMILIES["bert"][0]()),
-    "more layers": lambda: moved(LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 3}, num_key_value_heads=2))),
-    "another width": lambda: moved(LlamaForCausalLM(LlamaConfig(**{**SIZES, "hidden_size": 16}, num_key_value_heads=2))),
+    "more layers": lambda: moved(
+        LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 3}, num_key_value_heads=2))
+    ),
+    "another width": lambda: moved(
+        LlamaForCausalLM(LlamaConfig(**{**SIZES, "hidden_size": 16}, num_key_value_heads=2))
+    ),
 }
 
 
