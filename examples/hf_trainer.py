@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 import mhc_compile
 from examples.hf_llama import tiny_llama, tokens
-from mhc_compile import checkpoint
 
 LENGTH = 24
 
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         print(f"resumed at step {options.steps // 2}; losses {', '.join(f'{loss:.3f}' for loss in losses)}")
 
         second.save_model(folder)
-        restored = load(folder)
+        restored = mhc_compile.from_pretrained(folder)
         batch = {name: value.to(second.model.device) for name, value in tokens(2, LENGTH).items()}
         with torch.no_grad():
             torch.testing.assert_close(restored(**batch).logits, second.model.eval()(**batch).logits)
@@ -79,16 +77,6 @@ def trainer(folder: str, steps: int, gradient_checkpointing: bool) -> Trainer:
         use_cpu=True,
     )
     return Trainer(transformed(tiny_llama()), settings, train_dataset=Counting())
-
-
-def load(folder: str) -> LlamaForCausalLM:
-    """A saved model: `from_pretrained` makes the plain one and ties its weights; transform it, then load the rest."""
-    model = transformed(LlamaForCausalLM.from_pretrained(folder))
-    files = [checkpoint.load(file) for file in Path(folder).glob("model*.safetensors")]
-    start = "hyper_connections."
-    new = {name.removeprefix(start): value for file in files for name, value in file.items() if name.startswith(start)}
-    model.hyper_connections.load_state_dict(new)
-    return model.eval()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -186,7 +186,8 @@ def _check_loaded(folder: Any, info: Mapping[str, Any], *, whole: bool, kwargs: 
     missing = sorted(name for name in info["missing_keys"] if whole or name.startswith(CHILD))
     if missing:
         raise UnreadableCheckpointError(
-            f"{folder} is incomplete, without {names_text(missing)}: write it again with model.save_pretrained(folder)"
+            f"{folder} is incomplete, it has no {names_text(missing)}: write it again with "
+            "model.save_pretrained(folder)"
         )
 
 

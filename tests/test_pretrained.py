@@ -249,7 +249,7 @@ def test_a_missing_shard_is_the_same(tmp_path):
 
 def test_weights_without_connections_are_incomplete(llama, folder):
     tiny_llama().save_pretrained(folder)
-    with pytest.raises(UnreadableCheckpointError, match=r"without hyper_connections\."):
+    with pytest.raises(UnreadableCheckpointError, match=r"has no hyper_connections\."):
         mhc_compile.from_pretrained(folder)
 
 
