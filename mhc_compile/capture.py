@@ -17,7 +17,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
 from mhc_compile.capture_errors import takes_objects, translate
 from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
-from mhc_compile.input_spec import InputSpec, input_spec
+from mhc_compile.input_spec import InputSpec, input_spec, joined
 from mhc_compile.places import reaches
 from mhc_compile.reads import Reads
 from mhc_compile.side_effects import lasting, watched
@@ -97,9 +97,10 @@ def capture(
                 break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
+        spec = input_spec(gm, traced.flat, traced.tree)
         return Captured(
             gm,
-            input_spec(gm, traced.flat, traced.tree),
+            joined(gm, traced.flat, spec) if path else spec,
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
             traced.autocast,

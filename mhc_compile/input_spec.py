@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,7 @@ class InputSpec:
         sizes: names of the size variables, in the order `guard` takes them.
         guard: the conditions on sizes under which the trace took its branches (Dynamo's symbolic shape guards).
         guard_source: `guard` as text, for messages.
+        places: what `places_of` must be for the inputs, None where any will do.
     """
 
     tree: Any
@@ -92,6 +93,7 @@ class InputSpec:
     sizes: tuple[str, ...]
     guard: Guard
     guard_source: str
+    places: tuple[int, ...] | None = None
 
     def matches(self, flat: Sequence[Any], tree: Any) -> bool:
         """Whether the flat inputs of a call are served by this trace. Plain Python, so that Dynamo can inline it."""
@@ -101,6 +103,8 @@ class InputSpec:
         for leaf, value in zip(self.leaves, flat, strict=True):
             if not leaf.binds(value, sizes):
                 return False
+        if self.places is not None and places_of(flat) != self.places:
+            return False
         return self.guard(*[sizes[name] for name in self.sizes])
 
     def alike(self, flat: Sequence[Any], tree: Any) -> bool:
@@ -145,6 +149,28 @@ def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any) -> InputSpec:
         conditions += _conditions(env, set(names), printer)
     guard, source = _compile(names, conditions)
     return InputSpec(tree, tuple(leaves), names, guard, source)
+
+
+def places_of(flat: Sequence[Any]) -> tuple[int, ...]:
+    """For each flat input the position of the first that is the same tensor."""
+    return tuple(
+        next(i for i, other in enumerate(flat) if other is value) if isinstance(value, torch.Tensor) else index
+        for index, value in enumerate(flat)
+    )
+
+
+def joined(gm: fx.GraphModule, flat: Sequence[Any], spec: InputSpec) -> InputSpec:
+    """Let a captured graph take inputs that are one tensor for one value; the specification asks the same of calls.
+
+    A module that is given its stream twice, as query and as key, has read it twice where it is called in the model.
+    """
+    places = places_of(flat)
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    for index, place in enumerate(places):
+        if place != index:
+            inputs[index].replace_all_uses_with(inputs[place])
+    gm.recompile()
+    return replace(spec, places=places)
 
 
 def _shape_env(fake: Any) -> Any:

@@ -18,10 +18,12 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.fallback import Fallback
+from mhc_compile.inputs import resolve_inputs
 from mhc_compile.program import Program
 from tests.zoo.checks import CheckError, failure_of, has_gradient
 from tests.zoo.compare import distance
 from tests.zoo.generators import Generator, build_generator
+from tests.zoo.specs import SEQUENCE
 
 NOISE = 0.3
 LENGTH = 4  # tokens that are generated
@@ -121,7 +123,7 @@ class _Run:
         self.result = replace(self.result, kind=type(given.model).__name__)
         self.doing = "transform"
         torch.compiler.reset()
-        hyper = mhc_compile.transform(given.model, n=4)
+        hyper = mhc_compile.transform(given.model, n=4, **self._examples(given))
         plan = getattr(hyper, "mhc_plan", None)
         self.result = replace(self.result, sites=0 if plan is None else len(plan.sites))
         if not self.result.sites:
@@ -129,6 +131,17 @@ class _Run:
         move(hyper.get_submodule("hyper_connections").parameters())
         self._generates(hyper, given)
         self._trains(hyper, given)
+
+    def _examples(self, given: Generator) -> dict[str, Any]:
+        """None, unless the model cannot be called with what it declares itself."""
+        try:
+            declared = resolve_inputs(given.model, None, None)
+            with torch.no_grad():
+                given.model(**declared.kwargs)
+        except Exception as error:
+            self._note(f"the model cannot run on the inputs it declares ({type(error).__name__}), so others are given")
+            return {"example_kwargs": {**given.inputs, **given.more}}
+        return {}
 
     def _generates(self, hyper: nn.Module, given: Generator) -> None:
         """With its cache and without, the same; and other than the plain model does."""
@@ -148,6 +161,11 @@ class _Run:
 
     def _trains(self, hyper: nn.Module, given: Generator) -> None:
         """A training step: a finite loss, and gradients in the new parameters."""
+        try:
+            mhc_compile.revert(hyper).train()(**given.inputs, labels=given.labels)
+        except Exception as error:
+            self._note(f"no training: the plain model fails on labels ({type(error).__name__})")
+            return
         hyper.train()
         loss = self._way("training", lambda: hyper(**given.inputs, labels=given.labels).loss)
         if not loss.isfinite():
@@ -172,6 +190,8 @@ class _Run:
 def generate(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
     """Tokens and logits of greedy generation."""
     length = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH}
+    if set(inputs) <= {"input_ids", "attention_mask"}:  # room for new ones where positions are few
+        inputs = {name: value[:, :SEQUENCE] for name, value in inputs.items()}
     with torch.no_grad():
         return model.generate(
             **inputs, **length, do_sample=False, output_logits=True, return_dict_in_generate=True, **options

@@ -126,7 +126,7 @@ class _Run:
             outside = call()
         self.result = replace(self.result, ways={**self.result.ways, self.doing: ways_of(counts)})
         if any(issubclass(warning.category, StreamsCutWarning) for warning in caught):
-            self._note(f"{self.doing}: its parts are called one by one, which is said to cut segments")
+            self._note(f"{self.doing}: a part of a segment is called alone, which is said to cut it")
         else:
             self._compare(inside, outside, plain)
 

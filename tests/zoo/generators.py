@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,11 +27,13 @@ class Generator:
         model: in evaluation mode, its cache as its configuration has it by default.
         inputs: what `generate` is given.
         labels: what a training step is given besides.
+        more: what a call needs besides where it is given no labels.
     """
 
     model: nn.Module
     inputs: dict[str, Any]
     labels: torch.Tensor
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def generators() -> list[str]:
@@ -54,7 +56,8 @@ def build_generator(target: str, seed: int = 0) -> Generator:
         raise ValueError(f"{target} has no inputs that could be labels")
     accepted = inspect.signature(model.forward).parameters
     inputs = {key: value for key, value in kwargs.items() if key in accepted and key not in _OF_THE_CALL}
-    return Generator(model, inputs, labels)
+    more = {key: value for key, value in kwargs.items() if key == "decoder_input_ids"}
+    return Generator(model, inputs, labels, more)
 
 
 def _model_type(name: str) -> str:

@@ -60,8 +60,27 @@ def test_doors_that_give_what_the_module_computes_inside_pass():
 
 def test_loops_over_parts_of_a_segment_are_noted():
     result = checked(InALoop)
-    cut = "its parts are called one by one, which is said to cut segments"
+    cut = "a part of a segment is called alone, which is said to cut it"
     assert result.passed and result.notes == (f"blocks: {cut}", f"forward_features: {cut}"), result.failure
+
+
+def test_a_stream_that_is_given_twice_is_read_in_both_places():
+    class Twice(Net):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList((Attends(),))
+
+        def forward_features(self, x):
+            x = self.stem(x)
+            return self.blocks[0](x, x)
+
+    class Attends(Block):
+        def forward(self, query, key):
+            return query + self.down(torch.relu(self.up(query * key)))
+
+    result = checked(Twice)
+    assert result.passed and not result.notes, result.failure
+    assert result.ways == {"blocks.0": "one graph", "forward_features": "one graph"}
 
 
 def plain(self, module, args, kwargs):
