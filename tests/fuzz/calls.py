@@ -38,7 +38,7 @@ def cases() -> st.SearchStrategy[tuple[Drawn, tuple[Action, ...]]]:
         branch=st.sampled_from(BRANCHES),
         keeps=st.sampled_from([frozenset(), frozenset(), frozenset({"loss"}), frozenset({"count", "loss"})]),
         connection=st.sampled_from(["mhc", "mhc", "hc", "identity"]),
-        n=st.integers(1, 4),
+        n=st.integers(2, 4),  # one stream has no parameters
         seed=st.integers(0, 2**16),
     )
     action = st.tuples(st.sampled_from([*ACTIONS]), st.integers(0, 2), st.sampled_from([0.0, 0.5, 1.0]))

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import mhc_compile
+from mhc_compile.errors import DetachedModuleWarning, MhcError, StreamsCutWarning
+from tests.moved import Net, X, moved, programs
+from tests.toy_models import WIDTH, Block
+
+
+class Lit(nn.Module):
+    """Its own methods call a part, as trainers and packages do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, x: Tensor) -> Tensor:
+        return self.net(x).square().mean()
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.forward(x)[:, -1]
+
+    def predict(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self(x).argmax(-1)
+
+
+class Features(nn.Module):
+    """Has its blocks in a container that holds all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Sequential(Block(), Block()), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+def test_a_method_that_calls_a_part_has_the_hyper_connections_and_trains_them():
+    t = moved(Lit())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = t.training_step(X)
+    assert_close(loss, t(X).square().mean())
+    loss.backward()
+    assert all(p.grad is not None for p in t.hyper_connections.parameters())
+
+
+@pytest.mark.parametrize("call", [lambda t: t.forward(X), lambda t: t.net.forward(X)])
+def test_forward_itself_is_a_call(call):
+    t = moved(Lit())
+    assert_close(call(t), t(X))
+
+
+def test_methods_that_call_the_model_are_calls_of_it():
+    t = moved(Lit())
+    assert_close(t.score(X), t(X)[:, -1])
+    assert torch.equal(t.predict(X), t(X).argmax(-1))
+
+
+def test_features_are_those_inside_the_model():
+    t = moved(Features())
+    assert_close(t.head(t.forward_features(X)), t(X))
+
+
+def test_blocks_in_a_loop_are_cut_with_one_warning_that_names_a_module():
+    t = moved(Net())
+    with pytest.warns(StreamsCutWarning, match=r"blocks\.0 is called by itself and holds 1 of the 2 sites"):
+        x = t.blocks[0](X)
+    plain = mhc_compile.revert(t)
+    assert not torch.allclose(x, plain.blocks[0](X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(t.blocks[0](X), x)
+
+
+def test_a_module_without_sites_inside_computes_what_it_always_did():
+    t = moved(Net())
+    assert torch.equal(t.blocks[0].up(X), mhc_compile.revert(t).blocks[0].up(X))
+    assert programs(t, "blocks.0.up") == 0
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
+def test_what_a_part_reads_is_never_stale_behind_its_door():
+    t = moved(Net())
+    before = t.blocks[0](X)
+    t.blocks[0].drop.p = 1.0
+    assert not torch.allclose(t.blocks[0](X), before)
+    t.blocks[0].drop.p = 0.0
+    assert_close(t.blocks[0](X), before)
+    assert programs(t, "blocks.0") == 2
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
+def test_a_module_with_two_names_is_the_same_through_both():
+    class Shared(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.blocks[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.again(x))
+
+    t = moved(Shared())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", mhc_compile.errors.MissingSitesWarning)
+        assert_close(t.again(X), t.blocks[0](X))
+
+
+def test_a_model_in_a_larger_one_runs_as_it_is_and_keeps_the_larger_one_from_being_transformed():
+    class Outer(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    t = moved(Net())
+    outer = Outer(t)
+    assert_close(outer(X), t(X))
+    assert_close(copy.deepcopy(outer)(X), t(X))
+    with pytest.raises(MhcError, match="inner already has hyper-connections"):
+        mhc_compile.transform(outer, example_inputs=(X,))
+
+
+def test_a_part_copied_without_the_model_runs_plain_with_a_warning():
+    t = moved(Net())
+    block = copy.deepcopy(t.blocks[0])
+    with pytest.warns(DetachedModuleWarning, match="runs without hyper-connections"):
+        found = block(X)
+    assert_close(found, mhc_compile.revert(t).blocks[0](X))
+
+
+def test_an_outer_compile_sees_what_has_changed():
+    t = moved(Net())
+    compiled = torch.compile(t, backend="eager")
+    before = compiled(X)
+    assert_close(before, t(X))
+    t.blocks[0].drop.p = 1.0
+    t(X)
+    assert_close(compiled(X), t(X))
+    assert not torch.allclose(compiled(X), before)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import mhc_compile
+from mhc_compile.errors import FallbackWarning, GraphBreakError
+from mhc_compile.fallback import RECOMPILE_LIMIT
+from tests.moved import Net, X, moved, programs
+from tests.toy_models import Block
+
+
+class Counting(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.warmth, self.last = 0, 1.0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        self.warmth *= 0.9
+        y = super().forward(x)
+        self.last = y.square().mean()
+        return y
+
+
+def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
+    t = moved(Counting())
+    want = t(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(RECOMPILE_LIMIT + 6):
+            assert_close(t(X), want)
+    assert (t.steps, programs(t)) == (RECOMPILE_LIMIT + 7, 0)
+    assert t.warmth == pytest.approx(0.9**t.steps)
+
+
+def test_a_loss_that_is_kept_has_a_gradient_for_the_new_parameters():
+    t = moved(Counting())
+    t(X)
+    t.last.backward()
+    assert all(p.grad is not None for p in t.hyper_connections.parameters())
+
+
+class Listing(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.seen.append(y.mean())
+        return y
+
+
+class ListingNet(Net):
+    block = Listing
+
+
+def test_lists_that_blocks_append_to_are_filled_at_every_call():
+    t = moved(ListingNet())
+    means = []
+    for _ in range(2):
+        t(X)
+        means.append([float(block.seen[0]) for block in t.blocks])
+        for block in t.blocks:
+            assert len(block.seen) == 1
+            block.seen.clear()
+    assert means[0] == means[1]
+
+
+class Streaming(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = 0.5 * self.state + super().forward(x)
+        return self.state
+
+
+def test_state_in_an_attribute_goes_from_call_to_call():
+    t = moved(Streaming())
+    first = t(X)
+    assert_close(t(X), 1.5 * first)
+    assert_close(t(X), 1.75 * first)
+
+
+class Differentiating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy = self.net(x).square().sum()
+        return energy, -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def test_a_derivative_inside_forward_is_that_of_the_call():
+    x = X.clone().requires_grad_()
+    t = moved(Differentiating(), example_inputs=(x,))
+    energy, force = t(x)
+    assert_close(force, -torch.autograd.grad(t.net(x).square().sum(), x)[0])
+    assert_close(energy, t.net(x).square().sum())
+
+
+class Drawing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * random.uniform(0.5, 1.5)
+
+
+def test_a_number_drawn_by_python_is_another_at_every_call():
+    t = moved(Drawing())
+    assert len({float(t(X).sum()) for _ in range(3)}) == 3
+
+
+class Deciding(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 1e6 else 3 * y
+
+
+def test_control_flow_on_values_breaks_the_graph_with_a_warning_and_is_an_error_under_strict():
+    t = moved(Deciding())
+    with pytest.warns(FallbackWarning, match="it breaks at"):
+        found = t(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert_close(t(X), found)
+    with pytest.raises(GraphBreakError):
+        mhc_compile.transform(Deciding(), example_inputs=(X,), strict=True)
