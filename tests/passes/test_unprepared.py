@@ -306,6 +306,8 @@ def test_a_mixer_without_a_weight_is_a_site_among_sites_with_weights(name):
     counts, plan = found(body, n=nn.LayerNorm(8), **mlps(2))
     assert counts == (4, 1)
     assert [s.key for s in plan.sites] == ["f0.mixer", "f0", "f1.mixer", "f1"]
+    left = plan_of(Net(body, n=nn.LayerNorm(8), **mlps(2)).double(), X, exclude=("*.mixer",))
+    assert [s.key for s in left.sites] == ["f0", "f1"] and reasons(left).count("NO_WEIGHT") >= 2
 
 
 @pytest.mark.parametrize("body", [
