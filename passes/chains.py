@@ -87,7 +87,7 @@ def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) ->
 
 
 def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes: Mapping[int, int]) -> Iterator[int]:
-    """Candidates around others of another resolution: as many axes, but fewer or more positions by half and more."""
+    """Candidates around others of another resolution: as many axes, but about half as many positions, or twice."""
     for inner, outers in around.items():
         for outer in outers:
             ours, theirs = _positions(graph, outer, channel_axes), _positions(graph, inner, channel_axes)
@@ -97,7 +97,7 @@ def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes
                 yield outer
 
 
-_STEP = 1.5
+_STEP = 1.7  # 7 positions of 4: a pooling by two, an odd size included
 
 
 def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[int, ...]:

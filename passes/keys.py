@@ -1,7 +1,7 @@
 """Stable names of sites: they follow the weights of their branches, never their order in a trace.
 
 The key is the path of the module that holds all weights of the branch. Where that is the model itself, or holds weights
-of another branch too, it is the first weight that is the branch's own. A trace of another kind of call (a layer left
+of another branch too, it is the last weight that is the branch's own. A trace of another kind of call (a layer left
 out, an adapter switched off) takes the keys that the weights have already.
 """
 
@@ -84,7 +84,7 @@ def _own(owner: Owner, alone: bool, uses: Mapping[str, int]) -> str:
     if owner.path and alone:
         return owner.path
     both = list(zip(owner.weights, owner.modules, strict=True))
-    weight, module = next((pair for pair in both if uses[pair[0]] == 1), both[0])
+    weight, module = next((pair for pair in reversed(both) if uses[pair[0]] == 1), both[-1])
     return weight if module == owner.path else module
 
 

@@ -43,9 +43,10 @@ def find_exchanges(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int
     tower: dict[int, int] = {}
     for c in candidates:
         tower[c.add] = tower[links[c.add].source] if c.add in links else c.add
-    values: dict[int, set[int]] = {}  # of a tower: its adds, and what they start from
+    values: dict[int, set[int]] = {}  # of a tower: its adds, and the sum it starts from
     for c in candidates:
-        values.setdefault(tower[c.add], set()).update((c.add, c.skip.base))
+        start = {c.skip.base} if graph.kinds[c.skip.base] in (Kind.ADD, Kind.SUB) else set()
+        values.setdefault(tower[c.add], set()).update(start | {c.add})
     found: dict[int, int] = {}
     for c in candidates:
         own = values[tower[c.add]]

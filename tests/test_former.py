@@ -45,7 +45,7 @@ def as_before(model):
 def test_an_old_checkpoint_loads(reduce):
     trained, fresh = moved(make(reduce=reduce)), make(reduce=reduce)
     old = as_before(trained)
-    assert "hyper_connections.site_use2.phi" in old and "hyper_connections.a1.phi" not in old
+    assert "hyper_connections.site_use2.phi" in old and "hyper_connections.b1.phi" not in old
     fresh.load_state_dict(old)
     assert torch.equal(fresh(X), trained(X))
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_today_is_left_alone_and_a_wrong_one_still_refused():
     state = trained.state_dict()
     fresh.load_state_dict(state)
     assert torch.equal(fresh(X), trained(X))
-    broken = {name.replace("a1", "elsewhere"): value for name, value in state.items()}
+    broken = {name.replace("connections.b1", "connections.elsewhere"): value for name, value in state.items()}
     with pytest.raises(RuntimeError, match="elsewhere"):
         make().load_state_dict(broken)
 
@@ -85,6 +85,6 @@ def test_a_layer_that_is_left_out_takes_its_parameters_with_it():
     model = Skipping(None, **layers).double()
     new = transform(model, n=4, example_inputs=(X,))
     with torch.no_grad():
-        new.hyper_connections["a1"].bias.add_(1.0)
+        new.hyper_connections["b1"].bias.add_(1.0)
     assert torch.allclose(new(X, skip=(1,)), model(X, skip=(1,)))
     assert not torch.allclose(new(X, skip=(0,)), model(X, skip=(0,)))

@@ -142,7 +142,7 @@ TOKEN: dict[str, Compute] = {
     "cross_attention": _cross_attention,
     "heads": _heads,
     "token_shift": _token_shift,
-    "token_mixing": lambda m, u, _: m.bias @ m.a(u),
+    "token_mixing": lambda m, u, _: m.bias @ m.a(u * m.vector),  # only the scale says which axis holds the channels
     "conv1d": lambda m, u, _: m.conv(u.transpose(1, 2)).transpose(1, 2),
     "recurrent": lambda m, u, _: m.gru(u)[0],
 }

@@ -47,9 +47,9 @@ ATTENTION, MLP = owner("h.0.q.w", "h.0.k.w"), owner("h.0.up.w", "h.0.down.w")
 
 
 @pytest.mark.parametrize(("owners", "keys"), [
-    ([A, B, C], ["a.0", "a.1", "a.2"]), ([C, A], ["a.2", "a.0"]), ([B], ["a.1"]),
-    ([ATTENTION, MLP], ["h.0.q", "h.0.up"]), ([MLP], ["h.0"]), ([MLP, MLP], ["h.0", "h.0#2"]),
-    ([owner("h.in_proj"), owner("h.out.w", "h.in.w")], ["h.in_proj", "h.out"]), ([owner("w")], ["w"]),
+    ([A, B, C], ["b.0", "b.1", "b.2"]), ([C, A], ["b.2", "b.0"]), ([B], ["b.1"]),
+    ([ATTENTION, MLP], ["h.0.k", "h.0.down"]), ([MLP], ["h.0"]), ([MLP, MLP], ["h.0", "h.0#2"]),
+    ([owner("h.in_proj"), owner("h.out.w", "h.in.w")], ["h.in_proj", "h.in"]), ([owner("w")], ["w"]),
     ([owner("s.w", "x.0.w"), owner("s.w", "x.1.w")], ["x.0", "x.1"]), ([owner("s.w", "t.w"), owner("s.w")], ["t", "s"]),
     ([owner(caller="blocks.1"), owner()], ["blocks.1", "site"]),
 ])  # fmt: skip
@@ -62,11 +62,11 @@ def known(owners):
 
 
 @pytest.mark.parametrize(("first", "later", "keys"), [
-    ([ATTENTION, MLP], [MLP], ["h.0.up"]),
-    ([MLP], [ATTENTION, MLP], ["h.0.q", "h.0"]),
+    ([ATTENTION, MLP], [MLP], ["h.0.down"]),
+    ([MLP], [ATTENTION, MLP], ["h.0.k", "h.0"]),
     ([MLP, MLP], [MLP], ["h.0"]),
     ([MLP], [owner("h.0.up.w", "h.0.up.lora.w", "h.0.down.w")], ["h.0"]),
-    ([A, B, C], [C, B, A], ["a.2", "a.1", "a.0"]),
+    ([A, B, C], [C, B, A], ["b.2", "b.1", "b.0"]),
     ([ATTENTION, MLP], [owner("g.w")], ["g"]),
 ])  # fmt: skip
 def test_another_trace_takes_the_keys_that_the_weights_have(first, later, keys):

@@ -222,6 +222,45 @@ def test_two_towers_that_read_each_other_keep_their_sites(body, width):
     assert sites == 9 and max(len(segment.sites) for segment in plan.segments) == 6
 
 
+def _doubly_residual(m, x):
+    """N-BEATS: what is explained is subtracted, and the parts of the forecast are added up beside it."""
+    forecast = torch.zeros_like(x)
+    for f in (m.f0, m.f1, m.f2):
+        h = f(x)
+        x = x - m.u0(h)
+        forecast = forecast + m.u1(h)
+    return forecast, x
+
+
+def _runge_kutta(m, x):
+    """Points in between are no streams of their own."""
+    for f in (m.f0, m.f1, m.f2):
+        k1 = f(x)
+        k2 = f(x + 0.5 * k1)
+        k3 = f(x + 0.5 * k2)
+        x = x + (k1 + 2 * k2 + 2 * k3 + f(x + k3)) / 6
+    return x
+
+
+def _passed_along_edges(m, x):
+    """ProteinMPNN: nodes with their edges, which are gathered from nodes and updated in turn."""
+    neighbours = torch.tensor([[1, 2], [0, 3], [1, 4], [5, 2], [3, 0], [1, 2]])
+    edges = m.f3(x[:, neighbours])
+    for f, g, h in ((m.f0, m.f1, m.u0), (m.f2, m.f4, m.u1), (m.f5, m.f6, m.u2)):
+        x = m.n(x + f(m.join(torch.cat([edges, x[:, neighbours]], -1))).sum(2))
+        x = m.n(x + g(x))
+        edges = m.n(edges + h(m.join(torch.cat([edges, x[:, neighbours]], -1))))
+    return x, edges
+
+
+@pytest.mark.parametrize(("body", "sites", "segments"), [
+    (_doubly_residual, 3, 1), (_runge_kutta, 3, 1), (_passed_along_edges, 9, 2),
+])  # fmt: skip
+def test_the_level_of_other_networks(body, sites, segments):
+    layers = {**{f"u{i}": nn.Linear(8, 8) for i in range(3)}, "n": nn.LayerNorm(8), "join": nn.Linear(16, 8)}
+    assert found(body, **layers, **mlps(7))[0] == (sites, segments)
+
+
 def _nested(m, x):
     for o, i, f in ((m.f0, m.f1, m.f2), (m.f3, m.f4, m.f5)):
         h = i(x)
@@ -267,6 +306,8 @@ def test_a_mixer_without_a_weight_is_a_site_among_sites_with_weights(name):
     counts, plan = found(body, n=nn.LayerNorm(8), **mlps(2))
     assert counts == (4, 1)
     assert [s.key for s in plan.sites] == ["f0.mixer", "f0", "f1.mixer", "f1"]
+    left = plan_of(Net(body, n=nn.LayerNorm(8), **mlps(2)).double(), X, exclude=("*.mixer",))
+    assert [s.key for s in left.sites] == ["f0", "f1"] and reasons(left).count("NO_WEIGHT") >= 2
 
 
 @pytest.mark.parametrize("body", [
