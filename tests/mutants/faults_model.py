@@ -104,8 +104,8 @@ MODEL = (
     Mutant(
         "a late trace may need parameters nobody knows",
         "model",
-        "    check_parameters(owner, plan)\n    check_sites(",
-        "    check_sites(",
+        "    check_parameters(owner, plan)\n    read = {",
+        "    read = {",
         ("tests/test_owner.py::test_call_that_needs_unknown_sites_is_an_error_that_says_what_to_do",),
     ),
     Mutant(

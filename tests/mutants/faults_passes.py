@@ -88,8 +88,8 @@ DETECT = (
     Mutant(
         "adds of segments that are too short are not listed",
         "detect",
-        "rejections = sorted([*rejected, *dropped, *filtered, *short], key=lambda r: r.add)",
-        "rejections = sorted([*rejected, *dropped, *filtered], key=lambda r: r.add)",
+        "sorted([*choice.rejected, *short], key=lambda r: r.add)",
+        "sorted(choice.rejected, key=lambda r: r.add)",
         ("tests/passes/test_planner.py::test_min_sites_leaves_short_segments_alone",),
     ),
     Mutant(
