@@ -211,7 +211,7 @@ def test_what_goes_to_the_hub_is_locked_as_well(llama, tmp_path, monkeypatch):
     assert "transformers_weights" in (tmp_path / "mine" / "config.json").read_text()
 
 
-def test_other_processes_and_adapters_write_no_record(llama, tmp_path):
+def test_other_processes_write_no_record(llama, tmp_path):
     llama.save_pretrained(tmp_path, is_main_process=False)
     assert not (tmp_path / RECORD).exists()
 
