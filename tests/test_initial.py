@@ -116,3 +116,13 @@ def test_sharded_hyper_connections_get_the_same_values_on_all_processes(init, tm
     if init == "preserve":
         whole = mhc_compile.transform(Tower(), n=4, example_inputs=(X,)).hyper_connections
         assert all(torch.equal(value, first[name]) for name, value in whole.named_parameters())
+
+
+@pytest.mark.parametrize("connection", ["mhc", "hc", "mhc-lite"])
+def test_a_device_that_is_set_around_the_call_has_no_part_in_it(connection):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with torch.device("meta"):
+        hyper = mhc_compile.transform(layer, n=4, example_inputs=(torch.zeros(2, 3, 8),), connection=connection)
+    outside = mhc_compile.transform(layer, n=4, example_inputs=(torch.zeros(2, 3, 8),), connection=connection)
+    for name, parameter in outside.hyper_connections.named_parameters():
+        assert torch.equal(hyper.hyper_connections.get_parameter(name), parameter)
