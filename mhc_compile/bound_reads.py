@@ -27,7 +27,7 @@ def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     problem = bound.problem()
     if problem:
         return problem
-    for name in bound.loading - reads.called - {next(iter(reads.classes))}:
+    for name in bound.uncalled:
         keep_loaded(modules[name])  # the program reads what such a module has, and calls no hook of it
     return bound
 
@@ -40,7 +40,7 @@ class BoundReads:
     """
 
     def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
-        """Look up where each value is kept; `loading` are the modules whose calls load offloaded tensors."""
+        """Look up where each value is kept; `uncalled` are modules with offloaded tensors whose hooks do not run."""
         self._modules = list(modules.values())
         self._classes = [(module, type(module)) for module in modules.values()]
         self._forwards = list(reads.forwards.items())
@@ -50,8 +50,10 @@ class BoundReads:
         self._others: list[tuple[Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
         loaded = loaded_devices(modules)
-        self.loading = {name for name, _ in loaded.values()}
-        self._loaded = {key: device for key, (_, device) in loaded.items()}
+        called = reads.called | {next(iter(reads.classes))}
+        self.uncalled = {name for name, _ in loaded.values()} - called
+        self._loadable = {key: device for key, (_, device) in loaded.items()}
+        self._loaded = {key: device for key, (name, device) in loaded.items() if name in called}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         for read in reads.values:
             self._add(modules[read.path], read)
@@ -69,7 +71,7 @@ class BoundReads:
             parameter = mapping.get(key)
             if parameter is None or seen.get(id(parameter), parameter.dtype) != dtype:
                 return False
-            if parameter.device != device and not (parameter.is_meta and self._loads(mapping, key, device)):
+            if parameter.device != device and not _loads(self._loaded, mapping, key, parameter, device):
                 return False
         return self._same_modules() and all(agrees(read, value(module)) for value, module, read in self._computed)
 
@@ -82,17 +84,13 @@ class BoundReads:
         seen = compat.sharded_dtypes(self._modules)
         for mapping, key, dtype, device in self._parameters:
             p = mapping.get(key)
-            at_hand = p is not None and (p.device == device or (p.is_meta and self._loads(mapping, key, device)))
+            at_hand = p is not None and (p.device == device or _loads(self._loadable, mapping, key, p, device))
             if p is None or not at_hand or seen.get(id(p), p.dtype) != dtype:
                 return f"the parameter {key} is no longer {dtype} on {device}"
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
                 return f"{read.path}{read.tail} has changed"
         return "" if self._same_modules() else "the forward of a class has changed"
-
-    def _loads(self, mapping: Mapping[str, Any], key: str, device: torch.device) -> bool:
-        """Whether a parameter that is offloaded now is on the device when it is used."""
-        return self._loaded.get((id(mapping), key)) == device
 
     def _same_modules(self) -> bool:
         for mapping, key, child in self._children:
@@ -118,6 +116,11 @@ class BoundReads:
             self._entries[id(holder.__dict__), last[2]] = (holder.__dict__, last[2], read.value, name)
         else:
             self._others.append((module, read))
+
+
+def _loads(loaded: Mapping[Any, Any], mapping: Any, key: str, parameter: torch.Tensor, device: torch.device) -> bool:
+    """Whether a parameter is offloaded now, and on the device when it is used."""
+    return parameter.is_meta and loaded.get((id(mapping), key)) == device
 
 
 def _text(value: Any) -> str:

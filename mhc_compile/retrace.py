@@ -53,7 +53,7 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
         with _TRACING:
             program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
         if program is not None:
-            return program(owner, flat)
+            return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
     if entry.fallback is None:
         entry.fallback = Fallback(owner, entry.path)
     return entry.fallback(args, kwargs)
