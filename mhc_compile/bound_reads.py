@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.offload import OFFLOADING, keep_loaded, loaded_devices
+from mhc_compile.offload import keep_loaded, loaded_devices
 from mhc_compile.places import MISSING, evaluate
 from mhc_compile.reads import Read, Reads, agrees, named_modules
 from mhc_compile.wording import names_text
@@ -32,7 +32,7 @@ def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     problem = bound.problem()
     if problem:
         return problem
-    for name in bound.loading - reads.called - {next(iter(reads.classes))}:
+    for name in bound.uncalled:
         keep_loaded(modules[name])  # the program reads what such a module has, and calls no hook of it
     return bound
 
@@ -45,16 +45,17 @@ class BoundReads:
     """
 
     def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
-        """Look up where each value is kept; `loading` are the modules whose calls load offloaded tensors."""
+        """Look up where each value is kept; `uncalled` are modules with offloaded tensors whose hooks do not run."""
         self._modules = list(modules.values())
         self._classes = [type(module) for module in self._modules]
         self._kinds, self._forwards = list(reads.forwards), list(reads.forwards.values())
         self._parents = [m._modules for m in self._modules if m._modules]
         self._children = [tuple(children.values()) for children in self._parents]
-        self._offloading = [vars(module).get(OFFLOADING) for module in self._modules]
         loaded = loaded_devices(modules)
-        self.loading = {name for name, _ in loaded.values()}
-        self._loaded = {key: device for key, (_, device) in loaded.items()}
+        called = reads.called | {next(iter(reads.classes))}
+        self.uncalled = {name for name, _ in loaded.values()} - called
+        self._loadable = {key: device for key, (_, device) in loaded.items()}
+        self._loaded = {key: device for key, (name, device) in loaded.items() if name in called}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         self._attributes: dict[int, tuple[Mapping[str, Any], dict[str, tuple[Any, str]]]] = {}
         self._on_the_way: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
@@ -72,19 +73,7 @@ class BoundReads:
 
     def holds(self) -> bool:
         """Whether everything still is as it was read."""
-        try:
-            return (
-                list(map(type, self._modules)) == self._classes
-                and [tuple(children.values()) for children in self._parents] == self._children
-                and all([mapping[name] is value for mapping, name, value in self._passed])
-                and all([get(mapping) == values for get, mapping, values in self._getters])
-                and self._still_absent()
-                and self._same_parameters()
-                and [kind.forward for kind in self._kinds] == self._forwards
-                and all(agrees(read, value(start)) for value, start, read in self._computed)
-            )
-        except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
-            return False
+        return self._all_hold(self._loaded)
 
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
@@ -98,7 +87,26 @@ class BoundReads:
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
                 return f"{read.named()} has changed"
-        return "" if self.holds() else "a parameter has another dtype or device, or a class another forward"
+        return (
+            ""
+            if self._all_hold(self._loadable)
+            else "a parameter has another dtype or device, or a class another forward"
+        )
+
+    def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
+        try:
+            return (
+                list(map(type, self._modules)) == self._classes
+                and [tuple(children.values()) for children in self._parents] == self._children
+                and all([mapping[name] is value for mapping, name, value in self._passed])
+                and all([get(mapping) == values for get, mapping, values in self._getters])
+                and self._still_absent()
+                and self._same_parameters(loaded)
+                and [kind.forward for kind in self._kinds] == self._forwards
+                and all(agrees(read, value(start)) for value, start, read in self._computed)
+            )
+        except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
+            return False
 
     def _still_absent(self) -> bool:
         for name, (mappings, reads) in self._absent.items():
@@ -107,7 +115,7 @@ class BoundReads:
                 return False
         return True
 
-    def _same_parameters(self) -> bool:
+    def _same_parameters(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         parameters = list(map(getitem, self._holders, self._names))
         if self._sharded:
             seen = compat.sharded_dtypes(self._modules)
@@ -115,14 +123,12 @@ class BoundReads:
         else:
             dtypes = [p.dtype for p in parameters]
         devices = [p.device for p in parameters]
-        return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices))
+        return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices, loaded))
 
-    def _are_loaded(self, devices: list[torch.device]) -> bool:
+    def _are_loaded(self, devices: list[torch.device], loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         """Whether parameters that are offloaded now are where they were traced when they are used."""
-        if [vars(module).get(OFFLOADING) for module in self._modules] != self._offloading:
-            return False  # hooks were taken off and put on again, and know of nothing that is to be kept
         used = [
-            self._loaded.get((id(holder), name), found) if found.type == "meta" else found
+            loaded.get((id(holder), name), found) if found.type == "meta" else found
             for holder, name, found in zip(self._holders, self._names, devices, strict=True)
         ]
         return used == self._devices

@@ -53,7 +53,7 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
             program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
             entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
         if program is not None:
-            return program(owner, flat)
+            return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
     if entry.fallback is None:
         entry.fallback = Fallback(owner, entry.path)
     return entry.fallback(args, kwargs)

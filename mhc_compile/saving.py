@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +51,39 @@ def _saving(original: Any) -> Callable[..., None]:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        folder, push = Path(given["save_directory"]), given.get("push_to_hub", False)
-        if push:
-            given["push_to_hub"] = False
-        others = given.get("kwargs", {})
-        hub = {key: others.pop(key) for key in ("repo_id", "commit_message", "create_pr") if push and key in others}
-        if given.get("is_main_process", True) and not folder.is_file():
+        folder, hub = Path(given["save_directory"]), _taken_for_hub(given)
+        writes = _writes_model(self, given)
+        if writes:
             folder.mkdir(parents=True, exist_ok=True)
             Record.of(self).write(folder)
         original.save_pretrained(*bound.args, **bound.kwargs)
-        lock(folder)
-        if push:
-            self.push_to_hub(hub.pop("repo_id", folder.name), **hub, token=given.get("token"))
+        if writes:
+            lock(folder)
+        if hub is not None:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
     save_pretrained.__signature__ = signature  # type: ignore[attr-defined]
     return save_pretrained
 
 
+def _writes_model(model: Any, given: Mapping[str, Any]) -> bool:
+    """Whether this process writes the whole model: not with adapters of Transformers, which are saved alone."""
+    adapters = getattr(model, "_hf_peft_config_loaded", False)
+    return not adapters and given.get("is_main_process", True) and not os.path.isfile(given["save_directory"])
+
+
+def _taken_for_hub(given: dict[str, Any]) -> dict[str, Any] | None:
+    """What an upload is asked for with, None for none. It comes last, for the library would begin before the end."""
+    if not given.get("push_to_hub", False):
+        return None
+    given["push_to_hub"] = False
+    others = given.get("kwargs", {})
+    asked = {key: others.pop(key) for key in ("repo_id", "commit_message", "create_pr", "private") if key in others}
+    return {**asked, "token": given.get("token")}
+
+
 def lock(folder: Path) -> None:
-    """Have the library refuse the folder, if its configuration is there: adapters are saved without."""
+    """Have the library refuse the folder, if this process is the one that wrote its configuration."""
     file = folder / _CONFIG
     if not file.exists():
         return

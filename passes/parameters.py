@@ -46,8 +46,11 @@ class ParameterSpec:
         return identifier(self.key)
 
     def initial_values(self, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-        """Initial values by name, fp32 or fp64, on the device. They can be trained, whatever mode PyTorch is in."""
-        with torch.inference_mode(False), torch.device("cpu"):  # not where a library builds its models
+        """Initial values by name, fp32 or fp64, on the device. They can be trained, whatever mode PyTorch is in.
+
+        They are made on the CPU and moved, also where a library has set the meta device for what it constructs.
+        """
+        with torch.inference_mode(False), torch.device("cpu"):
             if self.connection is None:
                 assert self.reduce is not None
                 return readout_values(

@@ -12,7 +12,9 @@ from torch.distributed.fsdp import fully_shard
 
 import mhc_compile
 from mhc_compile import pipeline
+from mhc_compile.config import Config
 from mhc_compile.errors import NotPreservingWarning, NotTransformedError
+from mhc_compile.variants import all_specs
 from tests.ranks import run_ranks
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower
@@ -117,3 +119,16 @@ def test_sharded_hyper_connections_get_the_same_values_on_all_processes(init, tm
     if init == "preserve":
         whole = mhc_compile.transform(Tower(), n=4, example_inputs=(X,)).hyper_connections
         assert all(torch.equal(value, first[name]) for name, value in whole.named_parameters())
+
+
+@pytest.mark.parametrize("connection", ["mhc", "hc", "mhc-lite"])
+def test_a_device_that_is_set_around_the_call_has_no_part_in_it(connection):
+    layer, inputs = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (torch.zeros(2, 3, 8),)
+    config = Config(n=4, connection=connection)
+    specs = all_specs([mhc_compile.plan(layer, n=4, example_inputs=inputs, connection=connection)], config)
+    assert len(specs) == 2
+    for spec in specs.values():
+        want = spec.initial_values(torch.float32, "cpu")
+        with torch.device("meta"):
+            found, empty = spec.initial_values(torch.float32, "cpu"), spec.initial_values(torch.float32, "meta")
+        assert all(torch.equal(found[name], value) and empty[name].is_meta for name, value in want.items())

@@ -205,6 +205,21 @@ def test_a_repository_in_the_cache_of_the_hub(llama, saved, tmp_path):
     assert find_record("someone/other", where) is None
 
 
+def test_what_goes_to_the_hub_is_locked_as_well(llama, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(
+        type(llama), "push_to_hub", lambda self, name, **more: pushed.append((name, more)), raising=False
+    )
+    llama.save_pretrained(tmp_path / "mine", push_to_hub=True, commit_message="new", token="t")
+    assert pushed == [("mine", {"commit_message": "new", "token": "t"})]
+    assert "transformers_weights" in (tmp_path / "mine" / "config.json").read_text()
+
+
+def test_other_processes_write_no_record(llama, tmp_path):
+    llama.save_pretrained(tmp_path, is_main_process=False)
+    assert not (tmp_path / RECORD).exists()
+
+
 def test_plans_come_back_from_their_json(llama):
     plan = mhc_compile.plan(tiny_llama().train(), n=2, example_kwargs=BATCH, connection="hc", reduce="learned")
     for known in (llama.mhc_plan, plan):
