@@ -134,14 +134,11 @@ class _Run:
 
     def _examples(self, given: Generator) -> dict[str, Any]:
         """None, unless the model cannot be called with what it declares itself."""
-        try:
-            declared = resolve_inputs(given.model, None, None)
-            with torch.no_grad():
-                given.model(**declared.kwargs)
-        except Exception as error:
-            self._note(f"the model cannot run on the inputs it declares ({type(error).__name__}), so others are given")
-            return {"example_kwargs": {**given.inputs, **given.more}}
-        return {}
+        declared = resolve_inputs(given.model, None, None)
+        if declared is not None and not _failure_of_call(given.model, declared.kwargs):
+            return {}
+        self._note("the model cannot run on the inputs it declares, so others are given")
+        return {"example_kwargs": {**given.inputs, **given.more}}
 
     def _generates(self, hyper: nn.Module, given: Generator) -> None:
         """With its cache and without, the same; and other than the plain model does."""
@@ -161,10 +158,9 @@ class _Run:
 
     def _trains(self, hyper: nn.Module, given: Generator) -> None:
         """A training step: a finite loss, and gradients in the new parameters."""
-        try:
-            mhc_compile.revert(hyper).train()(**given.inputs, labels=given.labels)
-        except Exception as error:
-            self._note(f"no training: the plain model fails on labels ({type(error).__name__})")
+        failure = _failure_of_call(mhc_compile.revert(hyper).train(), {**given.inputs, "labels": given.labels})
+        if failure:
+            self._note(f"no training: the plain model fails on labels ({failure})")
             return
         hyper.train()
         loss = self._way("training", lambda: hyper(**given.inputs, labels=given.labels).loss)
@@ -196,6 +192,16 @@ def generate(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
         return model.generate(
             **inputs, **length, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
         )
+
+
+def _failure_of_call(model: nn.Module, kwargs: Mapping[str, Any]) -> str:
+    """The error that a plain model raises on these inputs, "" if none."""
+    try:
+        with torch.no_grad():
+            model(**kwargs)
+    except Exception as error:
+        return type(error).__name__
+    return ""
 
 
 def _difference(one: Any, other: Any) -> float:
