@@ -53,8 +53,9 @@ exhaustive: $(STAMP)  ## the tests with every entry of every table, three times 
 zoo: $(STAMP)  ## every model of the zoo (tests/zoo), half an hour or more
 	$(BIN)/python -m tests.zoo.run
 
-fuzz: $(STAMP)  ## 10,000 random models through every check
+fuzz: $(STAMP)  ## 10,000 random models through every check, and 10,000 through random calls (hours)
 	$(BIN)/python -m tests.fuzz.run --cases 10000
+	$(BIN)/python -m tests.fuzz.run --cases 10000 --what calls
 
 gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, numbers
 	$(BIN)/python -m tests.gpu.compiled.resources
