@@ -43,6 +43,7 @@ class BoundReads:
         self._children = [(m._modules, key, child) for m in modules.values() for key, child in m._modules.items()]
         self._sizes = [(m._modules, len(m._modules)) for m in modules.values()]
         self._entries: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any, str]] = {}
+        self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
         self._holders: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
         self._others: list[tuple[Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
@@ -50,6 +51,8 @@ class BoundReads:
         for read in reads.values:
             self._add(read.start(modules), read)
         self._listed = [entry[:3] for entry in self._entries.values()]
+        known = (self._entries.keys(), self._holders.keys())
+        self._typed = [entry for key, entry in self._types.items() if not any(key in keys for keys in known)]
         self._passed = list(self._holders.values())
         self._computed = [(evaluate(read.tail), start, read) for start, read in self._others]
 
@@ -57,6 +60,9 @@ class BoundReads:
         """Whether everything still is as it was read."""
         for mapping, key, value in self._passed:  # objects on the way to what was read
             if mapping.get(key) is not value:
+                return False
+        for mapping, key, kind, _ in self._typed:
+            if type(mapping.get(key, MISSING)) is not kind:
                 return False
         for mapping, key, value in self._listed:
             found = mapping.get(key, MISSING)
@@ -75,6 +81,9 @@ class BoundReads:
             found = mapping.get(key, MISSING)
             if found is not value and (type(found) is not type(value) or found != value):
                 return f"{name} is {_text(found)}, no longer {_text(value)}"
+        for mapping, key, kind, name in self._typed:
+            if type(mapping.get(key, MISSING)) is not kind:
+                return f"{name} is no longer a {kind.__name__}"
         seen = compat.sharded_dtypes(self._modules)
         for mapping, key, dtype, device in self._parameters:
             p = mapping.get(key)
@@ -102,13 +111,16 @@ class BoundReads:
         if read.kind == "parameter" and named:
             self._parameters.append((start._parameters, named[1], *read.value))
             return
-        steps = _steps(start, read.tail) if read.kind in ("equal", "same") else None
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
         if not steps:
             self._others.append((start, read))
             return
         for mapping, key in steps[:-1]:
             self._holders[id(mapping), key] = (mapping, key, mapping[key])
         mapping, key = steps[-1]
+        if read.kind == "type":
+            self._types[id(mapping), key] = (mapping, key, read.value, read.named())
+            return
         self._entries[id(mapping), key] = (mapping, key, read.value, read.named())
 
 
