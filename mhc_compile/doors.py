@@ -40,9 +40,17 @@ class ModuleDoor:
             return _without(module, args, kwargs)
         return call_entry(owner, owner._mhc.entry(self.path), args, kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """A copy of the module belongs to nobody, until the copy of its owner says so."""
-        return None
+    def __reduce__(self) -> tuple[type[DetachedDoor], tuple[()]]:
+        """A copy of the module, or what a pickle gives back, belongs to nobody, until its owner sets doors anew."""
+        return DetachedDoor, ()
+
+
+class DetachedDoor:
+    """The way into a copy of a module whose model was not copied with it."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The call `module(*args, **kwargs)`, without hyper-connections, with a warning."""
+        return _without(module, args, kwargs)
 
 
 def set_doors(owner: Transformed) -> None:

@@ -50,10 +50,6 @@ class Container(nn.Module):
         self.called: bool | None = None
         self.door: Door | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The owner of a copy, or of what a pickle gives back, sets its doors anew."""
-        return {**vars(self), "door": None}
-
 
 class Door(Protocol):
     """Runs a hosted module that is called by anyone but generated code."""
