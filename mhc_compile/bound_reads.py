@@ -59,6 +59,7 @@ class BoundReads:
         self._sharded = bool(compat.sharded_dtypes(self._modules))
         self._attributes: dict[int, tuple[Mapping[str, Any], dict[str, tuple[Any, str]]]] = {}
         self._on_the_way: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
+        self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
         self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
         self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
@@ -66,6 +67,8 @@ class BoundReads:
             self._add(read.start(modules), read)
         self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
         self._passed = list(self._on_the_way.values())
+        known = {(id(mapping), key) for mapping, names in self._attributes.values() for key in names}
+        self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
         self._holders = [mapping for mapping, *_ in self._parameters]
         self._names = [name for _, name, *_ in self._parameters]
         self._dtypes = [dtype for *_, dtype, _ in self._parameters]
@@ -82,6 +85,9 @@ class BoundReads:
                 found = mapping.get(key, MISSING)
                 if found is not value and (type(found) is not type(value) or found != value):
                     return f"{name} is {_text(found)}, no longer {_text(value)}"
+        for mapping, key, kind, name in self._typed:
+            if type(mapping.get(key, MISSING)) is not kind:
+                return f"{name} is no longer a {kind.__name__}"
         if not self._still_absent():
             return f"{names_text(list(self._absent))} was set on a module"
         for value, module, read in self._computed:
@@ -100,6 +106,7 @@ class BoundReads:
                 and [tuple(children.values()) for children in self._parents] == self._children
                 and all([mapping[name] is value for mapping, name, value in self._passed])
                 and all([get(mapping) == values for get, mapping, values in self._getters])
+                and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
                 and self._still_absent()
                 and self._same_parameters(loaded)
                 and [kind.forward for kind in self._kinds] == self._forwards
@@ -143,13 +150,16 @@ class BoundReads:
             mappings.append(vars(start))
             reads.append((start, read))
             return
-        steps = _steps(start, read.tail) if read.kind in ("equal", "same") else None
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
         if not steps:
             self._computed.append((evaluate(read.tail), start, read))
             return
         for mapping, key in steps[:-1]:
             self._on_the_way[id(mapping), key] = (mapping, key, mapping[key])
         mapping, key = steps[-1]
+        if read.kind == "type":
+            self._types[id(mapping), key] = (mapping, key, read.value, read.named())
+            return
         self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
 
 

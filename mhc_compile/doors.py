@@ -28,10 +28,10 @@ class ModuleDoor:
         path: name of the module in its owner.
     """
 
-    def __init__(self, owner: Transformed | None, path: str) -> None:
-        """Know the owner weakly, for it holds the module; None for a module that was copied without it."""
+    def __init__(self, owner: Transformed, path: str) -> None:
+        """Know the owner weakly: it holds the module, and may be copied without this."""
         self.path = path
-        self._owner = weakref.ref(owner) if owner is not None else lambda: None
+        self._owner = weakref.ref(owner)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
@@ -40,13 +40,17 @@ class ModuleDoor:
             return _without(module, args, kwargs)
         return call_entry(owner, owner._mhc.entry(self.path), args, kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ModuleDoor:
-        """A copy of the module belongs to nobody, until the copy of its owner says so."""
-        return ModuleDoor(None, self.path)
+    def __reduce__(self) -> tuple[type[DetachedDoor], tuple[()]]:
+        """A copy of the module, or what a pickle gives back, belongs to nobody, until its owner sets doors anew."""
+        return DetachedDoor, ()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The same for what a pickle gives back."""
-        return (ModuleDoor, (None, self.path))
+
+class DetachedDoor:
+    """The way into a copy of a module whose model was not copied with it."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The call `module(*args, **kwargs)`, without hyper-connections, with a warning."""
+        return _without(module, args, kwargs)
 
 
 def set_doors(owner: Transformed) -> None:

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 ROOT_KEY = "site"
 """The key of a site of the model itself, rather than of one of its modules."""
 
+_PARAMETRIZED = re.compile(r"(^|\.)parametrizations(\..*)?$")
 _NOT_IDENTIFIER = re.compile(r"\W")
 
 
 def module_of(weight: str, is_module: bool = False) -> str:
-    """Path of the module that owns a parameter: `layers.0.fc.weight` is owned by `layers.0.fc`."""
-    return weight if is_module else weight.rpartition(".")[0]
+    """Path of the module that owns a parameter: `layers.0.fc.weight` is owned by `layers.0.fc`.
+
+    So is `layers.0.fc.parametrizations.weight.original`: parametrizations come and go, and keys stay.
+    """
+    return _PARAMETRIZED.sub("", weight if is_module else weight.rpartition(".")[0])
 
 
 def common_path(paths: Iterable[str]) -> str:

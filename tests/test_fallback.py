@@ -66,7 +66,7 @@ def test_lists_that_blocks_append_to_are_filled_at_every_call():
     means = []
     for _ in range(2):
         t(X)
-        means.append([float(block.seen[0]) for block in t.blocks])
+        means.append([block.seen[0].item() for block in t.blocks])
         for block in t.blocks:
             assert len(block.seen) == 1
             block.seen.clear()

@@ -84,7 +84,7 @@ def test_one_line_for_each_trace_says_why(caplog):
     t = moved(Net())
     with caplog.at_level(logging.INFO, "mhc_compile.retrace"):
         t(X)
-        assert not [record for record in caplog.records if record.name == "mhc_compile.retrace"]
+        assert "tracing" not in caplog.text
         t.blocks[0].drop.p = 0.5
         t(X)
     assert "blocks.0.drop.p is 0.5, no longer 0.0" in caplog.text

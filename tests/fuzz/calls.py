@@ -47,6 +47,7 @@ def cases() -> st.SearchStrategy[tuple[Drawn, tuple[Action, ...]]]:
 
 def check_calls(drawn: Drawn, actions: tuple[Action, ...]) -> None:
     """All checks on one case."""
+    torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pair = Pair(drawn)

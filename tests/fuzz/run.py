@@ -1,5 +1,7 @@
 """Fuzz the passes on many drawn networks: `python -m tests.fuzz.run --cases 10000 --seed 0`.
 
+With `--what calls` it is the calls of transformed models, and what is done to them in between.
+
 Cases are drawn in batches, each with a seed of its own, by one process per core. The first failing batch is shrunk by
 hypothesis; the smallest network found is printed as data to paste into Python, and the exit code is 1.
 """
@@ -8,20 +10,24 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.fuzz.calls import Action, cases, check_calls
 from tests.fuzz.checks import check_traced
 from tests.fuzz.generator import networks
 from tests.fuzz.spec import Network
+from tests.fuzz.streams import Drawn
 
 BATCH = 50
 LEARN_EVERY = 5  # one case in so many is also trained
@@ -32,7 +38,7 @@ class Failure:
     """The smallest failing network of a batch."""
 
     seed: int
-    network: Network
+    network: Any
     message: str
 
 
@@ -41,18 +47,31 @@ def check(net: Network) -> None:
     check_traced(net, learn=net.seed % LEARN_EVERY == 0)
 
 
-def run_batch(seed: int, cases: int) -> Failure | None:
+def check_case(case: tuple[Drawn, tuple[Action, ...]]) -> None:
+    """The checks of a drawn network and what is done to it."""
+    check_calls(*case)
+
+
+DRAWN: dict[str, tuple[Callable[[], st.SearchStrategy[Any]], Callable[[Any], None], str]] = {
+    "networks": (networks, lambda net: check(net), "from tests.fuzz.run import check\nfrom tests.fuzz.spec import *"),
+    "calls": (cases, check_case, "from tests.fuzz.run import check_case as check\nfrom tests.fuzz.streams import *"),
+}
+"""What can be drawn, how it is checked, and the imports to do it again."""
+
+
+def run_batch(seed: int, cases: int, what: str = "networks") -> Failure | None:
     """Draw and check `cases` networks; the smallest failing one, or None."""
+    draw_from, check_one, _ = DRAWN[what]
     torch.set_num_threads(1)
     failures: list[Failure] = []
 
     @hypothesis_seed(seed)
     @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck),
               phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False)  # fmt: skip
-    @given(networks())
-    def draw(net: Network) -> None:
+    @given(draw_from())
+    def draw(net: Any) -> None:
         try:
-            check(net)
+            check_one(net)
         except Exception as error:
             failures.append(Failure(seed, net, f"{type(error).__name__}: {error}"))
             raise
@@ -64,11 +83,11 @@ def run_batch(seed: int, cases: int) -> Failure | None:
     return None
 
 
-def fuzz(cases: int, seed: int, jobs: int) -> Iterator[tuple[int, Failure | None]]:
+def fuzz(cases: int, seed: int, jobs: int, what: str) -> Iterator[tuple[int, Failure | None]]:
     """Number of cases and the failure of each batch, as they end."""
     sizes = [min(BATCH, cases - start) for start in range(0, cases, BATCH)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(run_batch, seed + i, size): size for i, size in enumerate(sizes)}
+        pending = {pool.submit(run_batch, seed + i, size, what): size for i, size in enumerate(sizes)}
         for done in as_completed(pending):
             yield pending[done], done.result()
             if done.result() is not None:
@@ -81,27 +100,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first batch, the next has one more")
+    parser.add_argument("--what", choices=[*DRAWN], default="networks")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     console = Console()
     columns = (TextColumn("fuzz"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("fuzz", total=options.cases)
-        for cases, failure in fuzz(options.cases, options.seed, options.jobs):
+        for cases, failure in fuzz(options.cases, options.seed, options.jobs, options.what):
             progress.advance(task, cases)
             if failure is not None:
-                console.print(report(failure), markup=False, highlight=False)
+                console.print(report(failure, options.what), markup=False, highlight=False)
                 return 1
-    console.print(f"{options.cases} networks, no failure")
+    console.print(f"{options.cases} {options.what}, no failure")
     return 0
 
 
-def report(failure: Failure) -> str:
+def report(failure: Failure, what: str = "networks") -> str:
     """What failed and how to run it again."""
     return (
         f"{failure.message}\n\nsmallest failing network (batch seed {failure.seed}), to run it again:\n"
-        "from tests.fuzz.run import check\nfrom tests.fuzz.spec import *\n"
-        f"check({failure.network!r})"
+        f"{DRAWN[what][2]}\ncheck({failure.network!r})"
     )
 
 

@@ -178,7 +178,7 @@ class Streams:
         X = self._expand(x)
         for index, layer in enumerate(body.layers):
             if isinstance(layer, Residual):
-                X = self._site(index, layer, X)
+                X = self._site(index, layer, X, is_last=self._is_last(index))
             elif layer.kind == "mix":
                 X = self._expand(layer(X.mean(0)))
             else:
@@ -187,17 +187,25 @@ class Streams:
 
     def layer(self, body: Body, index: int, x: Tensor) -> Tensor:
         """What one residual layer computes by itself: its streams begin and end at its border."""
-        return self._site(index, body.layers[index], self._expand(x)).mean(0)
+        return self._site(index, body.layers[index], self._expand(x), is_last=True).mean(0)
+
+    def _is_last(self, index: int) -> bool:
+        """Whether no site follows before the streams end: what comes behind is applied to their mean."""
+        following = self.drawn.layers[index + 1 :]
+        end = following.index("mix") if "mix" in following else len(following)
+        return not any(kind in FORMS for kind in following[:end])
 
     def _expand(self, x: Tensor) -> Tensor:
         return x.expand(self.drawn.n, *x.shape)
 
-    def _site(self, index: int, layer: Residual, X: Tensor) -> Tensor:
+    def _site(self, index: int, layer: Residual, X: Tensor, *, is_last: bool) -> Tensor:
         form = FORMS[layer.kind]
         pre, post, mixing = self._coefficients(self.sites[index], X)
         y = form.branch(layer, (pre * X).sum(0))
         skip = torch.stack([form.skip(layer, stream) for stream in X])
         written = (mixing * skip).sum(1) + post * y
+        if is_last:
+            written = self._expand(written.mean(0))
         return torch.stack([form.after(layer, stream) for stream in written])
 
     def _coefficients(self, site: nn.Module, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:

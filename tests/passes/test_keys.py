@@ -38,6 +38,11 @@ def test_keys_taken_by_other_graphs_are_numbered_on():
     assert unique(["a", "b", "a"], ["a", "a#2"]) == ["a#3", "b", "a#4"]
 
 
+@pytest.mark.parametrize("name", ["a.fc.weight", "a.fc.parametrizations.weight.original0"])
+def test_a_parametrized_weight_belongs_to_the_layer_that_it_is_a_weight_of(name):
+    assert module_of(name) == "a.fc"
+
+
 def owner(*weights, caller=""):
     return Owner(weights, tuple(w.rpartition(".")[0] for w in weights), caller)
 
