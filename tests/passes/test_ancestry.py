@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mhc_compile.passes.ancestry import MATRIX, POOLED, REACHED, VECTOR, Ancestry, through_weight
+from mhc_compile.passes.ancestry import MATRIX, MIXED, POOLED, REACHED, VECTOR, Ancestry, through_weight
 from mhc_compile.passes.residuals import find_residuals
 from mhc_compile.passes.values import tensor_of
 from tests.passes.graphs import graph_of
@@ -63,7 +63,7 @@ def flow(body, *, front_end="symbolic", **layers) -> int:
     (lambda m, x: m.linear(x), MATRIX), (lambda m, x: F.linear(x, m.linear.weight), MATRIX),
     (lambda m, x: x @ m.linear.weight.t(), MATRIX), (lambda m, x: x @ m.linear.weight.double().t(), MATRIX),
     (lambda m, x: m.conv(x.transpose(1, 2)), MATRIX), (lambda m, x: torch.sin(x), 0),
-    (lambda m, x: x @ x.transpose(1, 2), 0), (lambda m, x: x @ m.table, 0), (lambda m, x: x * m.scale, VECTOR),
+    (lambda m, x: x @ x.transpose(1, 2), MIXED), (lambda m, x: x @ m.table, MIXED), (lambda m, x: x * m.scale, VECTOR),
     (lambda m, x: m.norm(x), VECTOR), (lambda m, x: F.avg_pool1d(x, 1), POOLED),
     (lambda m, x: F.avg_pool1d(x * m.scale, 1), VECTOR | POOLED), (lambda m, x: x * m.linear.weight[:1], 0),
 ])  # fmt: skip
