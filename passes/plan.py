@@ -29,6 +29,7 @@ class Reason(Enum):
     NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
     PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
     RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
+    SLICED = "the branch lies between the positions of the skip: an even convolution, whose surplus is cut off"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
     INPUT_INDEPENDENT = "the skip does not depend on the model's input: a sum of weights, or a position added again"
     INJECTED = "an earlier value is added to the stream again and again: an injection, which streams pass"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mhc_compile.passes.ancestry import Ancestry, through_mixer
+from mhc_compile.passes.cuts import padding_of, positions_cut
 from mhc_compile.passes.lifting import can_lift
 from mhc_compile.passes.normalise import observed_mutations
 from mhc_compile.passes.op_kinds import MOVING
@@ -158,7 +159,7 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
     if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
         return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
-    return _unliftable(graph, total, skip)
+    return _unliftable(graph, total, skip) or _misplaced(graph, total, skip)
 
 
 def _unliftable(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
@@ -167,6 +168,23 @@ def _unliftable(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
     moved = any(graph.kinds[i] in MOVING for i in skip.lifts)
     stuck += [i for i in skip.lifts if moved and len(graph.nodes[i].users) > 1]  # the branch would read it half moved
     return Rejected(total.adds, Reason.RESHAPED_SKIP, f"by {graph.nodes[stuck[0]].name}") if stuck else None
+
+
+def _misplaced(graph: Ancestry, total: Sum, skip: Skip) -> Rejected | None:
+    """Reject a convolution with an even kernel whose surplus is cut off: it computes between the positions of the skip.
+
+    What else a branch cuts is its own affair: a causal convolution cuts all of its padding at one end.
+    """
+    for operand in total.operands:
+        here, cut = operand.node, 0
+        while operand.node != skip.operand and here > skip.base:
+            cut += positions_cut(graph.nodes[here])
+            if 0 < cut < padding_of(graph.nodes[here]):
+                return Rejected(total.adds, Reason.SLICED, f"behind {graph.names[here]}")
+            if len(graph.inputs[here]) != 1:
+                break
+            here = graph.inputs[here][0]
+    return None
 
 
 def _branch_lives_on(graph: Ancestry, total: Sum, skip: Skip) -> bool:

@@ -16,7 +16,13 @@ X = tokens()
 def decide(body, front_end="dynamo", **layers):
     """Candidates as `(number of adds, number of branches)`, reasons, and the graph."""
     torch.manual_seed(0)
-    layers = {"stem": nn.Linear(8, 8), "wide": nn.Linear(8, 16), **mlps(3), **layers}
+    layers = {
+        "even": nn.Conv1d(8, 8, 4, padding=2),
+        "stem": nn.Linear(8, 8),
+        "wide": nn.Linear(8, 16),
+        **mlps(3),
+        **layers,
+    }
     graph = graph_of(Net(body, **layers).double(), X.clone(), front_end=front_end)
     found, rejected = find_residuals(graph)
     return [(len(c.total.adds), len(c.branches)) for c in found], [r.reason for r in rejected]
@@ -62,6 +68,7 @@ def test_every_float_add_is_in_one_candidate_or_one_rejection():
 @pytest.mark.parametrize(("body", "reason"), [
     (lambda m, x: m.f0(x) - x, Reason.NEGATED_SKIP), (lambda m, x: m.f0(x) + m.f1(x) - x, Reason.NEGATED_SKIP),
     (lambda m, x: x + 2.0, Reason.SCALAR), (lambda m, x: x + m.f0(x)[:, :1], Reason.BROADCAST),
+    (lambda m, x: x + m.even(x.transpose(1, 2))[:, :, :-1].relu().transpose(1, 2), Reason.SLICED),
     (lambda m, x: x + torch.tanh(x), Reason.NO_WEIGHT), (lambda m, x: m.stem(x) + m.f0(x), Reason.PROJECTED_SHORTCUT),
 ])  # fmt: skip
 def test_reasons(body, reason):
