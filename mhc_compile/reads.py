@@ -125,12 +125,18 @@ def _is_simple(value: Any) -> bool:
     return isinstance(value, _SIMPLE)
 
 
+def _is_as_by_default(found: Any, name: str) -> bool:
+    """Whether an attribute that was set on an object is what its class has: a flag that was switched on and off."""
+    now, default = vars(found)[name], getattr(type(found), name, MISSING)
+    return type(now) is type(default) and _is_simple(now) and bool(now == default)
+
+
 def agrees(read: Read, found: Any) -> bool:
     """Whether what is found now, or `MISSING`, is what was read."""
     if read.kind == "absent":
         if found is MISSING or read.value not in getattr(found, "__dict__", ()):
             return True
-        return read.value == "forward" and computes_as_its_class(found)
+        return _is_as_by_default(found, read.value) or (read.value == "forward" and computes_as_its_class(found))
     if found is MISSING:
         return False
     if read.kind == "has":

@@ -156,7 +156,7 @@ def test_adapters_in_a_block_count_as_its_training(twin: nn.Module) -> None:
 
 def test_sites_of_the_model_itself() -> None:
     twin = mhc_compile.transform(Block(), n=2, example_inputs=(X,), modes=("train",))
-    assert list(twin.hyper_connections) == ["site"]
+    assert list(twin.hyper_connections) == ["down"]
     assert len(told(twin, SGD([twin.up.weight], 0.1))) == 1
 
 

@@ -35,7 +35,7 @@ def test_a_compiled_sequential_computes_what_it_did() -> None:
         assert distance(compiled(x), wanted) <= 1e-10
         assert distance(compiled(x), wanted) <= 1e-10
         assert len(again.hyper_connections) == 3
-        assert distance(again(x), wanted) == 0
+        assert distance(again(x), wanted) <= 1e-10
 
 
 def test_a_forward_that_calls_all_its_children_is_told_what_to_do() -> None:
