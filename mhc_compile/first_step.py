@@ -19,7 +19,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mhc_compile.alive import alive
 from mhc_compile.errors import UntrainedParametersWarning
-from mhc_compile.passes.keys import ROOT_KEY
 from mhc_compile.wording import count_text, names_text
 
 if TYPE_CHECKING:
@@ -100,7 +99,8 @@ def block_of(key: str) -> str:
     """How names of parameters in the block of a site begin: `layers.0.`, or "" for a site of the model itself."""
     path = key.partition("#")[0]
     found = _BLOCK.match(path)
-    return "" if found is None or found[0] == ROOT_KEY else f"{found[0]}."
+    whole = found is None or (found[0] == path and not path.rpartition(".")[2].isdigit())
+    return "" if whole or found is None else f"{found[0]}."
 
 
 def _trained(child: HyperConnections, held: set[int]) -> list[str]:

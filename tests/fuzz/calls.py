@@ -248,11 +248,6 @@ def _swap(pair: Pair, index: int, value: float) -> None:
                 parameter.mul_(0.5 + value)
 
 
-def _freeze(pair: Pair, index: int, value: float) -> None:
-    for model in pair.both:
-        model.stem.requires_grad_(not model.stem.weight.requires_grad)
-
-
 ACTIONS: dict[str, Callable[[Pair, int, float], None]] = {
     "call_layer": _call_layer,
     "call_body": _call_body,
