@@ -19,7 +19,7 @@ from mhc_compile.passes.evidence import Evidence, Vote, votes_of
 from mhc_compile.passes.op_kinds import Kind, leaf_module
 from mhc_compile.passes.plan import Reason
 from mhc_compile.passes.residuals import Candidate, Rejected
-from mhc_compile.passes.values import shape_of
+from mhc_compile.passes.values import shape_of, traced_sizes
 
 _Groups = Mapping[tuple[object, ...], Counter[int]]
 """For each shape without the batch, how many sites show which axis beyond doubt."""
@@ -90,8 +90,7 @@ def _channels(graph: Ancestry, candidate: Candidate, axis: int | str) -> Channel
         return Rejected(adds, Reason.RESHAPED_SKIP, "a view breaks up the channels")
     count = shape_of(graph.nodes[candidate.add])[axis]
     assert isinstance(count, int)
-    at_base_count = shape_of(graph.nodes[candidate.skip.base])[at_base]
-    if isinstance(at_base_count, int) and at_base_count != count:  # an open one became a constant on the way
+    if traced_sizes(graph.nodes[candidate.skip.base])[at_base] != count:  # open there, fixed by the weights behind it
         return Rejected(adds, Reason.RESHAPED_SKIP, "only some of the channels are left")
     return Channels(axis, at_base, count)
 
