@@ -79,10 +79,6 @@ COMPILED = "_orig_mod"
 """The same of what `torch.compile` makes of a module."""
 
 
-COMPILE_MARKS = frozenset({"_is_torch_compile"})
-"""Attributes that `torch.compile` leaves on the module that it is given."""
-
-
 def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Callable[..., Any]:
     """`torch.compile(function)` with a number of recompilations of its own, where PyTorch has that (from 2.14 on)."""
     import torch

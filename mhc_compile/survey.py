@@ -61,7 +61,7 @@ def survey(
         flag = None if (mode == "train") is model.training else mode == "train"
         with _values_needed(), _undisturbed(model), training_mode(model, flag), _tracing(), recorder.traced():
             made = len(recorder.records)
-            _run(torch.compile(model, backend=recorder), model, copy.deepcopy(inputs))
+            _run(model, recorder, copy.deepcopy(inputs))
         empty += [mode] if len(recorder.records) == made else []
     if empty and recorder.records:  # without any graph, the caller says so
         _report_missing(empty[0], config)
@@ -75,11 +75,17 @@ def _report_missing(mode: str, config: Config) -> None:
     warnings.warn(f"{error}. In this mode it runs without hyper-connections", UncompiledCodeWarning, stacklevel=3)
 
 
-def _run(compiled: Callable[..., Any], model: nn.Module, inputs: Inputs) -> None:
+def _run(model: nn.Module, recorder: _Recorder, inputs: Inputs) -> None:
+    before = set(vars(model))
+    compiled = torch.compile(model, backend=recorder)
+    marks = set(vars(model)) - before  # of PyTorch, and of Lightning where it wraps `torch.compile`
     try:
         compiled(*inputs.args, **inputs.kwargs)
     except (compat.TorchRuntimeError, compat.Unsupported) as error:  # the inputs do not fit
         raise translate(error, model, inputs.args, inputs.kwargs) from error
+    finally:
+        for mark in marks:
+            delattr(model, mark)
 
 
 class _Recorder:
@@ -153,13 +159,10 @@ def _tracing() -> Iterator[None]:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Buffers (running statistics, caches) and random generators are afterwards as they were."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    attributes = set(vars(model))
     with torch.random.fork_rng():
         try:
             yield
         finally:
-            for mark in set(vars(model)) & compat.COMPILE_MARKS - attributes:
-                delattr(model, mark)
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in before and buffer.shape == before[name].shape:
