@@ -71,7 +71,12 @@ class Ancestry:
         if node.op == "call_module":
             module = leaf_module(node)
             return (str(node.target),) if any(p.dim() >= 2 for p in module.parameters()) else ()
-        return self._matrices(node, ()) if is_map(canonical_name(node)) else ()
+        return self._matrices(node, ()) if is_map(canonical_name(node)) or self._calls_a_body(node) else ()
+
+    def _calls_a_body(self, node: fx.Node) -> bool:
+        """Whether the node is handed a graph to run, as `torch.cond` is: what is in there may be any layer."""
+        handles = (n for n in node.all_input_nodes if n.op == "get_attr")
+        return any(isinstance(attribute(self.gm, str(n.target)), fx.GraphModule) for n in handles)
 
     def weights_beside(self, i: int, stream: Collection[int]) -> tuple[str, ...]:
         """`weights[i]` without those that come in through `stream` alone, as where it starts at learned queries."""
