@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 
 import pytest
@@ -143,6 +144,15 @@ def test_a_part_copied_without_the_model_runs_plain_with_a_warning():
     with pytest.warns(DetachedModuleWarning, match="runs without hyper-connections"):
         found = block(X)
     assert_close(found, mhc_compile.revert(t).blocks[0](X))
+
+
+def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
+    t = moved(Net())
+    block, plain = t.blocks[0], mhc_compile.revert(t).blocks[0]
+    del t
+    gc.collect()
+    with pytest.warns(DetachedModuleWarning, match="taken out of a transformed model"):
+        assert_close(block(X), plain(X))
 
 
 def test_an_outer_compile_sees_what_has_changed():

@@ -133,3 +133,18 @@ def test_control_flow_on_values_breaks_the_graph_with_a_warning_and_is_an_error_
         assert_close(t(X), found)
     with pytest.raises(GraphBreakError):
         mhc_compile.transform(Deciding(), example_inputs=(X,), strict=True)
+
+
+def test_what_is_written_in_a_kind_of_call_that_comes_later_is_written():
+    class Counting(Net):
+        count = 0
+
+        def forward(self, x):
+            if self.training:
+                self.count += 1
+            return super().forward(x)
+
+    t = moved(Counting().eval(), modes=("eval",)).train()
+    for _ in range(2):
+        t(X)
+    assert t.count == 2

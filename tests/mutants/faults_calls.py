@@ -15,9 +15,16 @@ CALLS = (
     Mutant(
         "a part that was copied without its model runs plain in silence",
         "calls",
+        'without hyper-connections, with a warning."""\n        return _without(module, args, kwargs)\n',
+        'without hyper-connections, with a warning."""\n        return original_forward(module)(module, *args, **kwargs)\n',
+        ("tests/test_doors.py::test_a_part_copied_without_the_model_runs_plain_with_a_warning",),
+    ),
+    Mutant(
+        "a part that outlives its model runs plain in silence",
+        "calls",
         "            return _without(module, args, kwargs)\n",
         "            return original_forward(module)(module, *args, **kwargs)\n",
-        ("tests/test_doors.py::test_a_part_copied_without_the_model_runs_plain_with_a_warning",),
+        ("tests/test_doors.py::test_a_part_that_outlives_its_model_runs_plain_with_a_warning",),
     ),
     Mutant(
         "blocks in a loop are not warned of",
@@ -52,7 +59,7 @@ CALLS = (
         "calls",
         "    if captured.effects:\n        return None\n",
         "",
-        ("tests/test_retrace.py", "tests/test_fallback.py"),
+        ("tests/test_fallback.py::test_what_is_written_in_a_kind_of_call_that_comes_later_is_written",),
     ),
     Mutant(
         "traced hooks run twice",
