@@ -15,8 +15,8 @@ CALLS = (
     Mutant(
         "a part that was copied without its model runs plain in silence",
         "calls",
-        'without hyper-connections, with a warning."""\n        return _without(module, args, kwargs)\n',
-        'without hyper-connections, with a warning."""\n        return original_forward(module)(module, *args, **kwargs)\n',
+        'with a warning."""\n        return _without(module, args, kwargs)\n',
+        'with a warning."""\n        return original_forward(module)(module, *args, **kwargs)\n',
         ("tests/test_doors.py::test_a_part_copied_without_the_model_runs_plain_with_a_warning",),
     ),
     Mutant(
