@@ -17,8 +17,8 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.backend import Backend
 from mhc_compile.capture import residuals_shown
-from mhc_compile.errors import FallbackWarning
-from mhc_compile.graphs import GraphRecord
+from mhc_compile.errors import FallbackWarning, UncompiledCodeWarning
+from mhc_compile.graphs import GraphRecord, no_graph
 from mhc_compile.held import Held
 from mhc_compile.hosts import original_forward, plain_calls
 from mhc_compile.inner import InnerChoice
@@ -97,7 +97,16 @@ class _HeldTransformed(Held):
         Args:
             new: what Dynamo has compiled for it.
             path: the module that was called.
+
+        Raises:
+            GraphBreakError: Dynamo made no graph at all, under `strict=True`.
         """
+        if not self.records:  # nothing was rewritten, and no weights were seen that would tell which sites are missing
+            error = no_graph(self.config)
+            if self.config.strict:
+                raise error
+            warnings.warn(f"{error}. This kind of call runs without hyper-connections", UncompiledCodeWarning, 7)
+            return
         breaks = [r for r in new if r.origin.break_reason and r.origin.break_location not in self._told]
         if breaks:
             self._told |= {record.origin.break_location for record in breaks}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.errors import FallbackWarning, GraphBreakError
+from mhc_compile.errors import FallbackWarning, GraphBreakError, UncompiledCodeWarning
 from mhc_compile.fallback import RECOMPILE_LIMIT
 from tests.moved import Net, X, moved, programs
 from tests.toy_models import Block
@@ -148,3 +148,20 @@ def test_what_is_written_in_a_kind_of_call_that_comes_later_is_written():
     for _ in range(2):
         t(X)
     assert t.count == 2
+
+
+def test_a_later_kind_of_call_without_any_graph_says_that_it_runs_plain():
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(X.shape[-1], X.shape[-1]) for _ in range(2))
+
+        def forward(self, x):
+            for layer in self.layers:
+                if not (self.training and random.random() < 0.5):
+                    x = x + layer(x)
+            return x
+
+    t = moved(Dropping().eval(), modes=("eval",)).train()
+    with pytest.warns(UncompiledCodeWarning, match="runs without hyper-connections"):
+        t(X)
