@@ -158,7 +158,8 @@ def test_a_later_kind_of_call_without_any_graph_says_that_it_runs_plain():
 
         def forward(self, x):
             for layer in self.layers:
-                if not (self.training and random.random() < 0.5):
+                # Always true, which Dynamo does not know: no layer runs, and no graph is made.
+                if not (self.training and random.random() < 1.0):
                     x = x + layer(x)
             return x
 
