@@ -17,7 +17,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels import checks, packed
 from mhc_compile.kernels.implementations import implementation
-from mhc_compile.kernels.inductor_hook import tell_inductor as _tell_inductor
+from mhc_compile.kernels.late import tell_inductor as _tell_inductor
 from mhc_compile.kernels.reference import coefficient_dtype
 
 Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators

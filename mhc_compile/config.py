@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
 
@@ -13,6 +14,8 @@ Init = Literal["preserve", "random"]
 Reduce = Literal["mean", "sum", "learned"]
 Recompute = Literal["auto"] | int | None
 Nested = Literal["longest", "outer", "inner"]
+
+MODES = ("train", "eval")
 
 MAX_STREAMS = 8
 MAX_STREAMS_LITE = 4  # mhc-lite enumerates n! permutations
@@ -123,3 +126,28 @@ def _globs(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(v, str) for v in value):
         return tuple(value)
     raise InvalidOptionError(f"{name}={value!r} is not a glob or a list of globs: write {name}=['*.mlp']")
+
+
+def make_config(n: int, options: Mapping[str, Any]) -> Config:
+    """Validate options by name and value.
+
+    Raises:
+        InvalidOptionError: an option is unknown or out of its domain.
+    """
+    valid = [f.name for f in fields(Config)]
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        raise InvalidOptionError(f"unknown option {', '.join(unknown)}: the options are {', '.join(valid)}")
+    return Config(n=n, **options)
+
+
+def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+    """The modes in a tuple, without repetitions.
+
+    Raises:
+        InvalidOptionError: there is none, or another than `train` and `eval`.
+    """
+    chosen = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not chosen or any(mode not in MODES for mode in chosen):
+        raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
+    return tuple(dict.fromkeys(chosen))

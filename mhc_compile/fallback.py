@@ -6,29 +6,26 @@ writes, and breaks graphs where it must.
 
 from __future__ import annotations
 
-import types
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.backend import Backend
+from mhc_compile.apart import compiled_alone
+from mhc_compile.backend import Backend, compile_alone
 from mhc_compile.capture import residuals_shown
+from mhc_compile.coverage import check_parameters, check_sites
 from mhc_compile.errors import FallbackWarning, UncompiledCodeWarning
 from mhc_compile.graphs import GraphRecord, no_graph
 from mhc_compile.held import Held
 from mhc_compile.hosts import original_forward, plain_calls
 from mhc_compile.inner import InnerChoice
-from mhc_compile.owner import Transformed
+from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan
-from mhc_compile.variants import check_parameters, check_sites
 from mhc_compile.wording import names_text
-
-RECOMPILE_LIMIT = 64
-"""How many kinds of calls Dynamo compiles for one module before it would run the next one plain."""
 
 _SETTINGS = {
     "skip_nnmodule_hook_guards": False,  # hooks come and go
@@ -39,16 +36,14 @@ _SETTINGS = {
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
 
-    def __init__(self, owner: Transformed, path: str) -> None:
+    def __init__(self, owner: Served, path: str) -> None:
         """For the module `path` of `owner`, "" for the model itself."""
         self._path, self._reported = path, False
         module = owner.get_submodule(path)
         self._held = _HeldTransformed(owner)
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
         backend._held = self._held
-        # The code object is shared by all models, and so would be its limit of recompilations.
-        call = types.MethodType(plain_code(original_forward(module)), module)
-        self._compiled = compat.compiled_apart(call, backend, RECOMPILE_LIMIT)
+        self._compiled = compiled_alone(module, original_forward(module), backend)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
@@ -62,20 +57,11 @@ class Fallback:
         return result
 
 
-def plain_code(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a module and its inputs that runs `forward`, for `torch.compile`."""
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return forward(module, *args, **kwargs)
-
-    return call
-
-
 class _HeldTransformed(Held):
     """The model of a fallback: made by `transform`, so that all of its parameters are there."""
 
-    def __init__(self, owner: Transformed) -> None:
-        super().__init__(owner._mhc.config, several=False)
+    def __init__(self, owner: Served) -> None:
+        super().__init__(owner._mhc.config, compile_alone, several=False)
         self._owner = weakref.ref(owner)
         self.claims = owner.hyper_connections.itself.graphs
         self._complete = True
@@ -88,7 +74,7 @@ class _HeldTransformed(Held):
         return False
 
     def create(self, model: nn.Module, plan: Plan) -> None:
-        assert isinstance(model, Transformed)
+        assert isinstance(model, Served)
         check_parameters(model, plan)
 
     def report(self, new: Sequence[GraphRecord], path: str) -> None:

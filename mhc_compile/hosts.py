@@ -10,11 +10,10 @@ import functools
 import inspect
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -24,9 +23,6 @@ from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.module_tree import HOOKS, State, derived, original_class, shallow
 from mhc_compile.offload import call_plain, without_hook
 from mhc_compile.passes.nesting import HOSTED, hosted_name
-
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
@@ -148,20 +144,6 @@ def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> Non
     host = owner.get_submodule(path)
     if isinstance(host, Hosted):  # else it was replaced, and runs no code
         vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
-
-
-def follow(owner: Transformed) -> None:
-    """Let hosts find the parameters that are in use now: adapters put copies in the place of others, and switch."""
-    ownership, child = owner._mhc, owner.hyper_connections
-    used = child.itself
-    if ownership.shown is not None and ownership.shown() is used:
-        return
-    copies = [part for part in child.modules() if isinstance(part, HyperConnections)]
-    used.hosts = {name: paths for copy_ in copies for name, paths in copy_.hosts.items()}
-    for name, paths in used.hosts.items():
-        for path in paths:
-            show(owner, used, name, path)
-    ownership.shown = weakref.ref(used)
 
 
 def mark_called(module: nn.Module, called: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -17,11 +17,8 @@ from mhc_compile.errors import CaptureError
 from mhc_compile.hosts import Hosted
 from mhc_compile.input_spec import InputSpec
 from mhc_compile.linking import compile_graph, split
+from mhc_compile.owned import Owner
 from mhc_compile.reads import Reads
-
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
-    from mhc_compile.stage import Stage
 
 _MISSING = object()
 
@@ -100,7 +97,7 @@ def module_state(module: nn.Module) -> State:
     return state
 
 
-def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | Stage, path: str = "") -> Program:
+def build_program(captured: Captured, gm: fx.GraphModule, owner: Owner, path: str = "") -> Program:
     """Compile a rewritten graph for `owner`, whose current state it is bound to.
 
     Args:

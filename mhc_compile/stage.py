@@ -15,8 +15,9 @@ from mhc_compile.capture_errors import describe_call
 from mhc_compile.errors import StageCallError
 from mhc_compile.header import check_state, is_plain
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import Ownership, Transformed, complete_plain
+from mhc_compile.owned import Conversion, Owner
 from mhc_compile.passes.partition import Crossing
+from mhc_compile.plain_checkpoint import complete_plain
 from mhc_compile.program import Program, State, module_state
 
 
@@ -41,7 +42,7 @@ class StageInfo:
     programs: list[Program] = field(default_factory=list)
 
 
-class Stage(nn.Module):
+class Stage(Owner):
     """A part of a transformed model, for `torch.distributed.pipelining.PipelineStage`.
 
     Parameters keep their names, `blocks.7.mlp.up.weight`, so that a state dict of the whole model loads (entries of
@@ -53,9 +54,8 @@ class Stage(nn.Module):
     """
 
     mhc_stage: StageInfo
-    hyper_connections: HyperConnections
 
-    def __init__(self, model: Transformed, names: Collection[str], info: StageInfo) -> None:
+    def __init__(self, model: Owner, names: Collection[str], info: StageInfo) -> None:
         """Take a part of a model, whose modules and parameters are shared with it.
 
         Args:
@@ -69,7 +69,7 @@ class Stage(nn.Module):
             vars(self)[kind] = copy.copy(vars(part)[kind])
         self.training = model.training
         self.mhc_stage = info
-        self._mhc = Ownership(model._mhc.original, model._mhc.config, model._mhc.plans)
+        self._mhc = Conversion(model._mhc.original, model._mhc.config, model._mhc.plans)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the stage.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,30 +12,32 @@ from torch import fx, nn
 
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture, reject_wrapped
-from mhc_compile.config import Config
+from mhc_compile.config import MODES, Config, check_modes, make_config
 from mhc_compile.dispatch import kind_of
 from mhc_compile.errors import (
     CaptureError,
-    InvalidOptionError,
     NoFloatError,
     NoGraphError,
-    NothingToTransformError,
-    NothingToTransformWarning,
     UncompiledCodeWarning,
 )
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.owner import Transformed, check_untransformed, disown, own
+from mhc_compile.nothing_found import warn_of_nothing
+from mhc_compile.owner import own
+from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.plain_twin import disown
+from mhc_compile.preserved import check_preserving
 from mhc_compile.reserved import OWNERSHIP, PLAN, check_free
 from mhc_compile.set_up import finish_set_up
 from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
 from mhc_compile.side_effects import describe_effects
-from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode, weights_of
+from mhc_compile.specs import initial_sites, weights_of
+from mhc_compile.untransformed import check_untransformed
+from mhc_compile.variants import add_program, plan_of, training_mode
 
 Module = TypeVar("Module", bound=nn.Module)
-MODES = ("train", "eval")
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,8 @@ def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
         NotTransformedError: `model` was not made by `transform`.
         NotPreservingError: under `strict=True`, the plain model would compute something else.
     """
-    from mhc_compile.preserved import check_preserving
-
     plain = disown(model)
-    assert isinstance(model, Transformed)
+    assert isinstance(model, Served)
     check_preserving(model, strict=strict)
     return plain
 
@@ -154,31 +154,6 @@ def check_model(model: object) -> None:
     model = check_untransformed(model)
     reject_wrapped(model)
     check_free(model, (CHILD, PLAN, OWNERSHIP))
-
-
-def make_config(n: int, options: Mapping[str, Any]) -> Config:
-    """Validate options by name and value.
-
-    Raises:
-        InvalidOptionError: an option is unknown or out of its domain.
-    """
-    valid = [f.name for f in fields(Config)]
-    unknown = [name for name in options if name not in valid]
-    if unknown:
-        raise InvalidOptionError(f"unknown option {', '.join(unknown)}: the options are {', '.join(valid)}")
-    return Config(n=n, **options)
-
-
-def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
-    """The modes in a tuple, without repetitions.
-
-    Raises:
-        InvalidOptionError: there is none, or another than `train` and `eval`.
-    """
-    chosen = (modes,) if isinstance(modes, str) else tuple(modes)
-    if not chosen or any(mode not in MODES for mode in chosen):
-        raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
-    return tuple(dict.fromkeys(chosen))
 
 
 def _is(model: nn.Module, mode: str) -> bool:
@@ -257,7 +232,7 @@ def _in_mode(error: CaptureError, mode: str, training: bool | None, modes: Seque
     )
 
 
-def _serve(owner: Transformed, variant: _Variant, inputs: Inputs | None) -> None:
+def _serve(owner: Served, variant: _Variant, inputs: Inputs | None) -> None:
     entry = owner._mhc.entry("")
     if variant.captured is not None:
         add_program(owner, entry, variant.captured, variant.plan)
@@ -286,20 +261,3 @@ def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     if not found.sites and any(r.reason is Reason.UNKNOWN_CHANNELS for r in found.rejected):
         raise missing_inputs(model, "the sizes of its residual connections are unknown")
     return found
-
-
-def warn_of_nothing(found: Plan, config: Config) -> None:
-    """Say that a plan holds no site, and why.
-
-    Raises:
-        NothingToTransformError: under `strict=True`.
-    """
-    reasons = sorted({r.reason.value for r in found.rejected})
-    message = (
-        f"no residual connection to rewrite among {found.float_adds} floating point adds"
-        + (f" ({'; '.join(reasons)})" if reasons else "")
-        + ": see print(mhc_compile.plan(model, ...)), and check include, exclude and min_sites"
-    )
-    if config.strict:
-        raise NothingToTransformError(message)
-    warnings.warn(f"{message}. The model is returned unchanged", NothingToTransformWarning, stacklevel=3)

@@ -15,6 +15,8 @@ from typing import Any
 from mhc_compile.passes.steps import Step
 
 SCHEMA_VERSION = 1
+OWNER = "hyper_connections"
+"""Name of the child of a model under which every new parameter lives."""
 Dim = int | str  # a symbolic size is written as its expression, for example "s0"
 
 

@@ -19,7 +19,7 @@ from mhc_compile.passes.gradients import notes as gradient_notes
 from mhc_compile.passes.keys import Known, unique
 from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
-from mhc_compile.passes.recompute import notes as recompute_notes
+from mhc_compile.passes.recompute_notes import recompute_notes
 from mhc_compile.passes.residuals import Candidate, Rejected
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
 from mhc_compile.passes.subgraphs import hidden_adds

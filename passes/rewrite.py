@@ -19,13 +19,9 @@ from mhc_compile.passes.checkpoints import META as CHECKPOINT
 from mhc_compile.passes.gradients import is_switch, place_with_gradients
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.lifting import lift
-from mhc_compile.passes.plan import Plan, Readout, Site
+from mhc_compile.passes.plan import OWNER, Plan, Readout, Site
 from mhc_compile.passes.segments import asks_size
-from mhc_compile.passes.stages import META as STAGE
-from mhc_compile.passes.values import STREAMS_OF, value_of
-
-OWNER = "hyper_connections"
-"""Attribute of the model under which every new parameter lives."""
+from mhc_compile.passes.values import STAGE, STREAMS_OF, value_of
 
 _INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT, STAGE)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
+from mhc_compile.apart import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, UncompiledCodeWarning
-from mhc_compile.fallback import RECOMPILE_LIMIT
 from tests.moved import Net, X, moved, programs
 from tests.toy_models import Block
 

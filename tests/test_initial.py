@@ -14,7 +14,7 @@ import mhc_compile
 from mhc_compile import pipeline
 from mhc_compile.config import Config
 from mhc_compile.errors import NotPreservingWarning, NotTransformedError
-from mhc_compile.variants import all_specs
+from mhc_compile.specs import all_specs
 from tests.ranks import run_ranks
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower

@@ -19,7 +19,7 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.pipeline import make_plan, rewrite_graph
 from mhc_compile.passes.plan import Plan
-from mhc_compile.variants import initial_sites
+from mhc_compile.specs import initial_sites
 from tests.fuzz.oracle import Oracle
 from tests.passes.shapes import SHAPES
 
