@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mhc_compile.checkpoint import write_atomically
+from mhc_compile.atomic import write_atomically
 from mhc_compile.config import Config
 from mhc_compile.errors import NewerCheckpointError, UnreadableCheckpointError
 from mhc_compile.owned import Owner

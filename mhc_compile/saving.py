@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mhc_compile.checkpoint import write_atomically
+from mhc_compile.atomic import write_atomically
 from mhc_compile.loading import load_either
 from mhc_compile.record import LOCK, Record
 

@@ -26,8 +26,8 @@ from transformers import (
 import mhc_compile
 from examples.hf_llama import tiny_llama
 from mhc_compile.errors import CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError
+from mhc_compile.loading import find_record
 from mhc_compile.passes.plan_json import plan_from_dict
-from mhc_compile.pretrained import find_record
 from mhc_compile.record import RECORD
 
 IDS = torch.arange(18).reshape(2, 9)
