@@ -33,9 +33,18 @@ def _small_heap() -> Iterator[None]:
     Python, Dynamo and this package go over all objects again and again: with those of hundreds of compiled models, the
     last files would take four times as long as by themselves.
     """
-    gc.collect()
-    gc.freeze()
-    yield
     import torch
 
+    gc.collect()
+    gc.freeze()
+    torch.manual_seed(0)
+    yield
     torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same numbers whichever tests ran before in this process: workers take them in an order that changes."""
+    import torch
+
+    torch.manual_seed(0)

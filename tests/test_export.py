@@ -22,6 +22,7 @@ from mhc_compile.errors import CaptureError
 from mhc_compile.export import decompose
 from mhc_compile.kernels import ops
 from mhc_compile.kernels.sinkhorn import sinkhorn
+from mhc_compile.plain_twin import disown
 from tests.kernels.step_inputs import step_inputs
 from tests.tables import also
 
@@ -46,7 +47,7 @@ def moved(model: nn.Module, example: Tensor, connection: str = "mhc", n: int = 4
     with torch.no_grad():
         for parameter in hyper.hyper_connections.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        plain = mhc_compile.owner.disown(hyper)
+        plain = disown(hyper)
         assert (tensor(hyper(example)) - tensor(plain(example))).abs().max() > 100 * TOLERANCE
     return hyper
 
