@@ -15,10 +15,8 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
-from mhc_compile.kernels import checks, packed
+from mhc_compile.kernels import checks, op_shapes, packed
 from mhc_compile.kernels.implementations import implementation
-from mhc_compile.kernels.late import tell_inductor as _tell_inductor
-from mhc_compile.kernels.reference import coefficient_dtype
 
 Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
 
@@ -90,90 +88,14 @@ def _leave_backward(
     return implementation(X, y, n).leave_backward(g, X, y, mix, n, axis, scale)
 
 
-def _tokens(X: Tensor, axis: int) -> Any:
-    return X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
-
-
-def _coefficients_like(X: Tensor, axis: int, columns: int) -> Tensor:
-    _tell_inductor()
-    return X.new_empty((_tokens(X, axis), columns), dtype=coefficient_dtype(X.dtype))
-
-
-def _contiguous_like(X: Tensor) -> Tensor:
-    _tell_inductor()
-    return X.new_empty(X.shape)
-
-
-@_gate.register_fake
-def _gate_shapes(
-    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_gate(X, phi, alpha, bias, n, axis)
-    columns = n * n + n
-    return X.new_empty(X.shape[1:]), _coefficients_like(X, axis, columns), _coefficients_like(X, axis, columns + n + 1)
-
-
-@_write.register_fake
-def _write_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
-    _tell_inductor()
-    checks.check_write(X, y, mix, n, axis)
-    return X.new_empty((n, *y.shape), dtype=torch.promote_types(X.dtype, y.dtype))
-
-
-@_boundary.register_fake
-def _boundary_shapes(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    following = _write_shapes(X, y, mix, n, axis)
-    return following, *_gate_shapes(following, phi, alpha, bias, n, axis)
-
-
-@_leave.register_fake
-def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
-    _tell_inductor()
-    checks.check_leave(X, y, mix, n, axis, scale)
-    return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
-
-
-@_gate_backward.register_fake
-def _gate_backward_shapes(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> tuple[Tensor, ...]:
-    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, phi, alpha, bias))
-
-
-@_write_backward.register_fake
-def _write_backward_shapes(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, ...]:
-    checks.check_write_backward(g, X, y, mix, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
-
-
-@_boundary_backward.register_fake
-def _boundary_backward_shapes(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> tuple[Tensor, ...]:
-    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix, phi, alpha, bias))
-
-
-@_leave_backward.register_fake
-def _leave_backward_shapes(
-    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
-) -> tuple[Tensor, ...]:
-    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
+_gate.register_fake(op_shapes.gate)
+_write.register_fake(op_shapes.write)
+_boundary.register_fake(op_shapes.boundary)
+_leave.register_fake(op_shapes.leave)
+_gate_backward.register_fake(op_shapes.gate_backward)
+_write_backward.register_fake(op_shapes.write_backward)
+_boundary_backward.register_fake(op_shapes.boundary_backward)
+_leave_backward.register_fake(op_shapes.leave_backward)
 
 
 def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

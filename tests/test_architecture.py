@@ -83,7 +83,7 @@ def test_kernels_know_nothing_of_graphs_and_models(path):
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"report", "cli"}
+    assert found == {"report", "report_parts", "cli"}
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.name != "__init__.py"], ids=label)
