@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
 
-Connection = Literal["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"]
+Connection = Literal[
+    "residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"
+]
 Init = Literal["preserve", "random"]
 Reduce = Literal["mean", "sum", "learned"]
 Recompute = Literal["auto"] | int | None
@@ -29,7 +31,8 @@ class Config:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
         connection: what one site computes (`mhc` by default; see the README's table).
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02).
-        reduce: how streams become one tensor again at a readout.
+        reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
+            weights of the last site, as published.
         include: globs over site keys; only matching sites are rewritten. Empty means all.
         exclude: globs over site keys that are left alone.
         nested: which level wins where one residual connection lies inside the branch of another.
@@ -72,6 +75,10 @@ class Config:
             raise InvalidOptionError(
                 f"connection='mhc-lite' enumerates n! permutations and takes n <= {MAX_STREAMS_LITE}, got n={self.n}: "
                 "write connection='mhc' or a smaller n"
+            )
+        if self.connection == "kronecker" and self.n.bit_count() != 1:
+            raise InvalidOptionError(
+                f"connection='kronecker' takes powers of two, got n={self.n}: write n=2, 4 or 8, or connection='mhc'"
             )
         if self.reduce == "sum" and self.init == "preserve" and self.streams > 1:
             raise InvalidOptionError(

@@ -17,6 +17,9 @@ def networks() -> st.SearchStrategy[Network]:
     return st.booleans().flatmap(_of_layout).map(_settled)
 
 
+RARE = ["identity", "hc", "mhc-lite", "kronecker", "circulant"]
+
+
 def _of_layout(images: bool) -> st.SearchStrategy[Network]:
     return st.builds(
         Network,
@@ -29,7 +32,7 @@ def _of_layout(images: bool) -> st.SearchStrategy[Network]:
         join=st.sampled_from(["cat", "sum", "both"]),
         head=st.booleans(),
         n=st.integers(1, 8),
-        connection=st.sampled_from(["mhc", "mhc", "mhc", "identity", "hc", "mhc-lite"]),
+        connection=st.sampled_from(["mhc"] * 4 + ["mhc-single-pass"] * 2 + RARE),
         reduce=st.sampled_from(["mean", "mean", "learned"]),
         seed=st.integers(0, 2**16),
     )
@@ -70,12 +73,18 @@ def _without_unused(element: Res | Op) -> Res | Op:
     return element if uses_branch(element) else replace(element, branch="mlp")
 
 
+def _allowed(net: Network) -> int:
+    if net.connection == "kronecker":
+        return 1 << (net.n.bit_length() - 1)
+    return min(net.n, 4) if net.connection == "mhc-lite" else net.n
+
+
 def _settled(net: Network) -> Network:
     """Decide what depends on the whole: who holds the stream, and options that exclude each other."""
     start_owned = net.start != "input"
     return replace(
         net,
-        n=min(net.n, 4) if net.connection == "mhc-lite" else net.n,
+        n=_allowed(net),
         body=settle(net.body, start_owned, after=sum(map(count, (net.encoder, *net.towers)))),
         encoder=settle(net.encoder, True),
         towers=tuple(settle(t, False) for t in net.towers),

@@ -176,7 +176,7 @@ def test_hyper_connection_reads_one_stream_in_turn():
 
 @pytest.mark.parametrize("connection", MULTI_STREAM)
 def test_no_two_values_share_memory(connection):
-    values = site_parameters(connection, 3, 4)
+    values = site_parameters(connection, 4, 4)
     assert len({v.untyped_storage().data_ptr() for v in values.values()}) == len(values)
 
 

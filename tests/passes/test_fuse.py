@@ -103,7 +103,9 @@ def test_a_site_whose_tokens_change_their_order_is_not_fused():
     assert [step for step in found if step[0] == "PLAIN"] == [("PLAIN", "f1", "f1", "MOVED_AXES")]
 
 
-@pytest.mark.parametrize("connection", ["hc", "hc-static", "mhc-lite", "identity"])
+@pytest.mark.parametrize(
+    "connection", ["hc", "hc-static", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"]
+)
 def test_other_connections_stay_in_plain_pytorch(connection):
     plan = plan_of(net(chain), X, connection=connection)
     assert {(s.kind, s.reason, s.detail) for s in plan.steps} == {(StepKind.PLAIN, Unfused.CONNECTION, connection)}

@@ -74,7 +74,10 @@ def test_rewrite_leaves_look_alikes_alone(shape: Shape):
     assert torch.equal(new(*inputs), model(*inputs))
 
 
-@pytest.mark.parametrize("connection", ["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"])
+@pytest.mark.parametrize(
+    "connection",
+    ["residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "identity", *also("kronecker", "circulant")],
+)
 @some("pre-norm", "post-norm", "resnet stage", "scaled skip", "through a 2-D view")
 def test_function_is_preserved_under_every_connection(shape: Shape, connection: str):
     model, inputs = shape.make()
