@@ -114,11 +114,9 @@ def _hyper_values(start: Start) -> dict[str, Tensor]:
     return values
 
 
-def _plain_coefficients(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:
-    return reference.plain_coefficients(X)
-
-
-_RESIDUAL = Connection("residual", lambda n, channels: {}, lambda start: {}, _plain_coefficients)
+_RESIDUAL = Connection(
+    "residual", lambda n, channels: {}, lambda start: {}, lambda X, params, *, n, axis: reference.plain_coefficients(X)
+)
 
 CONNECTIONS: Mapping[str, Connection] = MappingProxyType(
     {
