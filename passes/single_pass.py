@@ -15,7 +15,6 @@ from mhc_compile.passes.op_kinds import MOVING, Kind, kind_of
 from mhc_compile.passes.plan import Plan, Site
 from mhc_compile.passes.values import tensor_of
 
-
 _ELSEWHERE = MOVING | {Kind.ARRANGE}
 """Kinds behind which another token stands in the place of one, such as `roll`."""
 
