@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
@@ -54,7 +55,7 @@ def place_of(model: nn.Module, guard: compat.GuardRecord) -> Place | None:
 
 
 def _tail(matched: re.Match[str]) -> str:
-    """The way on from where a name begins, which it may name again: `x[list(dict.keys(x))[0]]`, a key that is a type."""
+    """The way on from where a name begins, which it may name again: `x[list(dict.keys(x))[0]]` for a key by place."""
     return matched[2].replace(matched.string[: matched.start(2)], "root")
 
 
@@ -78,7 +79,8 @@ def submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 def evaluate(tail: str) -> Callable[[Any], Any]:
     """`lambda root: root<tail>`, or `MISSING`."""
-    get = eval(f"lambda root: root{tail}", {}) if tail else lambda root: root  # an expression that Dynamo evaluates too
+    names = {"torch": torch}  # of keys such as `torch.float64`
+    get = eval(f"lambda root: root{tail}", names) if tail else lambda root: root  # Dynamo evaluates it too
 
     def value(root: Any) -> Any:
         try:

@@ -17,26 +17,37 @@ from torch import nn
 
 from tests.zoo.model import Model
 from tests.zoo.models_diffusers import DIFFUSERS
-from tests.zoo.models_image import VIT
-from tests.zoo.models_sound import TORCHAUDIO
-from tests.zoo.models_text import X_TRANSFORMERS
+from tests.zoo.models_graph import GRAPH
+from tests.zoo.models_image import MONAI, SEGMENTATION, VIT
+from tests.zoo.models_pretrained import PRETRAINED
+from tests.zoo.models_series import NEURALFORECAST
+from tests.zoo.models_sound import SPEECHBRAIN, TORCHAUDIO
+from tests.zoo.models_text import LITGPT, X_TRANSFORMERS
 
+_BY_PACKAGE: dict[str, dict[str, Model]] = {
+    "diffusers": DIFFUSERS,
+    "litgpt": LITGPT,
+    "monai": MONAI,
+    "neuralforecast": NEURALFORECAST,
+    "segmentation_models_pytorch": SEGMENTATION,
+    "speechbrain": SPEECHBRAIN,
+    "torch_geometric": GRAPH,
+    "torchaudio": TORCHAUDIO,
+    "vit_pytorch": VIT,
+    "x_transformers": X_TRANSFORMERS,
+    **PRETRAINED,
+}
 SECOND: dict[str, Model] = {
-    f"{package}:{name}": model
-    for package, models in {
-        "diffusers": DIFFUSERS,
-        "torchaudio": TORCHAUDIO,
-        "vit_pytorch": VIT,
-        "x_transformers": X_TRANSFORMERS,
-    }.items()
-    for name, model in models.items()
+    f"{package}:{name}": model for package, models in _BY_PACKAGE.items() for name, model in models.items()
 }
 EXPECTED_SECOND: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("expected_sites_second.json").read_text()
 )
 
 
-def build_second(target: str, *, train: bool = False, seed: int = 0) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+def build_second(
+    target: str, *, train: bool = False, seed: int = 0
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """The model of one key of `EXPECTED_SECOND`, with positional and keyword inputs for its forward."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
     torch.manual_seed(seed)
@@ -45,8 +56,8 @@ def build_second(target: str, *, train: bool = False, seed: int = 0) -> tuple[nn
 
 
 def missing(target: str) -> str:
-    """Why a model is skipped: its package is not installed; "" where nothing is missing."""
+    """Why a model cannot be built here, "" if it can: its package is not installed."""
     package = target.partition(":")[0]
     if target not in SECOND or find_spec(package) is not None:
         return ""
-    return f"skipped: {package} is not installed, `pip install '.[zoo2]'` (or `make zoo`) does it"
+    return f"{package} is not installed, `make zoo` installs the packages of the second zoo"
