@@ -8,6 +8,7 @@ JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
+ZOO_STAMP := .venv/.installed-zoo
 TYPES := build/types/mhc_compile
 CODE := mhc_compile passes kernels tests examples benchmarks
 
@@ -53,7 +54,7 @@ exhaustive: $(STAMP)  ## the tests with every entry of every table, three times 
 mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches each
 	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
-zoo: $(STAMP)  ## every model of the zoo (tests/zoo), an hour or more
+zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
 	$(BIN)/python -m tests.zoo.run
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
@@ -84,4 +85,10 @@ $(STAMP): requirements-ci.txt pyproject.toml
 # What the benchmarks compare with. Liger and lucidrains name torch without a version that would fit ours.
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+# The packages of the second zoo are installed as they are listed: some name a torch of their own.
+$(ZOO_STAMP): $(STAMP)
+	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["zoo2"]))' > .venv/zoo2.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement .venv/zoo2.txt
 	@touch $@

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
@@ -42,15 +43,20 @@ def place_of(model: nn.Module, guard: compat.GuardRecord) -> Place | None:
     """Where the value of a guard is; None for what PyTorch and Dynamo have for themselves."""
     name = _COPIED.sub(r"\1", guard.name)  # Dynamo looks at a copy of a class, which does not change
     if matched := _IN_MODEL.match(name):
-        return Place(_path(matched[1]), matched[2])
+        return Place(_path(matched[1]), _tail(matched))
     if matched := _IN_CLASS.match(name):
         module = submodule(model, _path(matched[1]))
-        return None if module is None else Place(_path(matched[1]), matched[2], type(module))
+        return None if module is None else Place(_path(matched[1]), _tail(matched), type(module))
     matched = _IN_GLOBALS.match(name)
     holder = guard.scope.get(matched[1]) if matched else None
     if matched is None or not _is_users(matched[1], holder):
         return None
-    return Place("", matched[2], holder)
+    return Place("", _tail(matched), holder)
+
+
+def _tail(matched: re.Match[str]) -> str:
+    """The way on from where a name begins, which it may name again: `x[list(dict.keys(x))[0]]` for a key by place."""
+    return matched[2].replace(matched.string[: matched.start(2)], "root")
 
 
 def _is_users(name: str, holder: Any) -> bool:
@@ -73,7 +79,8 @@ def submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 def evaluate(tail: str) -> Callable[[Any], Any]:
     """`lambda root: root<tail>`, or `MISSING`."""
-    get = eval(f"lambda root: root{tail}", {}) if tail else lambda root: root  # an expression that Dynamo evaluates too
+    names = {"torch": torch}  # of keys such as `torch.float64`
+    get = eval(f"lambda root: root{tail}", names) if tail else lambda root: root  # Dynamo evaluates it too
 
     def value(root: Any) -> Any:
         try:

@@ -90,7 +90,9 @@ def _channels(graph: Ancestry, candidate: Candidate, axis: int | str) -> Channel
         return Rejected(adds, Reason.RESHAPED_SKIP, "a view breaks up the channels")
     count = shape_of(graph.nodes[candidate.add])[axis]
     assert isinstance(count, int)
-    if traced_sizes(graph.nodes[candidate.skip.base])[at_base] != count:  # open there, fixed by the weights behind it
+    base = graph.nodes[candidate.skip.base]
+    size = (traced_sizes(base) or shape_of(base))[at_base]  # open there, fixed by the weights behind it
+    if isinstance(size, int) and size != count:
         return Rejected(adds, Reason.RESHAPED_SKIP, "only some of the channels are left")
     return Channels(axis, at_base, count)
 

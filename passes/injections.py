@@ -18,6 +18,7 @@ from mhc_compile.passes.residuals import Candidate, Rejected
 
 _OFTEN = 2  # a value that comes back once is a long skip around what lies between
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert", "__invert__"})
+_PRODUCTS = 2  # of masks, as of what is known and what is left out
 _PLAIN = frozenset({Kind.SHAPE, Kind.CAST, Kind.COPY})
 
 
@@ -74,13 +75,15 @@ def _interpolated(graph: Ancestry, factors: Sequence[fx.Node], skip: int) -> fx.
     return None
 
 
-def _factors(graph: Ancestry, i: int) -> Iterator[fx.Node]:
-    """What a term is multiplied with: the root of each operand of the products at its end."""
+def _factors(graph: Ancestry, i: int, depth: int = _PRODUCTS) -> Iterator[fx.Node]:
+    """What a term is multiplied with: the root of each operand of the products at its end, a mask may be one of two."""
     while graph.kinds[i] in _PLAIN and len(graph.inputs[i]) == 1:
         i = graph.inputs[i][0]
-    if graph.kinds[i] is Kind.SCALE:
+    if graph.kinds[i] is Kind.SCALE and depth:
         for operand in graph.nodes[i].all_input_nodes:
-            yield _root(graph, operand)
+            root = _root(graph, operand)
+            yield root
+            yield from _factors(graph, graph.index[root], depth - 1)
 
 
 def _root(graph: Ancestry, node: fx.Node) -> fx.Node:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.passes.gradients import gradient_modes
 from mhc_compile.passes.op_kinds import Kind, canonical_name, is_inplace, kind_of
 from mhc_compile.passes.spellings import spell_out
 from mhc_compile.passes.values import dtype_of
@@ -29,6 +30,7 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
     for node in list(gm.graph.nodes):
         spell_out(node)
     _drop_zeros(gm)
+    _join_twins(gm)
     return gm
 
 
@@ -169,4 +171,24 @@ def _drop_zeros(gm: fx.GraphModule) -> None:
             continue
         if any(type(a) is int and a == 0 for a in node.args) and dtype_of(node) == dtype_of(terms[0]):
             node.replace_all_uses_with(terms[0])
+            gm.graph.erase_node(node)
+
+
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+
+
+def _join_twins(gm: fx.GraphModule) -> None:
+    """Parts that are concatenated twice, for the norm of a branch and for its skip, become one value.
+
+    Else nothing would show that the branch is computed from the skip.
+    """
+    mutated, modes = observed_mutations(gm), gradient_modes(gm.graph.nodes)
+    known: dict[object, fx.Node] = {}
+    for node in list(gm.graph.nodes):
+        if canonical_name(node) not in _JOINS or node in mutated:
+            continue
+        written = (node.op, node.target, node.args, tuple(node.kwargs.items()), dtype_of(node), modes[node])
+        first = known.setdefault(written, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
             gm.graph.erase_node(node)

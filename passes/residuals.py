@@ -70,7 +70,10 @@ def find_residuals(graph: Ancestry) -> tuple[list[Candidate], list[Rejected]]:
 
 
 def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate]:
-    """Sums that were rejected for want of a weight, but whose branch mixes positions: sites in the right company."""
+    """Sums that were rejected for want of a weight, but whose branch mixes positions: sites in the right company.
+
+    What is subtracted is a filter (the trend of a series), and the difference the stream that goes on.
+    """
     found: list[Candidate] = []
     mutated = {graph.index[n] for n in observed_mutations(graph.gm)}
     for refused in rejected:
@@ -79,7 +82,7 @@ def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate
         total = direct_sum(graph, refused.add)
         assert isinstance(total, Sum)
         skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
-        negated = isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand)
+        negated = any(o.negated for o in total.operands)
         if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
             found.append(replace(_candidate(graph, total, skip), weightless=True))
     return found

@@ -56,6 +56,21 @@ class Config:
     names: dict[str, Any] = field(default_factory=lambda: {"deep": {"gain": 1.0}})
 
 
+REGISTRY = types.SimpleNamespace(by_type={Tensor: Config()}, by_dtype={torch.float32: Config()})
+
+
+class InRegistry(Net):
+    """Keyed by types, as that of einops, and looked up in by the position of the key."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * REGISTRY.by_type[type(x)].gain
+
+
+class InDtypes(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * REGISTRY.by_dtype[x.dtype].gain
+
+
 class InConfig(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -161,6 +176,16 @@ PLACES: dict[str, tuple[type[Net], Callable[[Any], None], Callable[[Any], None]]
         InConfig,
         lambda t: t.config.names["deep"].update(gain=3.0),
         lambda t: t.config.names["deep"].update(gain=1.0),
+    ),
+    "key that is a type": (
+        InRegistry,
+        lambda t: setattr(REGISTRY.by_type[Tensor], "gain", 3.0),
+        lambda t: setattr(REGISTRY.by_type[Tensor], "gain", 1.0),
+    ),
+    "key that is a dtype": (
+        InDtypes,
+        lambda t: setattr(REGISTRY.by_dtype[torch.float32], "gain", 3.0),
+        lambda t: setattr(REGISTRY.by_dtype[torch.float32], "gain", 1.0),
     ),
     "list": (InList, lambda t: t.gains.append(3.0), lambda t: t.gains.pop()),
     "item of a list": (InList, lambda t: t.gains.__setitem__(0, 3.0), lambda t: t.gains.__setitem__(0, 1.0)),

@@ -129,3 +129,13 @@ def test_a_value_of_other_axes_has_the_channels_where_their_number_is():
     assert axis_of_size(graph, one, 1, 8) == (1, 8)
     assert axis_of_size(graph, moved, 1, 8) == (2, 8)
     assert axis_of_size(graph, gone, 2, 6) == (1, 8)  # the last one, where no axis has this size
+
+
+def test_a_stream_whose_length_depends_on_the_data_has_channels():
+    def body(m, x):
+        x = x.flatten(0, 1)
+        x = x[x[:, 0] > 0]  # as many as there are
+        return x + m.f0(x)
+
+    plan = plan_of(Net(body, **mlps(1)), tokens().float(), front_end="dynamo")
+    assert [(site.channels, site.channel_axis) for site in plan.sites] == [(8, 1)]

@@ -208,6 +208,30 @@ def test_a_zero_added_to_another_dtype_or_to_a_written_tensor_is_left_alone():
     assert names(gm) == ["add", "mul"] and torch.equal(gm(X.clone()), X)
 
 
+@pytest.mark.parametrize("front_end", ["dynamo", "symbolic"])
+def test_parts_that_are_concatenated_twice_are_one_value(front_end):
+    def body(m, x):
+        a, b = x[:, :2], x[:, 2:]
+        return torch.cat([a, b], 1) + m.f(torch.cat([a, b], 1)) + m.f(torch.cat([b, a], 1))
+
+    assert names(check(body, front_end)).count("cat") == 2
+
+
+def test_concatenations_are_two_values_where_one_is_written_to_or_has_no_gradient():
+    def written(m, x):
+        a = torch.cat([x, x], 1)
+        a[:, 0] = 0.0
+        return a + torch.cat([x, x], 1)
+
+    def without_gradients(m, x):
+        with torch.no_grad():
+            a = torch.cat([x, x], 1)
+        return m.f(a) + torch.cat([x, x], 1)
+
+    assert names(check(written, remaining=1)).count("cat") == 2
+    assert names(check(without_gradients)).count("cat") == 2
+
+
 def test_normalise_leaves_pure_graphs_alone():
     gm = traced(Net(lambda m, x: x + m.f(x), f=Mlp()).double(), X)
     before = copy.deepcopy(gm.graph)

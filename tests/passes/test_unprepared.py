@@ -173,6 +173,7 @@ MERGES = {
     "by a product": lambda h, h0, m: m * h + (1 - m) * h0,
     "the other way round": lambda h, h0, m: h0 * (1.0 - m) + h * m,
     "by a negated mask": lambda h, h0, m: h * (m > 0).to(h.dtype) + h0 * (~(m > 0)).to(h.dtype),
+    "by products of masks": lambda h, h0, m: (((m > -1) * m) * h) + (((m > -1) * (1 - m)) * h0),
     "by an interpolation": lambda h, h0, m: torch.lerp(h0, h, m),
     "by a choice": lambda h, h0, m: torch.where(m > 0.5, h, h0),
 }
@@ -308,6 +309,17 @@ def test_a_mixer_without_a_weight_is_a_site_among_sites_with_weights(name):
     assert [s.key for s in plan.sites] == ["f0.mixer", "f0", "f1.mixer", "f1"]
     left = plan_of(Net(body, n=nn.LayerNorm(8), **mlps(2)).double(), X, exclude=("*.mixer",))
     assert [s.key for s in left.sites] == ["f0", "f1"] and reasons(left).count("NO_WEIGHT") >= 2
+
+
+def test_a_filter_that_is_subtracted_from_the_stream_is_no_residual():
+    def body(m, x):
+        for f in (m.f0, m.f1):
+            x = x + f(x)
+            x = x - F.avg_pool1d(x.transpose(1, 2), 3, 1, 1).transpose(1, 2)  # the trend of a series
+        return x
+
+    counts, plan = found(body, **mlps(2))
+    assert counts[0] == 2 and reasons(plan) == ["NO_WEIGHT"] * 2
 
 
 @pytest.mark.parametrize("body", [

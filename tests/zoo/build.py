@@ -14,12 +14,14 @@ from torch import nn
 from mhc_compile.targets import resolve
 from mhc_compile.targets.huggingface import make_config, make_model
 from mhc_compile.targets.huggingface_inputs import default_inputs
+from tests.zoo.second import EXPECTED_SECOND, SECOND, build_second
 from tests.zoo.specs import BATCH, HIDDEN, IMAGE, VOCABULARY, Spec
 from tests.zoo.specs_other import OTHER
 from tests.zoo.specs_text import TEXT
 
 SPECS: dict[str, Spec] = {**TEXT, **OTHER}
-EXPECTED: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("expected_sites.json").read_text())
+FIRST: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("expected_sites.json").read_text())
+EXPECTED = {**FIRST, **EXPECTED_SECOND}
 
 # timm and torchvision models keep their real depth; where they take smaller images, they get them.
 _SMALL_IMAGES = 64
@@ -68,10 +70,12 @@ def build(target: str, *, train: bool = False, seed: int = 0) -> tuple[nn.Module
     LayerDrop and SpecAugment, which choose at random what is computed, are off.
 
     Args:
-        target: `hf:NAME`, `timm:NAME` or `torchvision:NAME`.
+        target: `hf:NAME`, `timm:NAME`, `torchvision:NAME`, or a package of the second zoo and a name.
         train: return it in training mode.
         seed: of weights and inputs.
     """
+    if target in SECOND:
+        return build_second(target, train=train, seed=seed)
     torch.manual_seed(seed)
     scheme, _, name = target.partition(":")
     if scheme == "hf":

@@ -3,7 +3,7 @@
 With `--through backend` it goes through `mhc_compile.backend` instead, which must find the same sites; `--inner` names
 what compiles the rewritten graphs. With `--calls` every language model is trained and generates as its users write it,
 and with `--doors` modules of every model are called from outside; both say what ran in one graph, and what through
-Dynamo.
+Dynamo. Models whose package is not installed are named as skipped.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.zoo.calls import ONE_GRAPH, CallsResult, check_calls
 from tests.zoo.checks import Result, check
 from tests.zoo.doors import DoorsResult, check_doors
 from tests.zoo.generators import generators
+from tests.zoo.second import missing
 from tests.zoo.workers import call_isolated
 
 AnyResult = Result | CallsResult | DoorsResult
@@ -49,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"no model matches {' '.join(options.only)}: write a glob such as 'hf:*' or 'timm:vit*'", markup=False
         )
         return 2
+    skipped = [target for target in targets if missing(target)]
+    for target in skipped:
+        console.print(f"skip {target:34} {missing(target)}", markup=False, highlight=False, soft_wrap=True)
+    targets = [target for target in targets if target not in skipped]
     results = _run(targets, _check_of(options), options.jobs, options.timeout, console)
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     failed = [result for result in results if not result.passed]
-    console.print(f"{len(results)} models: {len(results) - len(failed)} passed ({_how(results)}), {len(failed)} failed")
+    passed = f"{len(results) - len(failed)} passed ({_how(results)})"
+    console.print(f"{len(results)} models: {passed}, {len(failed)} failed, {len(skipped)} skipped")
     return 1 if failed else 0
 
 

@@ -20,8 +20,17 @@ def test_the_runner_writes_results_and_counts_failures(monkeypatch, tmp_path, ca
     monkeypatch.setattr(run, "call_isolated", fake_calls)
     out = tmp_path / "out.json"
     assert run.main(["--only", "hf:albert", "hf:bart", "--json", str(out)]) == 1
-    assert "2 models: 1 passed (0 refused), 1 failed" in capsys.readouterr().out
+    assert "2 models: 1 passed (0 refused), 1 failed, 0 skipped" in capsys.readouterr().out
     assert "the process died" in out.read_text()
+
+
+def test_models_of_packages_that_are_missing_are_named_as_skipped(monkeypatch, capsys):
+    monkeypatch.setattr(run, "missing", lambda target: "monai is not installed" if target.startswith("monai:") else "")
+    monkeypatch.setattr(run, "call_isolated", lambda function, tasks, **_: ((t, Result(t, 4, 4), "") for t in tasks))
+    assert run.main(["--only", "monai:un*", "hf:bert"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "skip monai:unet monai is not installed" in shown
+    assert "1 models: 1 passed (0 refused), 0 failed, 1 skipped" in shown
 
 
 def test_a_table_of_calls_says_which_way_they_went(monkeypatch, capsys):
