@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import product
 from typing import Any
 
@@ -262,8 +261,7 @@ class TestNested:
     """One rewriting, never none and never two."""
 
     def test_a_transformed_model_is_not_rewritten_again(self) -> None:
-        model, x = tower(), inputs()
-        transformed = in_advance()
+        transformed, x = in_advance(), inputs()
         names = list(transformed.state_dict())
         backend = mhc_compile.backend(inner="eager")
         assert backend.attach(transformed, (x,)) == ()

@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 def with_few_streams(net: Network) -> Network:
-    """Each number of streams needs C++ kernels of its own, which take longer than the networks: one, or as elsewhere."""
+    """One, or as elsewhere: each number needs C++ kernels of its own, which take longer than the networks."""
     return replace(net, n=1 if net.n == 1 else STREAMS)
 
 
