@@ -33,13 +33,13 @@ STEPS = ("gate", "write", "boundary", "leave")
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 @pytest.mark.parametrize("name", STEPS)
 def test_the_operators_pass_opcheck(name: str, equal: bool, layout: str) -> None:
-    args = arguments(name, 3, layout, equal)
+    args = arguments(name, 4, layout, equal)
     torch.library.opcheck(getattr(torch.ops.mhc, name).default, args)
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_backward_operators_pass_opcheck(name: str) -> None:
-    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(name, 3, "last", False)]
+    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(name, 4, "last", False)]
     outputs = getattr(torch.ops.mhc, name)(*args)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
