@@ -1,5 +1,7 @@
 """The fused steps as operators: schema, shapes, autograd, compilers."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -66,8 +68,13 @@ def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
     assert torch.autograd.gradgradcheck(differentiable, tensors, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
+MIXED = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float64, torch.bfloat16)]
+OTHERS = {*product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (torch.float32, torch.bfloat16))}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "branch"), [*MIXED, *also(*sorted(OTHERS - {*MIXED}, key=str))]
+)  # a kernel is compiled for each
 def test_the_streams_have_the_dtype_of_the_sum(dtype: torch.dtype, branch: torch.dtype) -> None:
     data = step_inputs(4, "last", dtype=dtype)
     following, u, mix, stat = ops.boundary(data.X, data.y.to(branch), data.mix, data.params, n=4, axis=data.axis)
