@@ -1,6 +1,7 @@
 """The fused steps as operators: schema, shapes, autograd, compilers."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from tests.kernels.step_inputs import LAYOUTS, step_inputs
 from tests.tables import also
 
 
-def arguments(name: str, n: int, layout: str, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
+SMALLEST = ((2, 1, 3), 2)  # a derivative is looked at for each pair of numbers
+
+
+def arguments(name: str, n: int, layout: Any, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
     """Positional arguments of `torch.ops.mhc.<name>`."""
     data = step_inputs(n, layout, equal=equal, dtype=dtype)
     X, y, mix = (t.requires_grad_() for t in (data.X, data.y, data.mix))
@@ -56,7 +60,7 @@ def test_the_backward_operators_pass_opcheck(name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
-    args = arguments(name, 2, "tiny", equal, torch.float64)
+    args = arguments(name, 2, SMALLEST, equal, torch.float64)
     op = getattr(torch.ops.mhc, name)
 
     def differentiable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -69,12 +73,11 @@ def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
 
 
 MIXED = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float64, torch.bfloat16)]
-OTHERS = {*product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (torch.float32, torch.bfloat16))}
+PAIRS = {*product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (torch.float32, torch.bfloat16))}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "branch"), [*MIXED, *also(*sorted(OTHERS - {*MIXED}, key=str))]
-)  # a kernel is compiled for each
+# A kernel is compiled for each.
+@pytest.mark.parametrize(("dtype", "branch"), [*MIXED, *also(*sorted(PAIRS - {*MIXED}, key=str))])
 def test_the_streams_have_the_dtype_of_the_sum(dtype: torch.dtype, branch: torch.dtype) -> None:
     data = step_inputs(4, "last", dtype=dtype)
     following, u, mix, stat = ops.boundary(data.X, data.y.to(branch), data.mix, data.params, n=4, axis=data.axis)
@@ -99,10 +102,13 @@ def test_the_plain_formula_serves_forward_mode() -> None:
     torch.testing.assert_close(tangent, expected)
 
 
-@pytest.mark.parametrize("n", [1, 3])
+PRECISIONS = [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+
+
+# One stream has no kernels to compile.
 @pytest.mark.parametrize(
-    ("streams", "branch"),
-    [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)],
+    ("n", "streams", "branch"),
+    [*((1, *pair) for pair in PRECISIONS), (3, *PRECISIONS[0]), *also(*((3, *pair) for pair in PRECISIONS[1:]))],
 )
 def test_the_formulas_take_streams_and_branch_of_two_precisions(
     n: int, streams: torch.dtype, branch: torch.dtype
