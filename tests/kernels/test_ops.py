@@ -14,7 +14,6 @@ from tests.kernels.step_calls import as_tuple, forward_arguments
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
 from tests.tables import also
 
-
 SMALLEST = ((2, 1, 3), 2)  # a derivative is looked at for each pair of numbers
 
 
