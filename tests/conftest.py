@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import quick_compiler
 from tests.where_time_goes import WhereTimeGoes
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A worker reports to the process that hands out tests: there the times are added up, or in the only process."""
+    quick_compiler.choose(config)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(WhereTimeGoes())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,10 +26,12 @@ def one_thread() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@settings(max_examples=6, **SETTINGS)
+@settings(max_examples=3, **SETTINGS)
 @given(cases())
 def test_calls_are_the_formula(case):
-    check_calls(*case)
+    """With four streams: each number needs C++ kernels of its own."""
+    drawn, actions = case
+    check_calls(replace(drawn, n=4), actions)
 
 
 @pytest.mark.exhaustive

@@ -126,17 +126,24 @@ def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor],
     check_preserved(model.train(), rewritten.train(), inputs)
     if not plan.sites:
         return
-    optimizer = torch.optim.SGD(rewritten.parameters(), lr=_RATE)
     new = dict(rewritten.get_submodule("hyper_connections").named_parameters())
     silent = set(new)
     for _ in range(_STEPS):
-        optimizer.zero_grad()
+        rewritten.zero_grad()
         _loss(rewritten(*_copies(inputs))).backward()
         silent -= {name for name in silent if _has_gradient(new[name])}
-        nn.utils.clip_grad_norm_(rewritten.parameters(), 1.0)
-        optimizer.step()
+        _step(rewritten)
     if silent:
         raise FuzzError(f"no gradient in {_STEPS} steps: {', '.join(sorted(silent))}\n{plan}")
+
+
+def _step(model: nn.Module) -> None:
+    """A step of SGD. One of `torch.optim` would look through the process for all that it does not train."""
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(_RATE * parameter.grad)
 
 
 def _without_dropout(model: nn.Module) -> None:

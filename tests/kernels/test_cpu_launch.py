@@ -52,7 +52,7 @@ def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) 
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("n", [2, 3, *also(8)])  # a constant of templates; `test_packed.py` has 8 in the formulas
 def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
     """In fp64, as in the tests of the passes: each number and dtype is a C++ kernel that is compiled."""
     for name, arguments in all_arguments(n, "tiny", dtype=torch.float64):
