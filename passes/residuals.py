@@ -79,8 +79,9 @@ def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate
         total = direct_sum(graph, refused.add)
         assert isinstance(total, Sum)
         skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
-        negated = isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand)
-        if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
+        if any(o.negated for o in total.operands):
+            continue  # `x - average(x)` is a filter, as the mean taken away by a norm is
+        if isinstance(skip, Skip) and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
             found.append(replace(_candidate(graph, total, skip), weightless=True))
     return found
 
