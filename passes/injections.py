@@ -1,4 +1,4 @@
-"""Sums that look like long residuals and are none: biases of every layer, injections, merges by a mask, sums of weights.
+"""Sums that look like long residuals and are none: biases, injections, merges by a mask, sums of weights.
 
 Each of them would swallow every site between the value it starts from and itself.
 """
@@ -49,8 +49,8 @@ def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int,
 def find_biases(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
     """Candidates whose skip is added to other values as well, and is seen by the branch through those sums alone.
 
-    A position, a mask or a learned bias that is added in every layer: each sum is read, and the next one begins with the
-    same value again. A stream is rewritten: what reads it next reads the last sum, be it of learned queries.
+    A position, a mask or a learned bias that is added in every layer: each sum is read, and the next one begins with
+    the same value again. A stream is rewritten: what reads it next reads the last sum, be it of learned queries.
     """
     links = find_links(graph, found)
     continued = {link.source for link in links.values()}

@@ -142,7 +142,7 @@ def move(parameters: nn.Module, noise: float = 0.5) -> None:
 def found(
     body: Callable[..., Any], *inputs: Tensor, kind: type[Net] = Net, **layers: Any
 ) -> tuple[tuple[int, int], Plan]:
-    """`(sites, segments)` and the plan of `body` over layers, checked against the oracle; one input if none is given."""
+    """`(sites, segments)` and the plan of `body` over layers, checked against the oracle."""
     torch.manual_seed(0)
     model = kind(body, **layers).double()
     difference, plan = trained(model, *(inputs or (tokens(),)))
