@@ -154,8 +154,16 @@ def _settle_element(element: Element, owned: bool) -> Element:
     if isinstance(element, Long):
         # Without a tail the chain must end in a residual: `x + (f(x) - x)` is no skip.
         tail = element.tail or not isinstance(element.inner[-1], Res)
-        return replace(element, inner=settle(element.inner, element.head), tail=tail)
+        inner = settle(element.inner, element.head)
+        return replace(element, inner=inner if element.head or tail else _first_without_inner(inner), tail=tail)
     return replace(element, inner=settle(element.inner, True)) if isinstance(element, UNet) else element
+
+
+def _first_without_inner(chain: tuple[Element, ...]) -> tuple[Element, ...]:
+    """`x + (h + g(h))` and a long skip from the same x are two levels, or a value injected twice into the stream h."""
+    first = chain[0]
+    is_open = isinstance(first, Res) and first.branch in FREE_SITES
+    return (replace(first, branch="mlp"), *chain[1:]) if is_open else chain
 
 
 def _owned_after(element: Element, owned: bool) -> bool:
