@@ -35,7 +35,9 @@ def find_injections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rej
         onto = [c for c in group if _adds_to_a_stream(graph, c, sites)]
         if len(onto) >= _OFTEN and all(graph.reach(a.add, b.add) for a, b in pairwise(onto)):
             for candidate in onto:
-                yield Rejected(candidate.total.adds, Reason.INJECTED, f"{graph.names[base]} is added again and again")
+                yield Rejected(
+                    candidate.total.adds, Reason.INJECTED, f"{graph.names[base]} is added in layer after layer"
+                )
 
 
 def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int, Candidate]) -> bool:

@@ -159,7 +159,7 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
     if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
-        return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
+        return Rejected(total.adds, Reason.INJECTED, f"{graph.nodes[skip.base].name} is added in every layer")
     return _unliftable(graph, total, skip) or _misplaced(graph, total, skip)
 
 
