@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
 from mhc_compile.passes.normalise import normalise
+from mhc_compile.passes.pipeline import make_plan
 from mhc_compile.passes.plan import Plan
 from tests.fuzz.network import Model, build
 from tests.fuzz.oracle import Oracle
@@ -21,7 +23,8 @@ from tests.fuzz.spec import Network, expected_sites
 
 BOUND, MOVED = 1e-10, 1e-8
 _NOISE = 0.3  # how far new parameters are moved, which stands for training
-_ADDS = {"add": 1, "sub": 1, "iadd": 1, "isub": 1, "addcmul": 1, "addcdiv": 1, "index_add": 1, "cumsum": 1, "lerp": 2}
+_ADDS = {"add": 1, "sub": 1, "iadd": 1, "isub": 1, "addcmul": 1, "addcdiv": 1, "index_add": 1, "scatter_add": 1,
+         "cumsum": 1, "lerp": 2}  # fmt: skip
 """How many adds a call is, by name."""
 
 _STEPS, _RATE = 2, 1e-2
@@ -51,6 +54,7 @@ def check_traced(net: Network, learn: bool = False) -> None:
         rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
     check_plan(net, plan, _float_adds(gm))
     check_preserved(model, rewritten, inputs)
+    check_left_out(net, plan)
     check_moved(net, gm, copy.deepcopy(rewritten), plan, inputs)
     if learn:
         check_training(model, rewritten, inputs, plan)
@@ -69,8 +73,13 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
         for training in (False, True):
             for module in (plain, rewritten):
                 _without_dropout(module.train(training))
-            expected = Oracle(plain, plan, config, new).run(*_copies(inputs))
-            _compare(expected, rewritten(*_copies(inputs)), f"moved, {'train' if training else 'eval'} mode: ", MOVED)
+            expected = _seeded(lambda: Oracle(plain, plan, config, new).run(*_copies(inputs)))
+            _compare(
+                expected,
+                _seeded(lambda: rewritten(*_copies(inputs))),
+                f"moved, {'train' if training else 'eval'} mode: ",
+                MOVED,
+            )
 
 
 def check_transformed(net: Network) -> None:
@@ -88,11 +97,37 @@ def check_transformed(net: Network) -> None:
     check_training(model, transformed, inputs, plan)
 
 
+def check_left_out(net: Network, plan: Plan) -> None:
+    """Sites keep their keys where a layer is left out."""
+    if len(net.body) < 2:
+        return
+    model, inputs = build(net)
+    model.body.left_out = net.seed % len(net.body)
+    gm = fx.symbolic_trace(model)
+    with torch.no_grad():
+        _Values(gm).run(*_copies(inputs))
+    keys = _keys(plan)
+    for weights, found in _keys(make_plan(gm, Config(n=net.n))).items():
+        if not found <= keys.get(weights, found):
+            raise FuzzError(f"without layer {model.body.left_out}: {found} instead of {keys[weights]}")
+
+
+def _keys(plan: Plan) -> dict[tuple[str, ...], set[str]]:
+    """Weights of a branch -> the keys of all sites that have them."""
+    keys: dict[tuple[str, ...], set[str]] = {}
+    for site in plan.sites:
+        keys.setdefault(site.weights, set()).add(site.key)
+    return keys
+
+
 def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
-    """As many sites as there are by construction, and every float add is decided exactly once."""
+    """As many sites as there are by construction, over the channels, and every float add is decided exactly once."""
     expected = expected_sites(net)
     if len(plan.sites) != expected:
         raise FuzzError(f"found {len(plan.sites)} sites, there are {expected}\n{plan}")
+    wrong = [f"{s.key}: axis {s.channel_axis} of {s.shape}" for s in plan.sites if s.channels != net.channels]
+    if wrong:
+        raise FuzzError(f"not the channels: {', '.join(wrong)}\n{plan}")
     decided = list(chain.from_iterable(part.adds for part in (*plan.sites, *plan.rejected)))
     if len(set(decided)) != len(decided):
         twice = sorted({name for name in decided if decided.count(name) > 1})
@@ -104,7 +139,7 @@ def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
 def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
-        before, after = (tuple(m(*_copies(inputs))) for m in (model, rewritten))
+        before, after = (_seeded(lambda m=m: tuple(m(*_copies(inputs)))) for m in (model, rewritten))
     _compare(before, after)
 
 
@@ -121,9 +156,9 @@ def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", 
 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
     """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
+    check_preserved(model.train(), rewritten.train(), inputs)  # with the same random numbers
     _without_dropout(model)
     _without_dropout(rewritten)
-    check_preserved(model.train(), rewritten.train(), inputs)
     if not plan.sites:
         return
     new = dict(rewritten.get_submodule("hyper_connections").named_parameters())
@@ -150,6 +185,11 @@ def _without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def _seeded(call: Callable[[], Any]) -> Any:
+    torch.manual_seed(0)
+    return call()
 
 
 def _loss(outputs: Sequence[Tensor]) -> Tensor:

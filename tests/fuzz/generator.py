@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from tests.fuzz import branches, residuals, steps
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
+from tests.fuzz.spec import Collect, Element, Exchange, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
 
 MAX_LENGTH = 5
 
@@ -35,6 +36,7 @@ def _of_layout(images: bool) -> st.SearchStrategy[Network]:
         connection=st.sampled_from(["mhc"] * 4 + ["mhc-single-pass"] * 2 + RARE),
         reduce=st.sampled_from(["mean", "mean", "learned"]),
         seed=st.integers(0, 2**16),
+        injects=st.booleans(),
     )
 
 
@@ -43,7 +45,8 @@ def _chain(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
     inner = st.lists(flat, min_size=1, max_size=MAX_LENGTH).map(tuple)
     long = st.builds(Long, inner, head=st.booleans(), tail=st.booleans())
     levels = st.builds(UNet, st.lists(flat | long, min_size=1, max_size=3).map(tuple))
-    element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels}.get(i, flat))
+    towers = st.builds(Exchange, st.integers(1, 2))
+    element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels, 3: towers}.get(i, flat))
     return st.lists(element, min_size=1, max_size=MAX_LENGTH).map(tuple)
 
 
@@ -85,7 +88,16 @@ def _settled(net: Network) -> Network:
     return replace(
         net,
         n=_allowed(net),
+        injects=net.injects and _takes_injections(net.body),
         body=settle(net.body, start_owned, after=sum(map(count, (net.encoder, *net.towers)))),
         encoder=settle(net.encoder, True),
         towers=tuple(settle(t, False) for t in net.towers),
     )
+
+
+def _takes_injections(body: Sequence[Element]) -> bool:
+    """Whether every layer is a plain residual, and there are several: what comes back once is a long skip."""
+    return len(body) > 2 and all(isinstance(e, Res) and e.kind in _ONTO_STREAMS for e in body)
+
+
+_ONTO_STREAMS = frozenset({"plain", "pre_norm", "post_norm", "branch_first", "layer_scale", "lerp", "alpha"})

@@ -7,7 +7,7 @@ stand, so nothing here knows how they are lifted, fused or restored.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -51,10 +51,17 @@ class Oracle(fx.Interpreter):
         if n.name in self.site_at:
             self.streams[n.name] = self._write(self.site_at[n.name])
         elif n.name in self.lifts and self._streamed(n):
-            self.streams[n.name] = [self._call(n, i) for i in range(self.config.streams)]
+            self.streams[n.name] = [self._call(n, i) for i in self._drawing_once()]
         else:
             return self._call(n, None)
         return self._read_out(n.name)
+
+    def _drawing_once(self) -> Iterator[int]:
+        """Every stream, each with the random numbers of the first."""
+        state = torch.get_rng_state()
+        for i in range(self.config.streams):
+            torch.set_rng_state(state)
+            yield i
 
     def _streamed(self, n: fx.Node) -> list[fx.Node]:
         return [v for v in n.all_input_nodes if v.name in self.streams and (n.name, v.name) not in self.sides]
