@@ -10,6 +10,10 @@ import pytest
 
 from tests.where_time_goes import WhereTimeGoes
 
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+"""It keeps shapes of operators for a second layer that is alike, and models of tests have one or two: to trace a Llama
+of two layers takes a third less without it. Processes that tests start inherit this."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """A worker reports to the process that hands out tests: there the times are added up, or in the only process."""

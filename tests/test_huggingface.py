@@ -14,7 +14,6 @@ import mhc_compile
 from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
 from mhc_compile.inputs import resolve_inputs
-from tests.tables import also
 from tests.zoo.build import build
 from tests.zoo.generators import build_generator
 
@@ -65,7 +64,8 @@ def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced(
     assert "forward" not in vars(mhc_compile.revert(prepared))
 
 
-@pytest.mark.parametrize("tied", [True, *also(False)])  # untied is what `examples/hf_trainer.py` saves and loads
+@pytest.mark.exhaustive  # `test_pretrained.py` loads shards and tied weights, `examples/hf_trainer.py` a Llama
+@pytest.mark.parametrize("tied", [True, False])
 def test_what_save_pretrained_wrote_is_loaded(tied, tmp_path):
     config = tiny_llama().config
     config.tie_word_embeddings = tied
