@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 
@@ -28,6 +29,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         if not torch.cuda.is_available():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # To loggers that do not propagate pytest adds handlers of its own. With one on this, PyTorch writes every graph
+        # and every tensor that it traces into records that nobody reads.
+        logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.fixture(scope="module", autouse=True)
