@@ -217,6 +217,17 @@ def test_code_in_a_value_is_not_run(tmp_path):
     assert not target.exists()
 
 
+def test_without_its_metadata_a_checkpoint_is_none_and_the_previous_one_is_there(tmp_path, monkeypatch):
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    sharded.save({"a": torch.ones(3)}, tmp_path / "step-1")
+    monkeypatch.setattr(dcp.FileSystemWriter, "finish", die)
+    with pytest.raises(BaseException, match="KeyboardInterrupt"):
+        sharded.save({"a": torch.zeros(3)}, tmp_path / "step-2")
+    check_the_previous_one(tmp_path)
+
+
 DIES_BEFORE_THE_METADATA = """
 import os, signal, sys, torch
 from torch.distributed.checkpoint import FileSystemWriter
@@ -227,10 +238,14 @@ sharded.save({"a": torch.zeros(3)}, sys.argv[1] + "/step-2")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # what it leaves on the disk is what the test before has there
 def test_a_killed_process_leaves_the_previous_checkpoint(tmp_path):
     done = subprocess.run([sys.executable, "-c", DIES_BEFORE_THE_METADATA, str(tmp_path)], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
+    check_the_previous_one(tmp_path)
+
+
+def check_the_previous_one(tmp_path):
     assert list((tmp_path / "step-2").glob("*.distcp")), "it died too early to show anything"
     state = {"a": torch.zeros(3)}
     with pytest.raises(UnreadableCheckpointError, match="no complete checkpoint"):
