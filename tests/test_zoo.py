@@ -18,7 +18,7 @@ FEW = (
 MORE = (
     "hf:bert",  # post-norm, which `test_pretrained.py` has; a module called `self`, which `test_hosts.py` has
     "hf:mixtral",  # mixture of experts: `passes/shapes.py` has one
-    "hf:swin",  # windows between skip and add: `passes/shapes.py` has some
+    "hf:swin",  # windows between skip and add: `passes/test_channels.py` has permutations inside the branch
     "hf:llama",  # pre-norm; `examples` and `test_huggingface.py` have one
     "hf:gpt2",
     "hf:gptj",  # parallel branches
