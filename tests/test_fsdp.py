@@ -21,7 +21,7 @@ from tests.test_ddp import Net
 from tests.test_ddp import transformed as transformed_anew
 from tests.toy_models import Block
 
-STEPS = 6
+STEPS = 4
 
 
 transformed = copied(transformed_anew)
@@ -62,7 +62,7 @@ def compare(rank, folder, connection):
 
 
 def parameters_of_a_group(rank, folder):
-    model = transformed()
+    model = transformed(modes=("train",))
     whole = sum(p.numel() for p in model.parameters())
     shard(model)
     sites = model.hyper_connections["blocks.1"]
@@ -122,7 +122,7 @@ def new_kinds_of_calls(rank, folder, whole):
 
 
 def checkpointed(rank, folder):
-    model = transformed()
+    model = transformed(modes=("train",))
     single = copy.deepcopy(model)
     apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
     shard(model)
@@ -142,7 +142,7 @@ def nested(rank, folder):
     ids = torch.randint(16, (4, 5))
     model = Net()
     model.blocks = nn.Sequential(*(nn.Sequential(Block(), Block()) for _ in range(2)))
-    model = mhc_compile.transform(model, example_inputs=(ids,))
+    model = mhc_compile.transform(model, example_inputs=(ids,), modes=("train",))
     single = copy.deepcopy(model)
     shard(model)
     model(ids).square().mean().backward(), single(ids).square().mean().backward()

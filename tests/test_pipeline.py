@@ -85,13 +85,6 @@ def decoder(seed=0, **options):
     return mhc_compile.transform(Decoder(), **{"example_inputs": (ids, keep), "modes": ("train",), **options})
 
 
-@copied
-def halves():
-    """A decoder and its two stages, which share its parameters."""
-    model = decoder()
-    return model, cut(model, "blocks.2")
-
-
 def cut(model, *at, **options):
     return pipeline.split(model, at, **{"example_inputs": batch()[:2], "modes": ("train",), **options})
 
@@ -321,18 +314,32 @@ def test_a_state_dict_of_the_whole_model_loads_into_each_stage():
     stages[1].load_state_dict(lacking)
 
 
-def test_a_plain_checkpoint_loads_into_each_stage():
+@pytest.fixture(scope="module")
+def made_halves():
+    model = decoder()
+    return model, cut(model, "blocks.2"), copy.deepcopy(model.state_dict())
+
+
+@pytest.fixture
+def halves(made_halves):
+    """A decoder and its two stages, which share its parameters, as they were made."""
+    model, stages, start = made_halves
+    yield model, stages
+    model.load_state_dict(start)
+
+
+def test_a_plain_checkpoint_loads_into_each_stage(halves):
     torch.manual_seed(5)
     plain = Decoder()
-    _, stages = halves()
+    _, stages = halves
     for stage in stages:
         stage.load_state_dict(plain.state_dict())
     ids, keep, _ = batch()
     torch.testing.assert_close(run(stages, ids, keep)[0], plain(ids, keep), rtol=0, atol=1e-5)
 
 
-def test_a_plain_checkpoint_beside_trained_connections_is_warned_of():
-    model, (_, stage) = halves()
+def test_a_plain_checkpoint_beside_trained_connections_is_warned_of(halves):
+    model, (_, stage) = halves
     with torch.no_grad():
         model.hyper_connections["blocks.0.attn"].phi.fill_(1)
     with warnings.catch_warnings():
@@ -344,8 +351,8 @@ def test_a_plain_checkpoint_beside_trained_connections_is_warned_of():
         stage.load_state_dict(Decoder().state_dict())
 
 
-def test_a_checkpoint_of_another_connection_is_refused():
-    _, (_, stage) = halves()
+def test_a_checkpoint_of_another_connection_is_refused(halves):
+    _, (_, stage) = halves
     with pytest.raises(errors.CheckpointMismatchError, match="'hc'"):
         stage.load_state_dict(decoder(connection="hc").state_dict())
 

@@ -13,7 +13,7 @@ from tests.passes.layers import Mlp, Net, mlps, tokens
 X = tokens()
 
 
-def decide(body, front_end="symbolic", **layers):
+def decide(body, front_end="dynamo", **layers):
     """Candidates as `(number of adds, number of branches)`, reasons, and the graph."""
     torch.manual_seed(0)
     layers = {
