@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ import pytest
 
 from tests import quick_compiler
 from tests.where_time_goes import WhereTimeGoes
+
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+"""It keeps shapes of operators for a second layer that is alike, and models of tests have one or two: to trace a Llama
+of two layers takes a third less without it. Processes that tests start inherit this."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +31,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         if not torch.cuda.is_available():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # To loggers that do not propagate pytest adds handlers of its own. With one on this, PyTorch writes every graph
+        # and every tensor that it traces into records that nobody reads.
+        logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.store import connections_of
+from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
 
 peft = pytest.importorskip("peft")
@@ -30,13 +31,18 @@ def moved(model: nn.Module) -> nn.Module:
     return model
 
 
+@copied
+def tower() -> nn.Module:
+    return mhc_compile.transform(Tower(), n=2, example_inputs=(X,), modes=("train",))
+
+
 def transformed() -> nn.Module:
-    return moved(mhc_compile.transform(Tower(), n=2, example_inputs=(X,)))
+    return moved(tower())
 
 
 def compiled() -> nn.Module:
     model, backend = Tower(), mhc_compile.backend(n=2, inner="eager")
-    backend.attach(model, (X,))
+    backend.attach(model, (X,), modes=("train",))
     model.compile(backend=backend)
     return moved(model)
 
@@ -110,7 +116,7 @@ def test_the_file_of_an_adapter_holds_what_was_trained(tmp_path) -> None:
     model = adapted(model)
     after = train(model)
     model.save_pretrained(tmp_path)
-    base = mhc_compile.transform(Tower(), n=2, example_inputs=(X,))
+    base = tower()
     base.load_state_dict(state)
     assert_close(peft.PeftModel.from_pretrained(base, tmp_path)(X), after)
 
@@ -146,7 +152,7 @@ def test_traces_made_under_an_adapter_serve_the_others() -> None:
 
 
 def test_what_looks_at_hyper_connections_looks_at_those_in_use() -> None:
-    model = mhc_compile.transform(Tower(), n=2, example_inputs=(X,))
+    model = tower()
     base = adapted(model).get_base_model()
     train(base)
     with pytest.raises(mhc_compile.errors.NotPreservingError, match=r"hyper_connections\['blocks\.0'\]"):

@@ -91,9 +91,14 @@ def test_every_file_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_importing_the_package_imports_neither_dynamo_nor_rich():
-    code = (
-        "import mhc_compile, sys; print([m for m in ('torch._dynamo', 'torch._inductor', 'rich') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+IMPORTS = """
+import sys, mhc_compile
+print([m for m in ("torch._dynamo", "torch._inductor", "rich") if m in sys.modules])
+import mhc_compile.cli
+print([m for m in ("timm", "torchvision", "transformers") if m in sys.modules])
+"""
+
+
+def test_importing_the_package_imports_neither_dynamo_nor_rich_and_its_command_line_no_model_library():
+    out = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["[]", "[]"]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.apart import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, UncompiledCodeWarning
-from tests.moved import Net, X, moved, programs
+from tests.moved import Net, X, moved, net, programs
 from tests.toy_models import Block
 
 
@@ -29,7 +29,7 @@ class Counting(Net):
 
 
 def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
-    t = moved(Counting())
+    t = net(Counting)
     want = t(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -40,7 +40,7 @@ def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
 
 
 def test_a_loss_that_is_kept_has_a_gradient_for_the_new_parameters():
-    t = moved(Counting())
+    t = net(Counting)
     t(X)
     t.last.backward()
     assert all(p.grad is not None for p in t.hyper_connections.parameters())
