@@ -22,6 +22,7 @@ TESTED_VERSIONS = "2.13 and 2.14"
 NAMES: dict[str, str] = {
     # dialects
     "OpOverload": "torch._ops:OpOverload",
+    "dispatch_modes": "torch._C:_len_torch_dispatch_stack",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
     "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
