@@ -7,7 +7,8 @@ backward the streams, the branch and `stat`: coefficients and the streams behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,32 +20,38 @@ from mhc_compile.kernels import checks, op_shapes, packed
 from mhc_compile.kernels.implementations import implementation
 
 Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float})
 
 
-@torch.library.custom_op("mhc::gate", mutates_args=())
-def _gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_now(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     checks.check_gate(X, phi, alpha, bias, n, axis)
     return implementation(X, None, n).gate(X, phi, alpha, bias, n, axis)
 
 
-@torch.library.custom_op("mhc::write", mutates_args=())
-def _write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+def _write_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
     checks.check_write(X, y, mix, n, axis)
     return implementation(X, y, n).write(X, y, mix, n, axis)
 
 
-@torch.library.custom_op("mhc::boundary", mutates_args=())
-def _boundary(
+def _boundary_now(
     X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     checks.check_boundary(X, y, mix, phi, alpha, bias, n, axis)
     return implementation(X, y, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
 
 
-@torch.library.custom_op("mhc::leave", mutates_args=())
-def _leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+def _leave_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
     checks.check_leave(X, y, mix, n, axis, scale)
     return implementation(X, y, n).leave(X, y, mix, n, axis, scale)
+
+
+_gate: Op = torch.library.custom_op("mhc::gate", _gate_now, mutates_args=())
+_write: Op = torch.library.custom_op("mhc::write", _write_now, mutates_args=())
+_boundary: Op = torch.library.custom_op("mhc::boundary", _boundary_now, mutates_args=())
+_leave: Op = torch.library.custom_op("mhc::leave", _leave_now, mutates_args=())
+_NOW: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {"gate": _gate_now, "write": _write_now, "boundary": _boundary_now, "leave": _leave_now}
+)
 
 
 @torch.library.custom_op("mhc::gate_backward", mutates_args=())
@@ -201,11 +208,22 @@ def three(params: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def call(step: str, *args: Any) -> Any:
-    """The operator of a step; or the plain formula where operators have no rule."""
-    if not needs_formula():
-        return getattr(torch.ops.mhc, step)(*args)
-    getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
-    return getattr(packed, step)(*args)
+    """The operator of a step; or the plain formula where operators have no rule.
+
+    Where nobody but the kernel would see the operator, the kernel is called without it: to go through PyTorch's
+    dispatcher takes longer than to mix the streams of one token.
+    """
+    if needs_formula():
+        getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
+        return getattr(packed, step)(*args)
+    return _NOW[step](*args) if _only_computes(args) else getattr(torch.ops.mhc, step)(*args)
+
+
+def _only_computes(args: Sequence[Any]) -> bool:
+    """Whether nothing records an operator, and nothing but plain tensors goes in."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or compat.dispatch_modes():
+        return False
+    return all(type(value) in _PLAIN for value in args)
 
 
 def needs_formula() -> bool:

@@ -22,12 +22,14 @@ TESTED_VERSIONS = "2.13 and 2.14"
 NAMES: dict[str, str] = {
     # dialects
     "OpOverload": "torch._ops:OpOverload",
+    "dispatch_modes": "torch._C:_len_torch_dispatch_stack",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
     "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
     "functional_export": "torch._dynamo:functional_export",
+    "OutputGraph": "torch._dynamo.output_graph:OutputGraph",
     "fullgraph_capture": "torch._dynamo.convert_frame:fullgraph_capture",
     "restore_state_dict": "torch.export._trace:_restore_state_dict",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
@@ -187,6 +189,27 @@ def recorded_guards() -> Iterator[list[GuardRecord]]:
         yield found
     finally:
         module.fullgraph_capture = capture
+
+
+_LEAVES_CHECK = "_check_requires_grad_intermediate_outputs"
+
+
+@contextmanager
+def leaves_allowed() -> Iterator[None]:
+    """Lets captures hold `requires_grad_()` of a value on the way, as PEFT's recipe for checkpointing has it.
+
+    Dynamo refuses it because AOTAutograd would drop it; what is captured runs as it stands. One thread at a time.
+    """
+    kind = load("OutputGraph")
+    check = vars(kind).get(_LEAVES_CHECK)  # PyTorch 2.13 has none
+    if check is None:
+        yield
+        return
+    setattr(kind, _LEAVES_CHECK, lambda *_: None)
+    try:
+        yield
+    finally:
+        setattr(kind, _LEAVES_CHECK, check)
 
 
 def load(name: str) -> Any:

@@ -206,6 +206,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
         stack.enter_context(residuals_shown())
+        stack.enter_context(compat.leaves_allowed())
         try:
             logger.disabled = True
             vars(model).update({k: type(v)() for k, v in hooks.items()})

@@ -29,7 +29,7 @@ class Config:
 
     Attributes:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
-        connection: what one site computes (`mhc` by default; see the README's table).
+        connection: what one site computes (`mhc` by default; see docs/api.md).
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02).
         reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
             weights of the last site, as published.

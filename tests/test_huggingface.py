@@ -43,6 +43,20 @@ def test_layers_are_recomputed_whenever_gradient_checkpointing_is_on(when):
     assert len(runs) == 3 and len(hyper._mhc.programs) == 2  # one with recomputation, one without
 
 
+def test_embeddings_that_are_made_to_require_gradients_stay_in_one_graph():
+    """PEFT's recipe for checkpointing below frozen embeddings: `enable_input_require_grads` sets a hook on them."""
+    model = tiny_llama().train()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    hyper = mhc_compile.transform(model, n=4, example_kwargs=BATCH, modes=("train",))
+    assert not hyper.mhc_plan.notes and len(hyper._mhc.programs) == 1
+    hyper.model.layers[0].requires_grad_(True)  # after the trace
+    hyper(**BATCH).loss.backward()
+    assert all(parameter.grad is not None for parameter in hyper.model.layers[0].parameters())
+
+
 @pytest.fixture
 def accelerate_anew():
     """Its settings are those of the process: what other tests asked for must not be there, nor stay."""
