@@ -40,6 +40,7 @@ NAMES: dict[str, str] = {
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # backend
+    "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
     "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
@@ -134,6 +135,18 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
     """Decided by the first call, and by the policy before it."""
     own = parameter.sharded_param.dtype
     return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
+
+
+def guard_while_compiled(check: Callable[[], bool], what: str) -> None:
+    """Where Dynamo traces, let the code that it makes hold only as long as `check()` is true; `what` names that."""
+    context = load("TracingContext").try_get()
+    if context is None:
+        return
+
+    def create(builder: Any, guard: Any) -> None:
+        builder.add_python_lambda_leaf_guard_to_root(["___mhc_check()"], [what], {"___mhc_check": check})
+
+    context.guards_context.dynamo_guards.add(load("GlobalStateSource")().make_guard(create))
 
 
 _EXPORT_ROOT = "L['self']._modules['_export_root']"

@@ -33,7 +33,7 @@ from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.program import Program, build_program
 from mhc_compile.side_effects import describe_effects
-from mhc_compile.stage import Stage, StageInfo, portable_state
+from mhc_compile.stage import Stage, StageInfo, module_state
 from mhc_compile.transform import MODES, check_modes
 from mhc_compile.variants import check_parameters, plan_of, training_mode
 
@@ -213,7 +213,8 @@ def _build(model: Transformed, index: int, names: Sequence[set[str]], traces: Se
     stage = Stage(model, names[index], StageInfo(index, len(names), graph.receives, graph.sends, elsewhere))
     for trace in traces:
         with training_mode(stage, trace.training):
-            stage.mhc_stage.programs.append(_program(stage, trace.captured, trace.graphs[index]))
+            program = _program(stage, trace.captured, trace.graphs[index])
+            stage.mhc_stage.programs.append((module_state(stage), program))
     return stage
 
 
@@ -222,7 +223,7 @@ def _program(stage: Stage, captured: Captured, graph: StageGraph) -> Program:
     spec = _received(graph) if info.index else _on_any_device(captured.input_spec)
     out = captured.out_spec if info.index == info.count - 1 else _returned(graph)
     own = replace(captured, gm=graph.gm, input_spec=spec, out_spec=out)
-    return replace(build_program(own, graph.gm, stage), state=portable_state(stage))
+    return build_program(own, graph.gm, stage)
 
 
 def _received(graph: StageGraph) -> InputSpec:

@@ -196,13 +196,6 @@ class Reads:
         """
         return replace(self, values=tuple(r for r in self.values if agrees(r, _found(r, model))))
 
-    def attributes(self) -> Iterator[tuple[str, str, Any]]:
-        """Numbers, flags and texts that are attributes of modules: module, attribute, value."""
-        for read in (read for read in self.values if read.place.outside is None):
-            name = read.tail.removeprefix(".")
-            if read.kind == "equal" and name.isidentifier() and isinstance(read.value, (bool, int, float, str)):
-                yield read.path, name, read.value
-
     def other_modules(self, modules: Mapping[str, nn.Module]) -> str:
         """What differs in the module tree, "" if nothing does."""
         for name, kind in self.classes.items():
