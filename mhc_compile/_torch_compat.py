@@ -45,6 +45,7 @@ NAMES: dict[str, str] = {
     "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
+    "TensorVariable": "torch._dynamo.variables.tensor:TensorVariable",
     "NNModuleSource": "torch._dynamo.source:NNModuleSource",
     "TorchCompileInductorWrapper": "torch:_TorchCompileInductorWrapper",
     "TracingContext": "torch._guards:TracingContext",
@@ -135,6 +136,23 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
     """Decided by the first call, and by the policy before it."""
     own = parameter.sharded_param.dtype
     return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
+
+
+@contextmanager
+def gradients_asked_for() -> Iterator[list[bool]]:
+    """Gets an entry when traced code in the block asks a tensor for `requires_grad`, which Dynamo makes a constant."""
+    kind, asked = load("TensorVariable"), []
+    answer = kind.method_attr_requires_grad
+
+    def answer_and_note(*args: Any) -> Any:
+        asked.append(True)
+        return answer(*args)
+
+    kind.method_attr_requires_grad = answer_and_note
+    try:
+        yield asked
+    finally:
+        kind.method_attr_requires_grad = answer
 
 
 def guard_while_compiled(check: Callable[[], bool], what: str) -> None:

@@ -59,15 +59,21 @@ def _can_be_door(module: nn.Module) -> bool:
 
 @functools.cache
 def _attached_class(original: Any) -> type[nn.Module]:
+    kind: type[nn.Module] = derived(Attached, original, functools.partial(_attached_forward, original), {})
+    return kind
+
+
+def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if torch.compiler.is_compiling() or compat.get_eval_frame_callback() is not None:
             return original.forward(self, *args, **kwargs)
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    kind: type[nn.Module] = derived(Attached, original, {"forward": forward})
-    return kind
+    return forward
 
 
 def _compiled_inside(module: nn.Module) -> bool:

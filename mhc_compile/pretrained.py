@@ -145,7 +145,7 @@ def _loader_of(kind: Any, record: Record) -> Any:
         kwargs.pop(LOCK, None)  # of a configuration that had none
         return _with_connections(kind(config, *args, **kwargs), record)
 
-    return derived(_Loader, kind, {}, construct)
+    return derived(_Loader, kind, None, {}, construct)
 
 
 def _with_connections(plain: Any, record: Record) -> Transformed:
