@@ -97,7 +97,11 @@ class BoundReads:
         for (kind, name), value in zip(self._looked_up, self._in_classes, strict=True):
             if getattr(kind, name, MISSING) != value:
                 return f"{kind.__name__}.{name} has changed"
-        return "" if self._all_hold(self._loadable) else "a parameter has another dtype or device, or is frozen or not as before"
+        return (
+            ""
+            if self._all_hold(self._loadable)
+            else "a parameter has another dtype or device, or is frozen or not as before"
+        )
 
     def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         try:

@@ -56,9 +56,7 @@ def derived(
         module: nn.Module = (construct or original)(*args, **kwargs)
         return module
 
-    meta = type.__new__(
-        type, type(original).__name__, (type(original),), {"__call__": call, **patches.methods()}
-    )
+    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": call, **patches.methods()})
     make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
         patches.kind = make.__new__(meta, original.__name__, (mixin, original), dict(namespace))

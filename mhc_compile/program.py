@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 
+
 @dataclass(frozen=True)
 class Program:
     """The code of one variant of `forward` and the calls it serves.

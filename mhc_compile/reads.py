@@ -219,9 +219,7 @@ class Reads:
         return next((f"{name} is new" for name in modules if lies_in(name, root) and name not in self.classes), "")
 
 
-def _looked_up(
-    reads: Iterable[Read], classes: Mapping[str, type[nn.Module]]
-) -> dict[tuple[type[nn.Module], str], Any]:
+def _looked_up(reads: Iterable[Read], classes: Mapping[str, type[nn.Module]]) -> dict[tuple[type[nn.Module], str], Any]:
     """Methods and properties: Dynamo notes only that an instance has none of its own, so it took that of the class."""
     asked = {(classes[r.path], r.value) for r in reads if r.kind == "absent" and r.place.outside is None and not r.tail}
     asked |= {(kind, "forward") for kind in classes.values()}

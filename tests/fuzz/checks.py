@@ -31,7 +31,7 @@ class FuzzError(AssertionError):
     """A drawn network is not rewritten as it must be."""
 
 
-class _Values(fx.Interpreter):
+class Values(fx.Interpreter):
     """Runs a graph and leaves each value on its node, as the passes want to find it."""
 
     def run_node(self, n: fx.Node) -> object:
@@ -45,7 +45,7 @@ def check_traced(net: Network, learn: bool = False) -> None:
     model, inputs = build(net)
     gm = fx.symbolic_trace(model)
     with torch.no_grad():
-        _Values(gm).run(*_copies(inputs))
+        Values(gm).run(*copies(inputs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
         rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
@@ -68,21 +68,21 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
             p.add_(_NOISE * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(net.seed + i)))
         for training in (False, True):
             for module in (plain, rewritten):
-                _without_dropout(module.train(training))
-            expected = Oracle(plain, plan, config, new).run(*_copies(inputs))
-            _compare(expected, rewritten(*_copies(inputs)), f"moved, {'train' if training else 'eval'} mode: ", MOVED)
+                without_dropout(module.train(training))
+            expected = Oracle(plain, plan, config, new).run(*copies(inputs))
+            compare(expected, rewritten(*copies(inputs)), f"moved, {'train' if training else 'eval'} mode: ", MOVED)
 
 
 def check_transformed(net: Network) -> None:
     """All checks on `transform`, which captures with Dynamo, train mode included."""
     torch.compiler.reset()
     model, inputs = build(net)
-    _without_dropout(model)  # before the capture, which takes probabilities as constants
+    without_dropout(model)  # before the capture, which takes probabilities as constants
     options = {"connection": net.connection, "reduce": net.reduce}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
-        transformed = mhc_compile.transform(model, n=net.n, example_inputs=_copies(inputs), **options)
-    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=_copies(inputs))
+        transformed = mhc_compile.transform(model, n=net.n, example_inputs=copies(inputs), **options)
+    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=copies(inputs))
     check_plan(net, plan, plan.float_adds)
     check_preserved(model, transformed, inputs)
     check_training(model, transformed, inputs, plan)
@@ -104,11 +104,12 @@ def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
 def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
-        before, after = (tuple(m(*_copies(inputs))) for m in (model, rewritten))
-    _compare(before, after)
+        before, after = (tuple(m(*copies(inputs))) for m in (model, rewritten))
+    compare(before, after)
 
 
-def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+def compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+    """Raise if outputs differ, relative to the size of the first ones."""
     if len(before) != len(after):
         raise FuzzError(f"{what}{len(after)} outputs instead of {len(before)}")
     for i, (a, b) in enumerate(zip(before, after, strict=True)):
@@ -121,8 +122,8 @@ def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", 
 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
     """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
-    _without_dropout(model)
-    _without_dropout(rewritten)
+    without_dropout(model)
+    without_dropout(rewritten)
     check_preserved(model.train(), rewritten.train(), inputs)
     if not plan.sites:
         return
@@ -131,7 +132,7 @@ def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor],
     silent = set(new)
     for _ in range(_STEPS):
         optimizer.zero_grad()
-        _loss(rewritten(*_copies(inputs))).backward()
+        _loss(rewritten(*copies(inputs))).backward()
         silent -= {name for name in silent if _has_gradient(new[name])}
         nn.utils.clip_grad_norm_(rewritten.parameters(), 1.0)
         optimizer.step()
@@ -139,7 +140,8 @@ def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor],
         raise FuzzError(f"no gradient in {_STEPS} steps: {', '.join(sorted(silent))}\n{plan}")
 
 
-def _without_dropout(model: nn.Module) -> None:
+def without_dropout(model: nn.Module) -> None:
+    """Set all probabilities to zero."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -154,7 +156,7 @@ def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.count_nonzero())
 
 
-def _copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Models may write into their inputs."""
     return tuple(x.clone() for x in inputs)
 
