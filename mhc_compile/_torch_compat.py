@@ -42,14 +42,17 @@ NAMES: dict[str, str] = {
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # backend
+    "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
     "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
+    "TensorVariable": "torch._dynamo.variables.tensor:TensorVariable",
     "NNModuleSource": "torch._dynamo.source:NNModuleSource",
     "TorchCompileInductorWrapper": "torch:_TorchCompileInductorWrapper",
     "TracingContext": "torch._guards:TracingContext",
     "lookup_backend": "torch._dynamo.backends.registry:lookup_backend",
+    "skip_code": "torch._dynamo.eval_frame:skip_code",
     "remove_from_cache": "torch._dynamo.eval_frame:remove_from_cache",
     "tag_activation_checkpoint": "torch._higher_order_ops.wrap:tag_activation_checkpoint",
     # lowering
@@ -136,6 +139,35 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
     """Decided by the first call, and by the policy before it."""
     own = parameter.sharded_param.dtype
     return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
+
+
+@contextmanager
+def gradients_asked_for() -> Iterator[list[bool]]:
+    """Gets an entry when traced code in the block asks a tensor for `requires_grad`, which Dynamo makes a constant."""
+    kind, asked = load("TensorVariable"), []
+    answer = kind.method_attr_requires_grad
+
+    def answer_and_note(*args: Any) -> Any:
+        asked.append(True)
+        return answer(*args)
+
+    kind.method_attr_requires_grad = answer_and_note
+    try:
+        yield asked
+    finally:
+        kind.method_attr_requires_grad = answer
+
+
+def guard_while_compiled(check: Callable[[], bool], what: str) -> None:
+    """Where Dynamo traces, let the code that it makes hold only as long as `check()` is true; `what` names that."""
+    context = load("TracingContext").try_get()
+    if context is None:
+        return
+
+    def create(builder: Any, guard: Any) -> None:
+        builder.add_python_lambda_leaf_guard_to_root(["___mhc_check()"], [what], {"___mhc_check": check})
+
+    context.guards_context.dynamo_guards.add(load("GlobalStateSource")().make_guard(create))
 
 
 _EXPORT_ROOT = "L['self']._modules['_export_root']"

@@ -15,10 +15,13 @@ RECOMPILE_LIMIT = 64
 
 
 def compiled_alone(module: nn.Module, forward: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward`, a plain function of `module` and inputs, compiled for this module alone."""
+    """`forward`, a plain function of `module` and inputs, compiled for this module alone.
+
+    Its code object is its own, and so is what Dynamo has compiled for it, and how often.
+    """
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(module, *args, **kwargs)
 
-    # The code object of `forward` is shared by all modules of a class, and so would be its limit.
-    return compat.compiled_apart(types.MethodType(call, module), backend, RECOMPILE_LIMIT)
+    own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
+    return compat.compiled_apart(types.MethodType(own, module), backend, RECOMPILE_LIMIT)

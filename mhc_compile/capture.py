@@ -90,21 +90,21 @@ def capture(
             with nullcontext() if attempt.gradients else torch.no_grad():
                 traced = _attempt(model, args, kwargs, attempt.dynamic, open_axes)
                 gm = traced.gm
-                grad_mode = _grad_mode(gm, traced.guards)
+                grad_mode = _grad_mode(traced)
         except Exception as error:
             failures.append(error)
             if takes_objects(error):
                 break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
-        spec = input_spec(gm, traced.flat, traced.tree)
+        spec = input_spec(gm, traced.flat, traced.tree, gradients=traced.asks_gradients)
         return Captured(
             gm,
             joined(gm, traced.flat, spec) if path else spec,
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
             traced.autocast,
-            Reads.of(model, traced.guards, path),
+            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients),
             lasting(traced.changed),
             _calls(model),
             attempt.notes(failures),
@@ -148,7 +148,8 @@ def _attempts(model: nn.Module, dynamic: bool) -> list[_Attempt]:
 class _Traced:
     """What an attempt gives: the graph, its flat inputs and their structure, what changed, and Dynamo's guards.
 
-    `autocast` is the state it is valid under, None for any.
+    `asks_gradients` tells whether the code asks what requires gradients. `autocast` is the state it is valid under,
+    None for any.
     """
 
     gm: fx.GraphModule
@@ -156,6 +157,7 @@ class _Traced:
     tree: Any
     changed: set[str]
     guards: list[compat.GuardRecord]
+    asks_gradients: bool
     autocast: tuple[Any, ...] | None
 
 
@@ -173,10 +175,16 @@ def _attempt(
 
 
 def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced:
-    with TRACING, _undisturbed(model), compat.recorded_guards() as guards, watched() as changed:
+    with (
+        TRACING,
+        _undisturbed(model),
+        compat.recorded_guards() as guards,
+        compat.gradients_asked_for() as asked,
+        watched() as changed,
+    ):
         gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])
         compat.restore_state_dict(model, gm)
-    return _Traced(gm, flat, tree, changed, guards, None)
+    return _Traced(gm, flat, tree, changed, guards, any(asked), None)
 
 
 def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:
@@ -240,13 +248,13 @@ _CALL_HOOKS = frozenset(
 )
 
 
-def _grad_mode(gm: fx.GraphModule, guards: Sequence[compat.GuardRecord]) -> bool | None:
+def _grad_mode(traced: _Traced) -> bool | None:
     """Dynamo leaves out switches without effect, so a trace without gradients never shows where the model has some."""
     if not torch.is_grad_enabled():
         return False
-    if reaches(guards, (torch.is_grad_enabled,)):  # a branch may have been taken for it
+    if traced.asks_gradients or reaches(traced.guards, (torch.is_grad_enabled,)):  # a branch may have been taken for it
         return True
-    return True if any(node.target is compat.set_grad_enabled for node in gm.graph.nodes) else None
+    return True if any(node.target is compat.set_grad_enabled for node in traced.gm.graph.nodes) else None
 
 
 def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:

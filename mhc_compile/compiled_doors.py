@@ -43,7 +43,11 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 
 def attach_doors(model: nn.Module, places: Iterable[str], config: Config, compile_alone: Compile) -> None:
-    """Make doors of the modules around these, by their names, and of `model` itself."""
+    """Make doors of the modules around these, by their names, and of `model` itself.
+
+    Where parameters appear with the first call, Dynamo is at work. It makes its guards, which look at the classes of
+    modules, once the graph is compiled, and so of the classes that they have then.
+    """
     paths = {"", *(".".join(parts[:n]) for parts in (p.split(".") for p in places) for n in range(1, len(parts) + 1))}
     for path, module in list(model.named_modules()):
         if path in paths and _can_be_door(module):
@@ -59,15 +63,23 @@ def _can_be_door(module: nn.Module) -> bool:
 
 @functools.cache
 def _attached_class(original: Any) -> type[nn.Module]:
+    kind: type[nn.Module] = derived(Attached, original, functools.partial(_attached_forward, original), {})
+    return kind
+
+
+def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if torch.compiler.is_compiling() or compat.get_eval_frame_callback() is not None:
             return original.forward(self, *args, **kwargs)
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
+    # Where Dynamo begins at this call, it begins at the original's: there is what it had compiled before the door.
+    compat.skip_code(forward.__code__)
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    kind: type[nn.Module] = derived(Attached, original, {"forward": forward})
-    return kind
+    return forward
 
 
 def _compiled_inside(module: nn.Module) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from mhc_compile._torch_compat import guard_while_compiled
 from mhc_compile.bound_reads import BoundReads, bind
 from mhc_compile.owned import Owner
-from mhc_compile.program import Program, module_state
+from mhc_compile.program import Program
 
 Kind = tuple[Any, ...]
 """A kind of call: structure and types of the inputs, modes; see `kind_of`."""
@@ -40,15 +42,16 @@ class Entry:
 
     def find(self, owner: Owner, flat: Sequence[Any], tree: Any) -> Program | None:
         """The program that computes a call correctly, if there is one."""
-        if torch.compiler.is_compiling():  # Dynamo guards what it sees here, in plain Python
-            state = module_state(owner)
-            return next((p for p in self.programs if p.matches(state, owner, flat, tree)), None)
-        for program in self.programs:
-            if program.takes(flat, tree) and self._holds(program, owner):
+        compiling = torch.compiler.is_compiling()
+        for index, program in enumerate(self.programs):
+            if program.takes(flat, tree) and (
+                _holds_while_compiled(self, owner, index) if compiling else self.holds(program, owner)
+            ):
                 return program
         return None
 
-    def _holds(self, program: Program, owner: Owner) -> bool:
+    def holds(self, program: Program, owner: Owner) -> bool:
+        """Whether all that the trace of a program has read is as it was."""
         bound = self.bound.get(id(program))
         if bound is not None and bound.holds():
             return True
@@ -62,6 +65,22 @@ class Entry:
         """What keeps the latest program from serving a call, as far as the model is concerned."""
         made = bind(self.programs[-1].reads, owner) if self.programs else "it is the first call"
         return made if isinstance(made, str) else "the inputs are of another kind"
+
+
+def _holds_while_compiled(entry: Entry, owner: Owner, index: int) -> bool:
+    """`Entry.holds` of one program, which Dynamo takes for a constant, and checks again at each call of its code."""
+    watched = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
+
+    def holds() -> bool:
+        entry, owner = (ref() for ref in watched)
+        return entry is not None and owner is not None and entry.holds(entry.programs[index], owner)
+
+    found = holds()
+    guard_while_compiled(lambda: holds() is found, f"what program {index} of {type(owner).__name__} has read")
+    return found
+
+
+_holds_while_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
 
 
 def kind_of(owner: Owner, flat: Sequence[Any], tree: Any) -> Kind:

@@ -203,6 +203,10 @@ class RecompileLimitWarning(UserWarning):
     """Dynamo is about to give up on a function, which then runs without hyper-connections."""
 
 
+class RecompilationWarning(UserWarning):
+    """A call of a transformed model is compiled anew each time, which takes longer than the call."""
+
+
 class UncompiledCodeWarning(UserWarning):
     """A part of the model runs with Dynamo switched off, and so without hyper-connections."""
 

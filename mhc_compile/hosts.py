@@ -166,7 +166,15 @@ def _check_called(module: nn.Module) -> None:
 
 @functools.cache  # one class per class, so that blocks that were alike still are
 def _hosted_class(original: Any) -> type[nn.Module]:
+    special = {} if original.__call__ is nn.Module.__call__ else {"__call__": _calling_of(original)}
+    hosted: type[nn.Module] = derived(Hosted, original, functools.partial(_hosted_forward, original), special)
+    return hosted
+
+
+def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
         door = self.__dict__[HOSTED].door
@@ -178,11 +186,7 @@ def _hosted_class(original: Any) -> type[nn.Module]:
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    attributes: dict[str, Any] = {"forward": forward}
-    if original.__call__ is not nn.Module.__call__:
-        attributes["__call__"] = _calling_of(original)
-    hosted: type[nn.Module] = derived(Hosted, original, attributes)
-    return hosted
+    return forward
 
 
 def _calling_of(original: Any) -> Callable[..., Any]:

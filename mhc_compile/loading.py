@@ -90,7 +90,7 @@ def _loader_of(kind: Any, record: Record, own: Own) -> Any:
         kwargs.pop(LOCK, None)  # of a configuration that had none
         return _with_connections(kind(config, *args, **kwargs), record, own)
 
-    return derived(Loader, kind, {}, construct)
+    return derived(Loader, kind, None, {}, construct)
 
 
 def _with_connections(plain: Any, record: Record, own: Own) -> Served:

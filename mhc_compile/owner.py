@@ -7,6 +7,7 @@ A subclass made on the fly keeps class, attributes, parameter names, tied and un
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -71,7 +72,16 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 
 def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
+    # What the class does around its forward, in `__call__`, is part of the trace.
+    special = {"__call__": nn.Module.__call__, **container_methods(original), **methods_of_pretrained(original, own)}
+    kind: type[Transformed] = derived(Transformed, original, functools.partial(_transformed_forward, original), special)
+    return kind
+
+
+def _transformed_forward(original: type[nn.Module], stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: Transformed, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if runs_plain():
             return original_forward(self)(self, *args, **kwargs)
         return call_entry(self, self._mhc.entry(""), args, kwargs)
@@ -79,11 +89,7 @@ def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     # Trainers look at the signature to decide which columns of a data set the model takes.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    # What the class does around its forward, in `__call__`, is part of the trace.
-    special = {**container_methods(original), **methods_of_pretrained(original, own)}
-    attributes = {"forward": forward, "__call__": nn.Module.__call__, **special}
-    kind: type[Transformed] = derived(Transformed, original, attributes)
-    return kind
+    return forward
 
 
 def own(

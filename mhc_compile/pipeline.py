@@ -36,7 +36,7 @@ from mhc_compile.ownership import Served
 from mhc_compile.plain_twin import disown
 from mhc_compile.program import Program, build_program
 from mhc_compile.side_effects import describe_effects
-from mhc_compile.stage import Stage, StageInfo, portable_state
+from mhc_compile.stage import Stage, StageInfo, module_state
 from mhc_compile.variants import plan_of, training_mode
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def _build(model: Served, index: int, names: Sequence[set[str]], traces: Sequenc
     stage = Stage(model, names[index], StageInfo(index, len(names), graph.receives, graph.sends, elsewhere))
     for trace in traces:
         with training_mode(stage, trace.training):
-            stage.mhc_stage.programs.append(_program(stage, trace.captured, trace.graphs[index]))
+            program = _program(stage, trace.captured, trace.graphs[index])
+            stage.mhc_stage.programs.append((module_state(stage), program))
     return stage
 
 
@@ -224,7 +225,7 @@ def _program(stage: Stage, captured: Captured, graph: StageGraph) -> Program:
     spec = _received(graph) if info.index else _on_any_device(captured.input_spec)
     out = captured.out_spec if info.index == info.count - 1 else _returned(graph)
     own = replace(captured, gm=graph.gm, input_spec=spec, out_spec=out)
-    return replace(build_program(own, graph.gm, stage), state=portable_state(stage))
+    return build_program(own, graph.gm, stage)
 
 
 def _received(graph: StageGraph) -> InputSpec:

@@ -7,18 +7,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture_errors import describe_call
 from mhc_compile.errors import StageCallError
 from mhc_compile.header import check_state, is_plain
+from mhc_compile.hosts import Hosted
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.owned import Conversion, Owner
 from mhc_compile.passes.partition import Crossing
 from mhc_compile.plain_checkpoint import complete_plain
-from mhc_compile.program import Program, State, module_state
+from mhc_compile.program import Program
+
+State = list[Any]
+"""What code depends on in the modules of a stage; see `module_state`."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class StageInfo:
         receives: the tensors that the stage before sends, in the order in which `forward` takes them.
         sends: the tensors that `forward` returns, except in the last stage.
         elsewhere: names of parameters and buffers that other stages have.
-        programs: the code, one for each kind of call.
+        programs: the code, one for each kind of call, and the state of the modules that it is for.
     """
 
     index: int
@@ -39,7 +43,7 @@ class StageInfo:
     receives: tuple[Crossing, ...]
     sends: tuple[Crossing, ...]
     elsewhere: frozenset[str]
-    programs: list[Program] = field(default_factory=list)
+    programs: list[tuple[State, Program]] = field(default_factory=list)
 
 
 class Stage(Owner):
@@ -85,9 +89,9 @@ class Stage(Owner):
             StageCallError: the model was not traced for this kind of call.
         """
         flat, tree = tree_flatten((args, kwargs))
-        state = portable_state(self)
-        for program in self.mhc_stage.programs:
-            if program.state == state and program.takes(flat, tree):
+        now = module_state(self)
+        for state, program in self.mhc_stage.programs:
+            if state == now and program.takes(flat, tree):
                 return program(self, flat)
         raise StageCallError(self._explain(args, kwargs))
 
@@ -116,9 +120,23 @@ class Stage(Owner):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-def portable_state(module: nn.Module) -> State:
-    """`module_state` without devices, which the code of a stage does not depend on."""
-    return [value for value in module_state(module) if not isinstance(value, torch.device)]
+def module_state(module: nn.Module) -> State:
+    """What the code of a stage depends on in a module tree: training flags and dtypes of parameters.
+
+    It does not depend on devices. Plain Python, so that Dynamo inlines it and guards what it sees.
+    """
+    state: State = []
+    modules = list(module.modules())
+    sharded = compat.sharded_dtypes(modules)
+    for child in modules:
+        if compat.WRAPPED in child._modules:  # activation checkpointing changes nothing that is traced
+            continue
+        state.append(child.training)
+        state.append(isinstance(child, Hosted))  # one that was replaced is none, and is traced as it is
+        for parameter in child._parameters.values():
+            if parameter is not None:
+                state.append(sharded.get(id(parameter), parameter.dtype))
+    return state
 
 
 def prune(module: nn.Module, names: Collection[str], prefix: str = "") -> nn.Module:

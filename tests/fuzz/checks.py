@@ -34,7 +34,7 @@ class FuzzError(AssertionError):
     """A drawn network is not rewritten as it must be."""
 
 
-class _Values(fx.Interpreter):
+class Values(fx.Interpreter):
     """Runs a graph and leaves each value on its node, as the passes want to find it."""
 
     def run_node(self, n: fx.Node) -> object:
@@ -48,7 +48,7 @@ def check_traced(net: Network, learn: bool = False) -> None:
     model, inputs = build(net)
     gm = fx.symbolic_trace(model)
     with torch.no_grad():
-        _Values(gm).run(*_copies(inputs))
+        Values(gm).run(*copies(inputs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
         rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
@@ -72,11 +72,11 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
             p.add_(_NOISE * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(net.seed + i)))
         for training in (False, True):
             for module in (plain, rewritten):
-                _without_dropout(module.train(training))
-            expected = _seeded(lambda: Oracle(plain, plan, config, new).run(*_copies(inputs)))
-            _compare(
+                without_dropout(module.train(training))
+            expected = _seeded(lambda: Oracle(plain, plan, config, new).run(*copies(inputs)))
+            compare(
                 expected,
-                _seeded(lambda: rewritten(*_copies(inputs))),
+                _seeded(lambda: rewritten(*copies(inputs))),
                 f"moved, {'train' if training else 'eval'} mode: ",
                 MOVED,
             )
@@ -86,12 +86,12 @@ def check_transformed(net: Network) -> None:
     """All checks on `transform`, which captures with Dynamo, train mode included."""
     torch.compiler.reset()
     model, inputs = build(net)
-    _without_dropout(model)  # before the capture, which takes probabilities as constants
+    without_dropout(model)  # before the capture, which takes probabilities as constants
     options = {"connection": net.connection, "reduce": net.reduce}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
-        transformed = mhc_compile.transform(model, n=net.n, example_inputs=_copies(inputs), **options)
-    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=_copies(inputs))
+        transformed = mhc_compile.transform(model, n=net.n, example_inputs=copies(inputs), **options)
+    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=copies(inputs))
     check_plan(net, plan, plan.float_adds)
     check_preserved(model, transformed, inputs)
     check_training(model, transformed, inputs, plan)
@@ -105,7 +105,7 @@ def check_left_out(net: Network, plan: Plan) -> None:
     model.body.left_out = net.seed % len(net.body)
     gm = fx.symbolic_trace(model)
     with torch.no_grad():
-        _Values(gm).run(*_copies(inputs))
+        Values(gm).run(*copies(inputs))
     keys = _keys(plan)
     for weights, found in _keys(make_plan(gm, Config(n=net.n))).items():
         if not found <= keys.get(weights, found):
@@ -139,11 +139,12 @@ def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
 def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
-        before, after = (_seeded(lambda m=m: tuple(m(*_copies(inputs)))) for m in (model, rewritten))
-    _compare(before, after)
+        before, after = (_seeded(lambda m=m: tuple(m(*copies(inputs)))) for m in (model, rewritten))
+    compare(before, after)
 
 
-def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+def compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+    """Raise if outputs differ, relative to the size of the first ones."""
     if len(before) != len(after):
         raise FuzzError(f"{what}{len(after)} outputs instead of {len(before)}")
     for i, (a, b) in enumerate(zip(before, after, strict=True)):
@@ -157,15 +158,15 @@ def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
     """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
     check_preserved(model.train(), rewritten.train(), inputs)  # with the same random numbers
-    _without_dropout(model)
-    _without_dropout(rewritten)
+    without_dropout(model)
+    without_dropout(rewritten)
     if not plan.sites:
         return
     new = dict(rewritten.get_submodule("hyper_connections").named_parameters())
     silent = set(new)
     for _ in range(_STEPS):
         rewritten.zero_grad()
-        _loss(rewritten(*_copies(inputs))).backward()
+        _loss(rewritten(*copies(inputs))).backward()
         silent -= {name for name in silent if _has_gradient(new[name])}
         _step(rewritten)
     if silent:
@@ -181,7 +182,8 @@ def _step(model: nn.Module) -> None:
                 parameter.sub_(_RATE * parameter.grad)
 
 
-def _without_dropout(model: nn.Module) -> None:
+def without_dropout(model: nn.Module) -> None:
+    """Set all probabilities to zero."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -201,7 +203,7 @@ def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.count_nonzero())
 
 
-def _copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Models may write into their inputs."""
     return tuple(x.clone() for x in inputs)
 

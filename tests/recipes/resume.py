@@ -91,7 +91,10 @@ def resume(name: str, folder: Path) -> list[str]:
     made.train(resume_from_checkpoint=str(checkpoint))
     now = model.state_dict()
     weights = max(apart(now[key], value) for key, value in whole["weights"].items())
-    steps = [apart(torch.tensor(a), torch.tensor(b)) for a, b in zip(losses(made)[HALF:], whole["losses"][HALF:], strict=True)]
+    steps = [
+        apart(torch.tensor(a), torch.tensor(b))
+        for a, b in zip(losses(made)[HALF:], whole["losses"][HALF:], strict=True)
+    ]
     return [told(max(steps)), told(weights), told(apart(predicted, whole["predicted"]))]
 
 

@@ -20,6 +20,7 @@ import mhc_compile
 from mhc_compile.fallback import Fallback
 from mhc_compile.inputs import resolve_inputs
 from mhc_compile.program import Program
+from tests.zoo.build import EXPECTED
 from tests.zoo.checks import CheckError, failure_of, has_gradient
 from tests.zoo.compare import distance
 from tests.zoo.generators import Generator, build_generator
@@ -127,7 +128,10 @@ class _Run:
         plan = getattr(hyper, "mhc_plan", None)
         self.result = replace(self.result, sites=0 if plan is None else len(plan.sites))
         if not self.result.sites:
-            raise CheckError("no sites")
+            if EXPECTED[self.result.target]["sites"]:
+                raise CheckError("no sites")
+            self._note("no sites, and none are expected")
+            return
         move(hyper.get_submodule("hyper_connections").parameters())
         self._generates(hyper, given)
         self._trains(hyper, given)
