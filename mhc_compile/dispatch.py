@@ -69,10 +69,10 @@ class Entry:
 
 def _holds_while_compiled(entry: Entry, owner: Owner, index: int) -> bool:
     """`Entry.holds` of one program, which Dynamo takes for a constant, and checks again at each call of its code."""
-    watched = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
+    entry_ref, owner_ref = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
 
     def holds() -> bool:
-        entry, owner = (ref() for ref in watched)
+        entry, owner = entry_ref(), owner_ref()
         return entry is not None and owner is not None and entry.holds(entry.programs[index], owner)
 
     found = holds()
