@@ -26,6 +26,7 @@ from mhc_compile.record import RECORD, Record
 from mhc_compile.saving import LOCK
 from mhc_compile.set_up import finish_set_up
 from mhc_compile.variants import initial_sites, weights_of
+from mhc_compile.versions import check_versions
 from mhc_compile.wording import names_text
 
 _DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -120,6 +121,7 @@ def find_record(folder: Any, kwargs: Mapping[str, Any]) -> Path | None:
 
 def load(kind: Any, folder: Any, file: Path, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The transformed model of the class `kind`, by the record in `file`. Errors are those of `from_pretrained`."""
+    check_versions()
     record = Record.read(file)
     asked = {**kwargs, LOCK: None, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if hasattr(asked.get("config"), LOCK):

@@ -33,6 +33,7 @@ from mhc_compile.set_up import finish_set_up
 from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
 from mhc_compile.side_effects import describe_effects
 from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode, weights_of
+from mhc_compile.versions import check_versions
 
 Module = TypeVar("Module", bound=nn.Module)
 MODES = ("train", "eval")
@@ -157,11 +158,12 @@ def check_model(model: object) -> None:
 
 
 def make_config(n: int, options: Mapping[str, Any]) -> Config:
-    """Validate options by name and value.
+    """Validate options by name and value; every way in comes by here.
 
     Raises:
         InvalidOptionError: an option is unknown or out of its domain.
     """
+    check_versions()
     valid = [f.name for f in fields(Config)]
     unknown = [name for name in options if name not in valid]
     if unknown:
