@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
+from mhc_compile.versions import check_versions
 
 Connection = Literal[
     "residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"
@@ -136,11 +137,12 @@ def _globs(name: str, value: object) -> tuple[str, ...]:
 
 
 def make_config(n: int, options: Mapping[str, Any]) -> Config:
-    """Validate options by name and value.
+    """Validate options by name and value; every way in comes by here.
 
     Raises:
         InvalidOptionError: an option is unknown or out of its domain.
     """
+    check_versions()
     valid = [f.name for f in fields(Config)]
     unknown = [name for name in options if name not in valid]
     if unknown:

@@ -241,3 +241,7 @@ class FallbackWarning(UserWarning):
 
 class MissingSitesWarning(UserWarning):
     """A kind of call reaches fewer residual connections than the plan of the model has."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """A library is installed in a version that this package was not tested with."""

@@ -16,6 +16,7 @@ from mhc_compile.ownership import Served
 from mhc_compile.record import LOCK, RECORD, Record
 from mhc_compile.set_up import finish_set_up
 from mhc_compile.specs import initial_sites, weights_of
+from mhc_compile.versions import check_versions
 from mhc_compile.wording import names_text
 
 Own = Callable[..., Served]
@@ -65,6 +66,7 @@ def load(kind: Any, folder: Any, file: Path, args: Sequence[Any], kwargs: Mappin
 
     Errors are those of `mhc_compile.from_pretrained`; `own` is `mhc_compile.owner.own`.
     """
+    check_versions()
     record = Record.read(file)
     asked = {**kwargs, LOCK: None, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if hasattr(asked.get("config"), LOCK):

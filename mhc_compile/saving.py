@@ -20,6 +20,8 @@ from mhc_compile.loading import load_either
 from mhc_compile.record import LOCK, Record
 
 _CONFIG = "config.json"
+_RENAMED = "save_original_format"
+"""Whether the library writes weights under the names of earlier versions of a model, as for mixtures of experts."""
 
 
 def is_pretrained(kind: type) -> bool:
@@ -48,6 +50,8 @@ def _saving(original: Any) -> Callable[..., None]:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        if _RENAMED in given:  # its patterns would take names of hyper-connections for those of modules
+            given[_RENAMED] = False
         folder, hub = Path(given["save_directory"]), _taken_for_hub(given)
         writes = _writes_model(self, given)
         if writes:

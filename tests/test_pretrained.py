@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -17,6 +18,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -106,6 +109,12 @@ FAMILIES = {
         lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, use_cache=False)),
         BATCH,
     ),
+    "mixtral": (  # the library has other names for its weights in files
+        lambda: MixtralForCausalLM(
+            MixtralConfig(**{**SIZES, "num_hidden_layers": 1}, num_key_value_heads=2, num_local_experts=2)
+        ),
+        {**BATCH, "use_cache": False},
+    ),
     "t5": (t5, {**BATCH, "decoder_input_ids": IDS[:, :3], "use_cache": False}),
 }
 
@@ -128,6 +137,8 @@ def test_other_models_come_back_the_same_and_their_tied_weights_tied(family, tmp
     assert torch.equal(again(**batch).logits, hyper(**batch).logits)
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
     assert tied == (family in ("bert", "t5"))
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert names >= {name for name, _ in hyper.named_parameters() if name.startswith("hyper_connections.")}
 
 
 def test_shards_in_half_precision_come_back_with_connections_in_fp32(llama, tmp_path):
