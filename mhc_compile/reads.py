@@ -146,9 +146,9 @@ def agrees(read: Read, found: Any) -> bool:
     if read.kind == "type":
         return type(found) is read.value
     if read.kind == "length":
-        return len(found) == read.value
+        return hasattr(found, "__len__") and len(found) == read.value
     if read.kind == "keys":
-        return tuple(found) == read.value
+        return isinstance(found, Mapping) and tuple(found) == read.value
     if read.kind == "parameter":
         return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[2])
     return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)

@@ -96,7 +96,7 @@ def test_blocks_compiled_one_by_one_compute_what_they_did(compiled):
     t = moved(Net().eval())
     before = t(X)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", mhc_compile.errors.StreamsCutWarning)
         assert_close(compiled(t)(X), before)
 
 
@@ -105,8 +105,8 @@ def test_replicas_are_what_data_parallel_makes_of_any_module():
     t = moved(Net())
     replicas = {name: module._replicate_for_data_parallel() for name, module in t.named_modules()}
     block = replicas["blocks.0"]
-    assert isinstance(block, Block) and not list(block.parameters())
-    assert vars(block)["training"] == t.training
+    assert isinstance(block, Block) and not block._parameters
+    assert block._modules is not t.blocks[0]._modules  # filled with replicas, it must not be that of the model
 
 
 def test_an_empty_object_of_a_class_and_a_shallow_copy_are_modules_of_the_class():
