@@ -22,10 +22,11 @@ from mhc_compile.held import Held
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
 from mhc_compile.inner import Compiled, Inner, InnerChoice
+from mhc_compile.modes import MODES, check_modes
 from mhc_compile.owner import Transformed, check_module
 from mhc_compile.reserved import check_free
 from mhc_compile.survey import survey
-from mhc_compile.transform import MODES, check_modes, make_config
+from mhc_compile.transform import make_config
 
 
 def backend(

@@ -24,16 +24,9 @@ from mhc_compile.doors import set_doors
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
 from mhc_compile.former import rename_former
 from mhc_compile.header import check_state, is_plain
-from mhc_compile.hosts import (
-    Hosted,
-    for_plain,
-    for_twin,
-    original_forward,
-    put_forward_back,
-    runs_plain,
-    set_aside_forward,
-)
+from mhc_compile.hosts import Hosted, original_forward, runs_plain
 from mhc_compile.hyper_connections import CHILD, HyperConnections
+from mhc_compile.looks import for_plain, for_twin, put_forward_back, set_aside_forward
 from mhc_compile.module_tree import Look, derived, original_class, second_tree, shallow
 from mhc_compile.offload import call_plain, computes_as_its_class, without_hook
 from mhc_compile.passes.plan import Plan

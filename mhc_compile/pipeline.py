@@ -26,15 +26,15 @@ from mhc_compile.errors import (
     SharedParameterError,
     StageOutputError,
 )
-from mhc_compile.hosts import for_trace
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.looks import for_trace
+from mhc_compile.modes import MODES, check_modes
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.program import Program, build_program
 from mhc_compile.side_effects import describe_effects
 from mhc_compile.stage import Stage, StageInfo, module_state
-from mhc_compile.transform import MODES, check_modes
 from mhc_compile.variants import check_parameters, plan_of, training_mode
 
 if TYPE_CHECKING:

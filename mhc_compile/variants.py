@@ -18,7 +18,7 @@ from mhc_compile.config import Config
 from mhc_compile.dispatch import Entry
 from mhc_compile.doors import warn_of_cut
 from mhc_compile.errors import CaptureError, MissingSitesWarning
-from mhc_compile.hosts import for_trace
+from mhc_compile.looks import for_trace
 from mhc_compile.offload import loaded_devices
 from mhc_compile.owner import Transformed, disown
 from mhc_compile.passes.plan import Plan
