@@ -99,15 +99,15 @@ CALLS = (
     Mutant(
         "what is set on a class made on the fly stays there",
         "calls",
-        "        return kind is self.kind and not name.startswith",
+        "        return kind is self._kind and not name.startswith",
         "        return False and not name.startswith",
         ("tests/test_patched_classes.py",),
     ),
     Mutant(
         "a forward that is put back is taken for another one",
         "calls",
-        "            value = inner[0] if inner else self._original.forward\n",
-        "            pass\n",
+        "                value = inner[0] if inner else self._original.forward\n",
+        "                pass\n",
         ("tests/test_patched_classes.py",),
     ),
     Mutant(
