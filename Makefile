@@ -70,9 +70,10 @@ zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
 
-fuzz: $(STAMP)  ## 10,000 random models through every check, and 10,000 through random calls (hours)
+fuzz: $(STAMP)  ## 10,000 random models through every check, and twice as many through random calls (hours)
 	$(BIN)/python -m tests.fuzz.run --cases 10000
 	$(BIN)/python -m tests.fuzz.run --cases 10000 --what calls
+	$(BIN)/python -m tests.fuzz.run --cases 10000 --what whole_calls
 
 gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, numbers
 	$(BIN)/python -m tests.gpu.compiled.resources

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,12 +15,13 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
 from mhc_compile.capture_errors import takes_objects, translate
-from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
+from mhc_compile.errors import NoFloatError
 from mhc_compile.input_spec import InputSpec, input_spec, joined
 from mhc_compile.places import reaches
 from mhc_compile.reads import Reads
 from mhc_compile.side_effects import lasting, watched
 from mhc_compile.spelling import check_names_of
+from mhc_compile.undisturbed import undisturbed
 
 TRACING = threading.RLock()
 """Dynamo's settings are those of the process, so one thread traces at a time."""
@@ -177,7 +177,7 @@ def _attempt(
 def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced:
     with (
         TRACING,
-        _undisturbed(model),
+        undisturbed(model),
         compat.recorded_guards() as guards,
         compat.gradients_asked_for() as asked,
         watched() as changed,
@@ -204,50 +204,6 @@ def _open_axes(value: torch.Tensor) -> list[int]:
     return [a for a in axes[: value.dim()] if value.shape[a] > 1]
 
 
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Tracing consumes no random numbers, and prints no internal traceback for a user's error."""
-    hooks = {k: v for k, v in vars(model).items() if k in _CALL_HOOKS}
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled = logger.disabled
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
-        stack.enter_context(residuals_shown())
-        stack.enter_context(compat.leaves_allowed())
-        try:
-            logger.disabled = True
-            vars(model).update({k: type(v)() for k, v in hooks.items()})
-            yield
-        finally:
-            vars(model).update(hooks)
-            logger.disabled = disabled
-
-
-@contextmanager
-def residuals_shown() -> Iterator[None]:
-    """PyTorch's encoder layers do without the one operator for a whole layer, which hides their residual adds."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-_CALL_HOOKS = frozenset(
-    {
-        "_forward_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_hooks_always_called",
-        "_forward_pre_hooks",
-        "_forward_pre_hooks_with_kwargs",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-    }
-)
-
-
 def _grad_mode(traced: _Traced) -> bool | None:
     """Dynamo leaves out switches without effect, so a trace without gradients never shows where the model has some."""
     if not torch.is_grad_enabled():
@@ -266,34 +222,3 @@ def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:
             f"{type(model).__name__} computes on integers only, so there is no floating point stream to widen: "
             "pass a model with floating point parameters, or floating point example_inputs"
         )
-
-
-def reject_wrapped(model: nn.Module) -> None:
-    """Refuse compiled and scripted modules, which have no Python forward of their own, and data-parallel wrappers.
-
-    Raises:
-        CaptureError: with the order of calls to write instead.
-        WrappedModelError: the same, for a wrapper.
-    """
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        wrapper = type(model).__name__
-        raise WrappedModelError(
-            f"the model is wrapped in {wrapper}, which has listed its parameters already: write "
-            f"{wrapper}(mhc_compile.transform(model, ...)), with the model inside, {wrapper.lower()}.module"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError(_plain_first("a ScriptModule", "torch.jit.script cannot follow"))
-    if hasattr(model, "_orig_mod"):
-        later = "torch.compile(mhc_compile.transform(model, ...)) after"
-        raise CaptureError(_plain_first("the result of torch.compile", later))
-    for name, module in model.named_modules():
-        if compat.COMPILED in module._modules:
-            later = f"torch.compile of the {name} of the result, or of the whole result, after"
-            raise CaptureError(_plain_first(f"compiled in part, {name} is a result of torch.compile", later))
-    if model._compiled_call_impl is not None:  # it would run instead of the rewritten forward
-        later = "model = mhc_compile.transform(model, ...) first, model.compile() after"
-        raise CaptureError(_plain_first("compiled in place", later))
-
-
-def _plain_first(kind: str, later: str) -> str:
-    return f"the model is {kind}: give the plain module to mhc_compile.transform, {later}"

@@ -69,18 +69,19 @@ class Entry:
 
 def _holds_while_compiled(entry: Entry, owner: Owner, index: int) -> bool:
     """`Entry.holds` of one program, which Dynamo takes for a constant, and checks again at each call of its code."""
-    entry_ref, owner_ref = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
+    entries, owners = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
 
     def holds() -> bool:
-        entry, owner = entry_ref(), owner_ref()
-        return entry is not None and owner is not None and entry.holds(entry.programs[index], owner)
+        known, model = entries(), owners()
+        return known is not None and model is not None and known.holds(known.programs[index], model)
 
     found = holds()
     guard_while_compiled(lambda: holds() is found, f"what program {index} of {type(owner).__name__} has read")
     return found
 
 
-_holds_while_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+# What `torch._dynamo.assume_constant_result` does.
+_holds_while_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def kind_of(owner: Owner, flat: Sequence[Any], tree: Any) -> Kind:

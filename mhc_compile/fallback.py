@@ -16,7 +16,6 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.apart import RECOMPILE_LIMIT, compiled_alone
 from mhc_compile.backend import Backend, compile_alone
-from mhc_compile.capture import residuals_shown
 from mhc_compile.coverage import check_parameters, check_sites
 from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
 from mhc_compile.graphs import GraphRecord, no_graph
@@ -26,6 +25,7 @@ from mhc_compile.inner import InnerChoice
 from mhc_compile.module_tree import original_class
 from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan
+from mhc_compile.undisturbed import residuals_shown
 from mhc_compile.wording import names_text
 
 OFTEN = 8
@@ -82,7 +82,7 @@ class Fallback:
         if self._in_a_row > OFTEN:
             now = list_lengths(owner)
             grown = [name for name, length in lengths.items() if now.get(name, length) != length]
-            why = f"{names_text(grown)} grows" if grown else "something it reads is another each time"
+            why = f"{names_text(grown)} grow" if grown else "something it reads is another each time"
             warnings.warn(
                 f"{self._path or 'the model'} is compiled anew at each call, because {why}. That takes longer than the "
                 "call itself: empty lists between calls, or keep one tensor or number in place of a list",

@@ -59,11 +59,10 @@ def derived(
     meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": call, **patches.methods()})
     make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
-        patches.kind = make.__new__(meta, original.__name__, (mixin, original), dict(namespace))
+        return patches.complete(make.__new__(meta, original.__name__, (mixin, original), dict(namespace)))
     except Exception:  # it wants arguments, a name that is new, or no subclass at all
         quiet = type(mixin.__name__, (mixin,), {"__init_subclass__": classmethod(lambda cls: None)})
-        patches.kind = make.__new__(meta, original.__name__, (quiet, original), dict(namespace))
-    return patches.kind
+        return patches.complete(make.__new__(meta, original.__name__, (quiet, original), dict(namespace)))
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:

@@ -20,8 +20,9 @@ from mhc_compile.containers import container_methods
 from mhc_compile.doors import set_doors
 from mhc_compile.former import rename_former
 from mhc_compile.header import check_state, is_plain
-from mhc_compile.hosts import for_twin, original_forward, runs_plain, set_aside_forward
+from mhc_compile.hosts import original_forward, runs_plain
 from mhc_compile.hyper_connections import CHILD, HyperConnections, spared_names
+from mhc_compile.looks import for_twin, set_aside_forward
 from mhc_compile.module_tree import derived, second_tree, shallow
 from mhc_compile.ownership import Ownership, Served
 from mhc_compile.passes.plan import Plan

@@ -15,27 +15,28 @@ MakeForward = Callable[[list[Forward]], Forward]
 
 
 class Patches:
-    """Passes on what is set on one class that was made on the fly.
-
-    Attributes:
-        kind: the class, once it is complete; before that nothing is passed on.
-    """
+    """Passes on what is set on one class that was made on the fly, once it is complete."""
 
     def __init__(self, original: Any, make_forward: MakeForward | None) -> None:
         """Know the class that is meant, and how to make a `forward` that runs what it has."""
-        self.kind: Any = None
+        self._kind: Any = None
         self._original, self._make_forward = original, make_forward
         self._first: dict[str, Any] = {}
         self._stood_for: list[Forward] = []
+        self._ours: list[tuple[Forward | None, list[Forward]]] = []
 
     def forward(self) -> dict[str, Forward]:
         """A new `forward` for the class, by its name, if it has one of its own."""
         if self._make_forward is None:
             return {}
         self._stood_for = []
-        made = self._make_forward(self._stood_for)
-        made._mhc_stood_for = self._stood_for  # type: ignore[attr-defined]
-        return {"forward": made}
+        return {"forward": self._make_forward(self._stood_for)}
+
+    def complete(self, kind: Any) -> Any:
+        """From now on, pass on what is set on this class."""
+        self._kind = kind
+        self._ours.append((vars(kind).get("forward"), self._stood_for))  # may be wrapped by `__init_subclass__`
+        return kind
 
     def methods(self) -> dict[str, Callable[..., None]]:
         """`__setattr__` and `__delattr__` of its metaclass."""
@@ -56,16 +57,17 @@ class Patches:
 
     def _is_meant(self, kind: Any, name: str) -> bool:
         """Not for what derives from the class, and not for what Python keeps there."""
-        return kind is self.kind and not name.startswith(("__", "_abc_"))
+        return kind is self._kind and not name.startswith(("__", "_abc_"))
 
     def _set(self, name: str, value: Any) -> None:
         self._first.setdefault(name, vars(self._original).get(name, MISSING))
-        inner = getattr(value, "_mhc_stood_for", None)
-        if inner is not None:  # a `forward` of ours that is put back
-            value = inner[0] if inner else self._original.forward
         if name == "forward" and self._make_forward is not None:
+            inner = next((stood_for for forward, stood_for in self._ours if forward is value), None)
+            if inner is not None:  # it is put back
+                value = inner[0] if inner else self._original.forward
             self._stood_for.append(self._original.forward)
-            type.__setattr__(self.kind, name, self.forward()[name])
+            type.__setattr__(self._kind, name, self.forward()[name])
+            self.complete(self._kind)
         self._put(name, value)
 
     def _put(self, name: str, value: Any) -> None:

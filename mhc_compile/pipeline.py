@@ -28,10 +28,10 @@ from mhc_compile.errors import (
     SharedParameterError,
     StageOutputError,
 )
-from mhc_compile.hosts import for_trace
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.looks import for_trace
 from mhc_compile.ownership import Served
 from mhc_compile.plain_twin import disown
 from mhc_compile.program import Program, build_program

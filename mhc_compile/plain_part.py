@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.hosts import for_trace
+from mhc_compile.looks import for_trace
 from mhc_compile.offload import loaded_devices
 from mhc_compile.ownership import Served
 from mhc_compile.plain_twin import disown

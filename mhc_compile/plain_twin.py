@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from mhc_compile.errors import NotTransformedError
-from mhc_compile.hosts import for_plain, put_forward_back
 from mhc_compile.hyper_connections import CHILD
+from mhc_compile.looks import for_plain, put_forward_back
 from mhc_compile.module_tree import Look, original_class, second_tree, shallow
 from mhc_compile.offload import call_plain, computes_as_its_class, without_hook
 from mhc_compile.ownership import Served

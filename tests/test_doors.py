@@ -12,6 +12,8 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.errors import DetachedModuleWarning, MhcError, StreamsCutWarning
 from tests.moved import Net, X, moved, net, programs
+from tests.tables import also
+from tests.test_reads import PLACES
 from tests.toy_models import WIDTH, Block
 
 
@@ -155,12 +157,30 @@ def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
         assert_close(block(X), plain(X))
 
 
-def test_an_outer_compile_sees_what_has_changed():
-    t = net()
+@pytest.mark.parametrize("place", ["attribute", "config", *also("class", "global object", "dict in a dict", "list")])
+def test_an_outer_compile_sees_what_has_changed_wherever_it_lies(place):
+    make, change, change_back = PLACES[place]
+    t = moved(make())
     compiled = torch.compile(t, backend="eager")
     before = compiled(X)
     assert_close(before, t(X))
-    t.blocks[0].drop.p = 1.0
-    t(X)
-    assert_close(compiled(X), t(X))
-    assert not torch.allclose(compiled(X), before)
+    try:
+        change(t)
+        assert_close(compiled(X), 3 * before)
+    finally:
+        change_back(t)
+    assert_close(compiled(X), before)
+
+
+def test_an_outer_compile_sees_a_variable_of_the_function_around():
+    gain = 1.0
+
+    class Inner(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * gain
+
+    t = moved(Inner())
+    compiled = torch.compile(t, backend="eager")
+    before = compiled(X)
+    gain = 3.0
+    assert_close(compiled(X), 3 * before)

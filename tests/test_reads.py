@@ -264,6 +264,29 @@ def test_code_that_leaves_autocast_does_so_where_it_was_traced_without():
     assert t(X).dtype == torch.float32
 
 
+class AsksForGradients(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        frozen = not any(p.requires_grad for p in self.blocks.parameters())
+        return super().forward(x) * (3.0 if frozen else 1.0) * (0.5 if x.requires_grad else 1.0)
+
+
+def test_what_requires_gradients_is_read_where_code_asks_for_it():
+    t = moved(AsksForGradients())
+    before = t(X)
+    t.blocks.requires_grad_(False)
+    assert_close(t(X), 3 * before)
+    t.blocks.requires_grad_(True)
+    assert_close(t(X), before)
+    assert programs(t) == 2
+
+
+def test_whether_an_input_requires_gradients_is_read_where_code_asks_for_it():
+    t = moved(AsksForGradients())
+    before = t(X)
+    assert_close(t(X.clone().requires_grad_()), 0.5 * before)
+    assert_close(t(X), before)
+
+
 def test_an_attribute_that_nobody_reads_leads_to_no_trace():
     t = net(InConfig)
     t.comment, t.config.other = "changed", 3
