@@ -43,11 +43,7 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 
 def attach_doors(model: nn.Module, places: Iterable[str], config: Config, compile_alone: Compile) -> None:
-    """Make doors of the modules around these, by their names, and of `model` itself.
-
-    Where parameters appear with the first call, Dynamo is at work. It makes its guards, which look at the classes of
-    modules, once the graph is compiled, and so of the classes that they have then.
-    """
+    """Make doors of the modules around these, by their names, and of `model` itself, before anything is compiled."""
     paths = {"", *(".".join(parts[:n]) for parts in (p.split(".") for p in places) for n in range(1, len(parts) + 1))}
     for path, module in list(model.named_modules()):
         if path in paths and _can_be_door(module):
