@@ -68,7 +68,7 @@ def test_groups_of_something_else_than_a_module():
         mhc_compile.parameter_groups(3)
 
 
-CONNECTIONS = ("mhc", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity", "hc", "hc-static")
+CONNECTIONS = ("mhc", "mhc-single-pass", "mhc-lite", "circulant", "identity", "hc", "hc-static")
 
 
 @functools.cache

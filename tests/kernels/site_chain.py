@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mhc_compile.kernels import connections, streams
 
-MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "kronecker", "circulant", "identity")
+MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
 
 
 def takes(connection: str, n: int) -> bool:

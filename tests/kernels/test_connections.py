@@ -11,7 +11,8 @@ from site_chain import MULTI_STREAM, Chain, site_parameters, takes
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels import connections, initial
 
-CASES = [(connection, n) for connection in MULTI_STREAM for n in range(1, 9) if takes(connection, n)]
+EVERY = (*MULTI_STREAM, "kronecker")
+CASES = [(connection, n) for connection in EVERY for n in range(1, 9) if takes(connection, n)]
 
 
 def values_of(**options):

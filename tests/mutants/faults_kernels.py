@@ -8,8 +8,8 @@ KERNELS = (
     Mutant(
         "R is transposed in the formula of the write",
         "kernels",
-        "        total = total + R[:, j] * X[j]\n",
-        "        total = total + R[j] * X[j]\n",
+        "        total = total + X[j] * R[:, j]\n",
+        "        total = total + X[j] * R[j]\n",
         (
             "tests/kernels/test_streams.py::test_renaming_the_streams_renames_the_result",
             "tests/kernels/test_deepseek_formulation.py",
@@ -39,8 +39,8 @@ KERNELS = (
     Mutant(
         "each term of the read is rounded to bf16",
         "kernels",
-        "        total = total + pre[i] * X[i]\n",
-        "        total = total + (pre[i] * X[i]).to(X.dtype)\n",
+        "        total = total + X[i] * pre[i]\n",
+        "        total = total + (X[i] * pre[i]).to(X.dtype)\n",
         ("tests/kernels/test_rounding.py::test_the_formulas_of_reference_round_once",),
     ),
     Mutant(
