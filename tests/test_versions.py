@@ -56,4 +56,4 @@ def test_promised_versions_are_the_tested_ones():
             lowest = re.search(rf'"{library}>=([\d.]+)', project)[1]
             assert tuple(map(int, lowest.split(".")[:2])) == TESTED[library][0]
     first, last = (".".join(map(str, version)) for version in TESTED["torch"])
-    assert compat.TESTED_VERSIONS == f"{first} and {last}"
+    assert f"{first} and {last}" == compat.TESTED_VERSIONS

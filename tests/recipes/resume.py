@@ -1,7 +1,7 @@
 """Training that is interrupted goes on bit by bit: `python -m tests.recipes.resume` prints the table of the recipe.
 
-Each model of `families.py` is loaded, transformed and trained for ten steps in the `Trainer`, which saves it after five.
-A new process loads what was saved, predicts, and trains the other five.
+Each model of `families.py` is loaded, transformed and trained for ten steps in the `Trainer`, which saves it after
+five. A new process loads what was saved, predicts, and trains the other five.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def resume(name: str, folder: Path) -> list[str]:
     made.train(resume_from_checkpoint=str(checkpoint))
     now = model.state_dict()
     weights = max(apart(now[key], value) for key, value in whole["weights"].items())
-    steps = [apart(torch.tensor(a), torch.tensor(b)) for a, b in zip(losses(made)[HALF:], whole["losses"][HALF:], strict=True)]
+    steps = [
+        apart(torch.tensor(a), torch.tensor(b))
+        for a, b in zip(losses(made)[HALF:], whole["losses"][HALF:], strict=True)
+    ]
     return [told(max(steps)), told(weights), told(apart(predicted, whole["predicted"]))]
 
 

@@ -10,7 +10,24 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "the a cat dog sat ran on under mat tree and then it was good bad".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "good",
+    "bad",
+]
 IDS = torch.randint(3, 19, (2, 9), generator=torch.Generator().manual_seed(0))
 SETTINGS: dict[str, Any] = {
     "max_steps": 2,

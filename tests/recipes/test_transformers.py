@@ -32,7 +32,9 @@ def test_the_first_example_of_the_readme(name, tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert len([line for line in code.splitlines() if line]) < 15
     code, known = re.subn(r'name = "[^"]+"', f"name = {name!r}", code)
-    code, trained = re.subn(r"^model = mhc_compile.from_pretrained", "again = mhc_compile.from_pretrained", code, flags=re.M)
+    code, trained = re.subn(
+        r"^model = mhc_compile.from_pretrained", "again = mhc_compile.from_pretrained", code, flags=re.M
+    )
     assert known == trained == 1
     monkeypatch.chdir(tmp_path)
     names = {"dataset": ROWS}
@@ -47,7 +49,9 @@ def test_the_first_example_of_the_readme(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.exhaustive  # the README's example is nearly the same
 def test_trainer_and_pipeline(name, tmp_path):
     folder = tmp_path / "trained"
-    names = run_recipe("transformers", "Trainer", name=name, dataset=ROWS, output_dir=tmp_path, settings=SETTINGS, folder=folder)
+    names = run_recipe(
+        "transformers", "Trainer", name=name, dataset=ROWS, output_dir=tmp_path, settings=SETTINGS, folder=folder
+    )
     model = names["model"].eval()
     text = run_recipe("transformers", "pipeline", name=name, folder=folder)["text"]
     prompt = tokenizer()("the cat", return_tensors="pt")
@@ -61,7 +65,9 @@ def test_seq2seq_trainer_predicts_by_generating(tmp_path):
     plain = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
     name = save(plain, tmp_path / "plain")
     settings = {**SETTINGS, "generation_max_length": 5}
-    names = run_recipe("transformers", "Seq2SeqTrainer", name=name, dataset=ROWS, output_dir=tmp_path, settings=settings)
+    names = run_recipe(
+        "transformers", "Seq2SeqTrainer", name=name, dataset=ROWS, output_dir=tmp_path, settings=settings
+    )
     model = names["model"].eval()
     ids = torch.stack([row["input_ids"] for row in ROWS])
     wanted = model.generate(ids, max_length=5, do_sample=False)

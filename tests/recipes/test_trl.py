@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,7 +137,9 @@ def test_dpo_with_an_adapter_refers_to_the_model_without_it_and_merges(folder, p
     settings = {**SETTINGS, "precompute_ref_log_probs": True}
     given = {"folder": folder, "dataset": Dataset.from_list(PREFERENCES), "tokenizer": tokenizer()}
     merged = tmp_path / "merged"
-    names = run_recipe("trl", "DPO with an adapter", **given, output_dir=tmp_path, settings=settings, merged_folder=merged)
+    names = run_recipe(
+        "trl", "DPO with an adapter", **given, output_dir=tmp_path, settings=settings, merged_folder=merged
+    )
     assert_close(given_to_loss(names["trainer"]), log_probabilities(policy), rtol=1e-4, atol=1e-4)
     check_all(moved)
     assert sum("lora_" in name for name in moved) == 8
@@ -149,8 +150,10 @@ def test_dpo_with_an_adapter_refers_to_the_model_without_it_and_merges(folder, p
 
 
 def test_a_reward_model(name, moved, tmp_path) -> None:
-    pairs = Dataset.from_dict({kind: [PROMPTS[i] + pair[kind] for i, pair in enumerate(PREFERENCES)] for kind in ("chosen", "rejected")})
-    names = run_recipe("trl", "Reward model", name=name, dataset=pairs, output_dir=tmp_path, settings=SETTINGS)
+    pairs = Dataset.from_dict(
+        {kind: [PROMPTS[i] + pair[kind] for i, pair in enumerate(PREFERENCES)] for kind in ("chosen", "rejected")}
+    )
+    run_recipe("trl", "Reward model", name=name, dataset=pairs, output_dir=tmp_path, settings=SETTINGS)
     check_all(moved)
 
 
@@ -161,5 +164,5 @@ def test_grpo(name, moved, tmp_path) -> None:
         return [float(text.count("a")) for text in completions]
 
     prompts = Dataset.from_dict({"prompt": PROMPTS})
-    names = run_recipe("trl", "GRPO", name=name, dataset=prompts, reward=reward, output_dir=tmp_path, settings=settings)
+    run_recipe("trl", "GRPO", name=name, dataset=prompts, reward=reward, output_dir=tmp_path, settings=settings)
     check_all(moved)
