@@ -11,17 +11,13 @@ from torch import nn
 
 from mhc_compile._torch_compat import is_cut
 from mhc_compile.config import Config
-from mhc_compile.errors import CheckpointMismatchError, OwnChildrenError
+from mhc_compile.errors import OwnChildrenError
 from mhc_compile.first_step import watch
-from mhc_compile.header import KEY, Header
+from mhc_compile.header import Header
 from mhc_compile.offload import StaysLoaded
-from mhc_compile.wording import names_text
 
 CHILD = "hyper_connections"
 """Name of the child of a model that holds the new parameters."""
-
-_ADAPTED = ".modules_to_save."
-"""What the names of a copy that PEFT trains have in them."""
 
 _STATIC = ("alpha", "bias", "static_", "scale")
 
@@ -161,23 +157,6 @@ class HyperConnections(StaysLoaded):
             CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError: see `header.check_state`.
         """
         Header.from_tensor(state).check(self.header)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuses an adapter of other sites: who loads adapters takes what fits, and says nothing of the rest.
-
-        Raises:
-            CheckpointMismatchError: it has values for a site that is not here.
-        """
-        if _ADAPTED in prefix:
-            named = {name[len(prefix) :].partition(".")[0] for name in state_dict if name.startswith(prefix)}
-            foreign = sorted(named - {*self._modules, KEY.rpartition(".")[2]})
-            if foreign:
-                raise CheckpointMismatchError(
-                    f"the adapter was trained with hyper-connections at {names_text(foreign)}, which this model does "
-                    "not have: load it into a model that was transformed as its base was, with the same include, "
-                    "exclude and nested"
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getitem__(self, key: str) -> nn.Module:
         if key not in self._identifiers:

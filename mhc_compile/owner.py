@@ -22,7 +22,7 @@ from mhc_compile.dispatch import Entry, call_entry
 from mhc_compile.doors import set_doors
 from mhc_compile.errors import AlreadyTransformedError, NotAModuleError, NotTransformedError
 from mhc_compile.former import rename_former
-from mhc_compile.header import check_state, is_plain
+from mhc_compile.header import check_adapter, check_state, is_plain
 from mhc_compile.hosts import (
     Hosted,
     for_plain,
@@ -116,6 +116,7 @@ class Transformed(nn.Module):
         if is_plain(state_dict, prefix):
             complete_plain(self, state_dict, prefix, assign=local_metadata.get("assign_to_params_buffers", False))
         else:
+            check_adapter(state_dict, prefix)
             check_state(state_dict, self.hyper_connections.header, prefix)
             rename_former(state_dict, self._mhc.plans, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
