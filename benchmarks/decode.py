@@ -30,7 +30,7 @@ PROMPT = 8
 
 @dataclass
 class Clock:
-    """A stopping criterion that never stops: it sees each token once. Times are of the processor, which runs one thread.
+    """A stopping criterion that never stops: it sees each token once. Times are of the one processor.
 
     Attributes:
         compiled: how many graphs there are so far.
@@ -92,7 +92,9 @@ def measure(options: argparse.Namespace) -> list[Row]:
             clock = generate(model, ids, options.tokens, Clock(compiled))
             if number:
                 late[name] += clock.graphs[-1] - clock.graphs[1]
-                taken[name].append(statistics.median(b - a for a, b in zip(clock.times[1:], clock.times[2:])) * 1e3)
+                taken[name].append(
+                    statistics.median(b - a for a, b in zip(clock.times[1:], clock.times[2:], strict=False)) * 1e3
+                )
     return [Row(name, statistics.median(values), min(values), late[name]) for name, values in taken.items()]
 
 

@@ -220,10 +220,10 @@ def call(step: str, *args: Any) -> Any:
 
 
 def _only_computes(args: Sequence[Any]) -> bool:
-    """Whether nothing records an operator, and nothing but plain tensors goes in."""
+    """Whether nothing records an operator, and nothing but plain tensors of the CPU goes in."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or compat.dispatch_modes():
         return False
-    return all(type(value) in _PLAIN for value in args)
+    return bool(args[0].is_cpu) and all(type(value) in _PLAIN for value in args)
 
 
 def needs_formula() -> bool:

@@ -19,7 +19,7 @@ from mhc_compile.config import Config
 from mhc_compile.containers import container_methods
 from mhc_compile.doors import set_doors
 from mhc_compile.former import rename_former
-from mhc_compile.header import check_state, is_plain
+from mhc_compile.header import check_adapter, check_state, is_plain
 from mhc_compile.hosts import original_forward, runs_plain
 from mhc_compile.hyper_connections import CHILD, HyperConnections, spared_names
 from mhc_compile.looks import for_twin, set_aside_forward
@@ -63,6 +63,7 @@ class Transformed(Served):
         if is_plain(state_dict, prefix):
             complete_plain(self, state_dict, prefix, assign=local_metadata.get("assign_to_params_buffers", False))
         else:
+            check_adapter(state_dict, prefix)
             check_state(state_dict, self.hyper_connections.header, prefix)
             rename_former(state_dict, self._mhc.plans, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

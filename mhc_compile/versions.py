@@ -42,8 +42,8 @@ def _check(library: str, installed: str) -> None:
         return
     tested = _text(first) if first == last else f"{_text(first)} to {_text(last)}"
     warnings.warn(
-        f"{library} {installed} is not a version this package was tested with ({tested}): it may work, but if something "
-        f"is odd, try pip install '{library}=={_text(last)}.*' before anything else",
+        f"{library} {installed} is not a version this package was tested with ({tested}): it may work, but if "
+        f"something is odd, try pip install '{library}=={_text(last)}.*' before anything else",
         UntestedVersionWarning,
         stacklevel=5,
     )

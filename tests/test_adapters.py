@@ -121,6 +121,15 @@ def test_the_file_of_an_adapter_holds_what_was_trained(tmp_path) -> None:
     assert_close(peft.PeftModel.from_pretrained(base, tmp_path)(X), after)
 
 
+def test_an_adapter_of_other_sites_is_refused(tmp_path) -> None:
+    adapted(transformed()).save_pretrained(tmp_path)
+    other = mhc_compile.transform(Tower(), n=2, example_inputs=(X,), modes=("eval",), exclude=["blocks.1"])
+    with pytest.raises(mhc_compile.errors.CheckpointMismatchError, match=r"hyper-connections at blocks__1, which this"):
+        peft.PeftModel.from_pretrained(other, tmp_path)
+    with pytest.raises(ValueError, match=r"modules \{'blocks\.7'\} not found"):
+        adapted(transformed(), "blocks.7")
+
+
 def test_a_copy_of_the_whole_is_apart_and_copies_no_module_twice() -> None:
     model = adapted(transformed())
     after = train(model)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mhc_compile.kernels import ops, packed
 from mhc_compile.kernels.implementations import step_dtype, why_not_covered
@@ -136,3 +137,26 @@ def test_nothing_but_streams_branch_and_statistics_is_kept_for_the_backward() ->
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
         *_, stat = ops.boundary(*leaves[:3], leaves[3:], n=4, axis=2)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (*leaves, stat)}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records(name, monkeypatch) -> None:
+    args = arguments(name, 4, "last", False)
+    wanted = as_tuple(getattr(torch.ops.mhc, name)(*args))
+    seen: list[str] = []
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    args = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
+    with torch.no_grad(), Recording():
+        ops.call(name, *args)
+    assert f"mhc.{name}.default" in seen
+    monkeypatch.setattr(torch.ops.mhc, name, None)  # nobody may ask for it
+    with torch.no_grad():
+        found = as_tuple(ops.call(name, *args))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    with pytest.raises(TypeError, match="not callable"):
+        ops.call(name, *args)  # with gradients

@@ -127,4 +127,21 @@ KERNELS = (
         ("tests/kernels/test_cpu_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
         own_caches=True,
     ),
+    Mutant(
+        "an operator that is recorded is passed by",
+        "kernels",
+        " or torch.is_grad_enabled() or compat.dispatch_modes():",
+        " or torch.is_grad_enabled():",
+        (
+            "tests/kernels/test_ops.py::test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records",
+        ),
+    ),
+    Mutant(
+        "phi is taken for packed where it is read as it is given",
+        "kernels",
+        "phi + (i * s.channels + c) * K, width, tile.count, ahead);",
+        "phi + packed_at<S, false>(STREAMS, i, c, 0), width, tile.count, ahead);",
+        ("tests/kernels/test_cpu_launch.py::test_a_token_alone_has_the_bits_it_has_among_others",),
+        own_caches=True,
+    ),
 )

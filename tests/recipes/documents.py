@@ -21,7 +21,7 @@ def recipes() -> dict[tuple[str, str], str]:
     return found
 
 
-def run_recipe(file: str, heading: str, **given: Any) -> dict[str, Any]:
+def run_recipe(file: str, heading: str, /, **given: Any) -> dict[str, Any]:
     """Run a recipe; what it has named afterwards.
 
     Args:

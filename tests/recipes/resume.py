@@ -1,7 +1,7 @@
 """Training that is interrupted goes on bit by bit: `python -m tests.recipes.resume` prints the table of the recipe.
 
-Each model of `families.py` is loaded, transformed and trained for ten steps in the `Trainer`, which saves it after five.
-A new process loads what was saved, predicts, and trains the other five.
+Each model of `families.py` is loaded, transformed and trained for ten steps in the `Trainer`, which saves it after
+five. A new process loads what was saved, predicts, and trains the other five.
 """
 
 from __future__ import annotations

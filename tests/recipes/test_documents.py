@@ -1,4 +1,4 @@
-"""Every recipe of `docs/recipes` is run by a test of this folder, and every version it names is the one that is installed."""
+"""Every recipe of `docs/recipes` is run by a test of this folder, and names the versions that are installed."""
 
 from __future__ import annotations
 

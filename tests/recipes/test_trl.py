@@ -153,7 +153,7 @@ def test_a_reward_model(name, moved, tmp_path) -> None:
     pairs = Dataset.from_dict(
         {kind: [PROMPTS[i] + pair[kind] for i, pair in enumerate(PREFERENCES)] for kind in ("chosen", "rejected")}
     )
-    names = run_recipe("trl", "Reward model", name=name, dataset=pairs, output_dir=tmp_path, settings=SETTINGS)
+    run_recipe("trl", "Reward model", name=name, dataset=pairs, output_dir=tmp_path, settings=SETTINGS)
     check_all(moved)
 
 
@@ -164,5 +164,5 @@ def test_grpo(name, moved, tmp_path) -> None:
         return [float(text.count("a")) for text in completions]
 
     prompts = Dataset.from_dict({"prompt": PROMPTS})
-    names = run_recipe("trl", "GRPO", name=name, dataset=prompts, reward=reward, output_dir=tmp_path, settings=settings)
+    run_recipe("trl", "GRPO", name=name, dataset=prompts, reward=reward, output_dir=tmp_path, settings=settings)
     check_all(moved)
