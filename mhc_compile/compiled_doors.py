@@ -43,11 +43,7 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 
 def attach_doors(model: nn.Module, places: Iterable[str], config: Config) -> None:
-    """Make doors of the modules around these, by their names, and of `model` itself.
-
-    Where parameters appear with the first call, Dynamo is at work. It makes its guards, which look at the classes of
-    modules, once the graph is compiled, and so of the classes that they have then.
-    """
+    """Make doors of the modules around these, by their names, and of `model` itself."""
     paths = {"", *(".".join(parts[:n]) for parts in (p.split(".") for p in places) for n in range(1, len(parts) + 1))}
     for path, module in list(model.named_modules()):
         if path in paths and _can_be_door(module):
@@ -75,8 +71,6 @@ def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Cal
             return original.forward(self, *args, **kwargs)
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
-    # Where Dynamo begins at this call, it begins at the original's: there is what it had compiled before the door.
-    compat.skip_code(forward.__code__)
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     return forward

@@ -88,7 +88,6 @@ class Held:
             MhcError: as for `mhc_compile.store.create`.
         """
         create(model, plan, self.config, self.claims)
-        attach_doors(model, [site.module for site in plan.sites], self.config)
         if self._loaded and plan.sites:
             fill(self._child(), self._loaded)
 
@@ -103,6 +102,8 @@ class Held:
         _check_taken(self._loaded, names | set(child.state_dict() if child is not None else ()))
         for plan in plans:
             self.create(model, plan)
+        # Not where parameters appear with the first call: Dynamo is tracing then, and has seen the classes.
+        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)
         self._complete = True
 
     def first_call_over(self) -> None:

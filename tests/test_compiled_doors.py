@@ -40,20 +40,17 @@ class Wrapped(nn.Module):
         return self.net(x).pow(2).mean()
 
 
-def compiled(model: nn.Module, *, attach: bool) -> nn.Module:
+def compiled(model: nn.Module) -> nn.Module:
     """The model, compiled in place, with new parameters that were moved."""
     backend = mhc_compile.backend(inner="eager")
-    if attach:
-        backend.attach(model, X)
+    backend.attach(model, X)
     model.compile(backend=backend)
-    model(X)
     return move(model)
 
 
-@pytest.mark.parametrize("attach", [True, False])
 @pytest.mark.parametrize("make", [Own, Wrapped])
-def test_a_method_that_calls_forward_or_a_part_computes_what_compiled_code_does(make, attach):
-    model = compiled(make(), attach=attach)
+def test_a_method_that_calls_forward_or_a_part_computes_what_compiled_code_does(make):
+    model = compiled(make())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_close(model.loss(X), model(X).pow(2).mean())
@@ -61,34 +58,20 @@ def test_a_method_that_calls_forward_or_a_part_computes_what_compiled_code_does(
     assert all(p.grad is not None for p in model.hyper_connections.parameters())
 
 
-@pytest.mark.parametrize("attach", [True, False])
-def test_the_model_that_was_not_compiled_computes_what_compiled_code_does(attach):
+def test_the_model_that_was_not_compiled_computes_what_compiled_code_does():
     model, backend = Net(), mhc_compile.backend(inner="eager")
-    if attach:
-        backend.attach(model, X)
+    backend.attach(model, X)
     result = torch.compile(model, backend=backend)
-    result(X)
     move(model)
     assert_close(model(X), result(X))
 
 
 def test_blocks_in_a_loop_are_cut_with_a_warning():
-    model = compiled(Own(), attach=True)
+    model = compiled(Own())
     with pytest.warns(StreamsCutWarning, match=r"blocks\.0 is called past the compiled model"):
         model.features(X)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_doors_that_appear_with_the_first_call_cost_no_compilation(in_place):
-    model, backend = Net(), mhc_compile.backend(inner="eager")
-    call = model if in_place else torch.compile(model, backend=backend)
-    if in_place:
-        model.compile(backend=backend)
-    for _ in range(3):
-        call(X)
-    assert len(backend.records) == 1
-
-
 def test_a_copy_is_a_plain_module_of_the_same_class_until_it_is_compiled():
-    model = compiled(Own(), attach=False)
+    model = compiled(Own())
     assert type(copy.deepcopy(model)) is Own
