@@ -52,7 +52,6 @@ NAMES: dict[str, str] = {
     "TorchCompileInductorWrapper": "torch:_TorchCompileInductorWrapper",
     "TracingContext": "torch._guards:TracingContext",
     "lookup_backend": "torch._dynamo.backends.registry:lookup_backend",
-    "skip_code": "torch._dynamo.eval_frame:skip_code",
     "remove_from_cache": "torch._dynamo.eval_frame:remove_from_cache",
     "tag_activation_checkpoint": "torch._higher_order_ops.wrap:tag_activation_checkpoint",
     # lowering

@@ -71,8 +71,6 @@ def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Cal
             return original.forward(self, *args, **kwargs)
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
-    # Where Dynamo begins at this call, it begins at the original's: there is what it had compiled before the door.
-    compat.skip_code(forward.__code__)
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
     return forward

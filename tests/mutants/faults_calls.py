@@ -139,9 +139,9 @@ CALLS = (
         ("tests/test_patched_classes.py::test_calls_that_go_through_dynamo_run_what_replaces_a_method",),
     ),
     Mutant(
-        "a backend that was not attached has no doors",
+        "a backend has no doors",
         "calls",
-        "        attach_doors(model, [site.module for site in plan.sites], self.config)\n",
+        "        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)\n",
         "",
         ("tests/test_compiled_doors.py",),
     ),
