@@ -15,7 +15,7 @@ from mhc_compile.passes.keys import Known, Owner, former_keys, keys_of, module_o
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Reason
 from mhc_compile.passes.residuals import Candidate, Rejected, find_mixers, find_residuals
-from mhc_compile.passes.towers import find_exchanges, find_own_streams
+from mhc_compile.passes.towers import find_crossings, find_exchanges, find_own_streams
 from mhc_compile.passes.values import module_path_of
 
 
@@ -80,7 +80,8 @@ def weights_of(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
     """Drop what would swallow sites without being one, step by step: each changes what follows what."""
     dropped: list[Rejected] = []
-    for look in (find_merges, find_own_streams, find_biases, find_injections, find_constants, _exchanges):
+    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, find_crossings, _exchanges)
+    for look in looks:
         rejected = list(look(graph, found))
         dropped += rejected
         gone = {r.add for r in rejected}

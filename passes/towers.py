@@ -61,6 +61,25 @@ def find_exchanges(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int
     return found
 
 
+def find_crossings(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
+    """Single candidates that start inside the branch of an earlier one and end behind it.
+
+    They hand what one layer has made for itself (values, scores, features) to a later layer, past the stream. A chain of
+    such sums is a stream of its own, and stays.
+    """
+    links = find_links(graph, found)
+    linked = links.keys() | {link.source for link in links.values()}
+    kept: list[Candidate] = []
+    for candidate in sorted(found, key=lambda c: (c.skip.base, c.add)):
+        base, inside = candidate.skip.base, candidate.branch_nodes
+        crossed = next((c for c in kept if base in c.branch_nodes and c.add in inside), None)
+        if crossed is None or candidate.add in linked:
+            kept.append(candidate)
+        else:
+            detail = f"starts inside the branch of the site at {graph.names[crossed.add]} and ends behind it"
+            yield Rejected(candidate.total.adds, Reason.NESTED, detail)
+
+
 def _partners(
     graph: Ancestry, candidate: Candidate, by_add: Mapping[int, Candidate], links: Mapping[int, Link]
 ) -> set[int]:

@@ -30,3 +30,28 @@ def test_two_towers_that_read_each_other_and_themselves_are_sites_of_both():
     plan = plan_of(Net(body, **mlps(6)).double(), tokens(2, 6, 8))
     assert len(plan.sites) == 4
     assert not plan.rejected
+
+
+def test_what_one_branch_hands_to_a_later_one_past_the_stream_is_no_site():
+    def body(m, x):
+        values = m.f0(x)
+        x = x + m.f1(values)
+        later = values + m.f2(x)  # as the values of the first attention are mixed into all others
+        return x + m.f3(later)
+
+    plan = plan_of(Net(body, **mlps(4)).double(), tokens(2, 6, 8))
+    assert len(plan.sites) == 2
+    assert [r.reason for r in plan.rejected] == [Reason.NESTED]
+    assert "starts inside the branch" in plan.rejected[0].detail
+
+
+def test_a_stream_that_starts_inside_a_branch_keeps_its_sites():
+    def body(m, x):
+        pairs = m.f0(x)
+        for f, g in ((m.f1, m.f2), (m.f3, m.f4), (m.f5, m.f6)):
+            x = x + f(x * pairs)
+            pairs = pairs + g(x * pairs)
+        return x * pairs
+
+    plan = plan_of(Net(body, **mlps(7)).double(), tokens(2, 6, 8))
+    assert len(plan.sites) == 6 and not plan.rejected
