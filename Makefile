@@ -11,7 +11,6 @@ BENCH_STAMP := .venv/.installed-bench
 ZOO_STAMP := .venv/.installed-zoo
 RECIPES_STAMP := .venv/.installed-recipes
 LOWEST_STAMP := .venv-lowest/.installed
-TYPES := build/types/mhc_compile
 CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,13 +35,8 @@ format: $(STAMP)  ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# passes/ and kernels/ lie beside the package they belong to, so mypy is shown a tree of links where they lie inside.
-types: $(STAMP)  ## mypy --strict
-	rm -rf build/types
-	mkdir -p $(TYPES)
-	ln -s $(CURDIR)/mhc_compile/* $(CURDIR)/passes $(CURDIR)/kernels $(TYPES)
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
-		-p mhc_compile
+types: $(STAMP)  ## mypy --strict; two links in mhc_compile/ show it passes/ and kernels/
+	$(BIN)/mypy mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
 unit exhaustive mutants zoo fuzz gpu-proof lowest: export OMP_NUM_THREADS ?= 1
@@ -54,9 +48,9 @@ exhaustive: $(STAMP) $(RECIPES_STAMP)  ## the tests with every entry of every ta
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # What stands on other libraries: their interfaces are what differs between versions.
-LOWEST_TESTS := tests/test_versions.py tests/test_torch_compat.py tests/test_capture.py tests/test_transform.py \
-	tests/test_backend.py tests/test_fallback.py tests/test_dispatch.py tests/test_pretrained.py tests/test_huggingface.py \
-	tests/test_offload.py tests/test_adapters.py tests/test_optimizer.py tests/kernels/test_ops.py \
+LOWEST_TESTS := tests/test_versions.py tests/test_torch_compat.py tests/capture/test_trace.py tests/test_transform.py \
+	tests/dynamo/test_backend.py tests/model/test_fallback.py tests/programs/test_dispatch.py tests/test_pretrained.py tests/test_huggingface.py \
+	tests/twin/test_offload.py tests/test_adapters.py tests/optimizers/test_groups.py tests/kernels/operators/test_ops.py \
 	tests/recipes/test_transformers.py tests/recipes/test_peft.py tests/recipes/test_accelerate.py tests/recipes/test_timm.py
 
 lowest: $(LOWEST_STAMP)  ## the lowest versions of torch, transformers, timm, accelerate that are promised, in .venv-lowest

@@ -26,7 +26,7 @@ from torch import fx
 
 import mhc_compile
 from examples.train_char_gpt import CharGPT
-from mhc_compile.inner import Inner
+from mhc_compile.dynamo.inner import Inner
 
 BOUND = 1.02
 ROUNDS = 9

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhc_compile.kernels import streams
+from mhc_compile.kernels.operators import streams
 
 SINKHORN_ITERATIONS = 20
 
@@ -150,7 +150,7 @@ class OurSite(nn.Module):
     """Parameters of one site of this project."""
 
     def __init__(self, n: int, channels: int) -> None:
-        from mhc_compile.kernels.connections import initial_values
+        from mhc_compile.kernels.formulas.connections import initial_values
 
         super().__init__()
         generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from triton.testing import do_bench
 
 from benchmarks.timing import copy_bandwidth, describe
 from benchmarks.traffic import liger
-from mhc_compile.kernels import triton_launch
+from mhc_compile.kernels.triton import launch as triton_launch
 from tests.kernels.step_calls import as_tuple
 from tests.kernels.step_inputs import StepInputs, step_inputs
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.synthetic_graphs import GRAPHS
 from mhc_compile.config import Config
-from mhc_compile.passes.pipeline import make_plan, rewrite_graph
+from mhc_compile.passes.order import make_plan, rewrite_graph
 
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 MOST_SECONDS = 1.0  # for 10,000 nodes

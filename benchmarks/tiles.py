@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tiles`: the fastest tiles of each Triton kernel on this GPU, for `kernels/triton_tiles.py`.
+"""`python -m benchmarks.tiles`: the fastest tiles of each Triton kernel on this GPU, for `kernels/triton/tiles.py`.
 
 All sizes that give a thread a sensible share of a tile are compiled on all cores, then timed one by one.
 """
@@ -24,9 +24,9 @@ from triton.runtime.jit import MockTensor
 from triton.testing import do_bench
 
 from benchmarks.timing import describe
-from mhc_compile.kernels import triton_schedules
-from mhc_compile.kernels.schedule import Launch, Spec
-from mhc_compile.kernels.triton_tiles import Tiles, configurations
+from mhc_compile.kernels.schedules.schedule import Launch, Spec
+from mhc_compile.kernels.triton import schedules as triton_schedules
+from mhc_compile.kernels.triton.tiles import Tiles, configurations
 from tests.gpu.compiled.resources import schedule, step_specs
 
 STEPS = ("gate", "write", "boundary", "leave")
@@ -37,7 +37,7 @@ KERNELS = (
     ("boundary_backward", 0, "logits"),
     ("boundary_backward", 2, "products"),
 )
-"""Step, index of a launch, and what `kernels/triton_tiles.py` calls its tiles, if it does not have those of others."""
+"""Step, index of a launch, and what `kernels/triton/tiles.py` calls its tiles, if it does not have those of others."""
 SHARE = range(2, 17)  # elements of a tile that a thread holds
 
 

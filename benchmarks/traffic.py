@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mhc_compile.kernels import triton_launch
+from mhc_compile.kernels.triton import launch as triton_launch
 from tests.gpu.traffic import counted
 from tests.kernels.step_inputs import StepInputs, step_inputs
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import mhc_compile
-from mhc_compile.report import render
+from mhc_compile.report.terminal import render
 from mhc_compile.targets import resolve
 
 

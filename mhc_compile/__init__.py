@@ -11,12 +11,13 @@ import importlib
 from types import ModuleType
 
 from mhc_compile import errors
-from mhc_compile.backend import Backend, backend
 from mhc_compile.config import Config
-from mhc_compile.explain import Explanation, explain
-from mhc_compile.initial import reset_parameters
-from mhc_compile.optimizer import parameter_groups
-from mhc_compile.passes.plan import Plan
+from mhc_compile.dynamo.backend import Backend, backend
+from mhc_compile.dynamo.explain import Explanation, explain
+from mhc_compile.former_modules import know_former_modules
+from mhc_compile.model.reset import reset_parameters
+from mhc_compile.optimizers.groups import parameter_groups
+from mhc_compile.passes.plan.data import Plan
 from mhc_compile.pretrained import enable_from_pretrained, from_pretrained
 from mhc_compile.traced import rewrite
 from mhc_compile.transform import plan, revert, transform
@@ -41,6 +42,8 @@ __all__ = [
     "rewrite",
     "transform",
 ]
+
+know_former_modules()
 
 _LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded"})
 

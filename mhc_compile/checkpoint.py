@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from mhc_compile.atomic import write_atomically
 from mhc_compile.errors import UnreadableCheckpointError
-from mhc_compile.pickles import ADVICE, check_entries, unpickle
+from mhc_compile.files.atomic import write_atomically
+from mhc_compile.files.pickles import ADVICE, check_entries, unpickle
 
 _SAFETENSORS = ".safetensors"
 
@@ -39,7 +39,7 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_entries(state)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.safetensors_file import write_file
+        from mhc_compile.files.safetensors_file import write_file
 
         write_atomically(path, lambda beside: write_file(state, beside))
     else:
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.safetensors_file import read_file
+        from mhc_compile.files.safetensors_file import read_file
 
         state = read_file(path, map_location)
     else:

@@ -24,7 +24,7 @@ from mhc_compile.errors import InvalidOptionError, MhcError, MissingInputsError,
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mhc_compile.passes.plan import Plan
+    from mhc_compile.passes.plan.data import Plan
 
 OK = 0
 USER_ERROR = 2  # what argparse exits with, too
@@ -83,7 +83,7 @@ def _check_early(arguments: argparse.Namespace, options: dict[str, Any]) -> None
     if arguments.width is not None and arguments.width < _MIN_WIDTH:
         raise InvalidOptionError(f"--width {arguments.width} is too narrow: write at least {_MIN_WIDTH}")
     if arguments.graph:
-        from mhc_compile.graph_svg import check_path
+        from mhc_compile.report.graph_svg import check_path
 
         check_path(arguments.graph)
 
@@ -92,7 +92,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     _check_early(arguments, options)
     with _target(arguments, {}) as (target, inputs):
-        from mhc_compile.explain import explain_call
+        from mhc_compile.dynamo.explain import explain_call
 
         found = explain_call(
             target.model, inputs.get("example_inputs"), inputs.get("example_kwargs"), Config(**options)
@@ -100,7 +100,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(found.to_json())
     else:
-        from mhc_compile.report import render_explanation
+        from mhc_compile.report.terminal import render_explanation
 
         render_explanation(found, _console(arguments.width), target=arguments.target, show_all=arguments.all)
     if not found.sites:
@@ -145,18 +145,18 @@ def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
         return
     console = _console(arguments.width)
     if arguments.why is None:
-        from mhc_compile.report import render
+        from mhc_compile.report.terminal import render
 
         render(plan, console, target=arguments.target, show_all=arguments.all)
         return
-    from mhc_compile.report import render_roles
-    from mhc_compile.roles import roles_of
+    from mhc_compile.report.roles import roles_of
+    from mhc_compile.report.terminal import render_roles
 
     render_roles(roles_of(plan, arguments.why), console)
 
 
 def _draw(plan: Plan, path: str) -> None:
-    from mhc_compile.graph_svg import write_svg
+    from mhc_compile.report.graph_svg import write_svg
 
     write_svg(plan, path)
     print(f"drawing written to {path}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mhc_compile.kernels.decompositions import decompositions
+from mhc_compile.kernels.operators.decompositions import decompositions
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from mhc_compile._torch_compat import tree_flatten
-from mhc_compile.capture import Captured, capture
+from mhc_compile.capture.input_spec import AnyTensor, InputSpec, TensorLeaf
+from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.capture.side_effects import describe_effects
+from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import MODES, check_modes
-from mhc_compile.coverage import check_parameters
 from mhc_compile.errors import (
     CaptureError,
     CutOrderError,
@@ -28,19 +30,17 @@ from mhc_compile.errors import (
     SharedParameterError,
     StageOutputError,
 )
-from mhc_compile.hyper_connections import CHILD
-from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
-from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.looks import for_trace
-from mhc_compile.ownership import Served
-from mhc_compile.plain_twin import disown
-from mhc_compile.program import Program, build_program
-from mhc_compile.side_effects import describe_effects
-from mhc_compile.stage import Stage, StageInfo, module_state
-from mhc_compile.variants import plan_of, training_mode
+from mhc_compile.model.stage import Stage, StageInfo, module_state
+from mhc_compile.programs.coverage import check_parameters
+from mhc_compile.programs.ownership import Served
+from mhc_compile.programs.plain_twin import disown
+from mhc_compile.programs.program import Program, build_program
+from mhc_compile.programs.variants import plan_of, training_mode
+from mhc_compile.twin.hyper_connections import CHILD
+from mhc_compile.twin.looks import for_trace
 
 if TYPE_CHECKING:
-    from mhc_compile.passes.partition import StageGraph
+    from mhc_compile.passes.split.partition import StageGraph
 
 __all__ = ["Stage", "split"]
 
@@ -137,7 +137,7 @@ def _trace(model: Served, inputs: Inputs, mode: str, at: Sequence[str]) -> list[
 
 
 def _trace_once(model: Served, inputs: Inputs, training: bool | None, at: Sequence[str]) -> _Trace:
-    from mhc_compile.passes.pipeline import rewrite_stages
+    from mhc_compile.passes.order import rewrite_stages
 
     config = model._mhc.config
     captured = capture(disown(model, for_trace), inputs.args, inputs.kwargs)

@@ -16,9 +16,9 @@ from typing import Any
 from torch import nn
 
 from mhc_compile.errors import UnreadableCheckpointError
-from mhc_compile.loading import Loader, config_of, find_record, library, load, record_in_use
-from mhc_compile.owner import own
-from mhc_compile.record import RECORD
+from mhc_compile.files.loading import Loader, config_of, find_record, library, load, record_in_use
+from mhc_compile.files.record import RECORD
+from mhc_compile.model.owner import own
 
 _BEFORE = "__mhc_before__"
 

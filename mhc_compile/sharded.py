@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.stateful import Stateful
 
 from mhc_compile.errors import MhcError, UnreadableCheckpointError, UnsafeCheckpointError
-from mhc_compile.header import KEY, Header, is_plain
-from mhc_compile.pickles import check_entries, describe, unpickle
+from mhc_compile.files.pickles import check_entries, describe, unpickle
+from mhc_compile.twin.header import KEY, Header, is_plain
 
 _METADATA = ".metadata"
 _PACKAGE = "torch.distributed.checkpoint."

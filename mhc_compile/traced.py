@@ -9,16 +9,16 @@ import torch
 from torch import fx
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.graph_module import copy_graph_module
 from mhc_compile.config import make_config
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
-from mhc_compile.graph_module import copy_graph_module
-from mhc_compile.hyper_connections import CHILD, HyperConnections
-from mhc_compile.inference import make_ordinary
-from mhc_compile.nothing_found import warn_of_nothing
-from mhc_compile.passes.plan import Plan
-from mhc_compile.reserved import check_free
-from mhc_compile.specs import initial_sites
-from mhc_compile.untransformed import check_untransformed
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.programs.nothing_found import warn_of_nothing
+from mhc_compile.programs.specs import initial_sites
+from mhc_compile.programs.untransformed import check_untransformed
+from mhc_compile.twin.hyper_connections import CHILD, HyperConnections
+from mhc_compile.twin.inference import make_ordinary
+from mhc_compile.twin.reserved import check_free
 
 
 def rewrite(
@@ -42,7 +42,7 @@ def rewrite(
         InputMismatchError: it cannot be run on `example_inputs`.
         MhcError: as for `mhc_compile.transform`.
     """
-    from mhc_compile.passes.pipeline import make_plan, rewrite_graph
+    from mhc_compile.passes.order import make_plan, rewrite_graph
 
     config = make_config(n, options)
     if not isinstance(gm, fx.GraphModule):

@@ -9,27 +9,27 @@ import torch
 from torch import fx, nn
 
 from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.capture.wrapped import reject_wrapped
 from mhc_compile.config import MODES, Config, check_modes, make_config
-from mhc_compile.dispatch import kind_of
 from mhc_compile.errors import (
     CaptureError,
     NoFloatError,
 )
-from mhc_compile.hyper_connections import CHILD
-from mhc_compile.inference import make_ordinary
-from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.modes import ModeTrace, trace_modes, trace_one
-from mhc_compile.nothing_found import warn_of_nothing
-from mhc_compile.owner import own
-from mhc_compile.ownership import Served
-from mhc_compile.passes.plan import Plan, Reason
-from mhc_compile.plain_twin import disown
-from mhc_compile.preserved import check_preserving
-from mhc_compile.reserved import OWNERSHIP, PLAN, check_free
-from mhc_compile.specs import initial_sites, weights_of
-from mhc_compile.untransformed import check_untransformed
-from mhc_compile.variants import add_program, training_mode
-from mhc_compile.wrapped import reject_wrapped
+from mhc_compile.model.modes import ModeTrace, trace_modes, trace_one
+from mhc_compile.model.owner import own
+from mhc_compile.model.preserved import check_preserving
+from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.programs.dispatch import kind_of
+from mhc_compile.programs.nothing_found import warn_of_nothing
+from mhc_compile.programs.ownership import Served
+from mhc_compile.programs.plain_twin import disown
+from mhc_compile.programs.specs import initial_sites, weights_of
+from mhc_compile.programs.untransformed import check_untransformed
+from mhc_compile.programs.variants import add_program, training_mode
+from mhc_compile.twin.hyper_connections import CHILD
+from mhc_compile.twin.inference import make_ordinary
+from mhc_compile.twin.reserved import OWNERSHIP, PLAN, check_free
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -151,7 +151,7 @@ def _serve(owner: Served, variant: ModeTrace, inputs: Inputs | None) -> None:
 
 def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     """The plan by `symbolic_trace`, which needs no inputs; programs are then traced at the first calls."""
-    from mhc_compile.passes.pipeline import make_plan
+    from mhc_compile.passes.order import make_plan
 
     if not any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
         raise NoFloatError(

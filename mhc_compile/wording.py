@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhc_compile.passes.plan import Dim
+from mhc_compile.passes.plan.data import Dim
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

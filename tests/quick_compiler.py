@@ -28,7 +28,7 @@ def choose(config: pytest.Config) -> None:
 @contextmanager
 def real_compiler() -> Iterator[None]:
     """Kernels of ours are compiled as for users: what is said about their bits must hold of those."""
-    from mhc_compile.kernels import cpu_kernel
+    from mhc_compile.kernels.cpu import kernel as cpu_kernel
 
     with pytest.MonkeyPatch.context() as patch:
         if REAL in os.environ:

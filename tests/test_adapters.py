@@ -10,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.store import connections_of
+from mhc_compile.dynamo.new_parameters import connections_of
+from mhc_compile.twin.hyper_connections import HyperConnections
 from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
 

@@ -5,14 +5,95 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
 COMPAT = ROOT / "mhc_compile" / "_torch_compat.py"
-ALL = sorted(p for folder in ("mhc_compile", "passes", "kernels") for p in (ROOT / folder).rglob("*.py"))
-KERNEL_INTERFACE = {"mhc_compile.kernels.streams", "mhc_compile.kernels.connections"}
+LINKS = {ROOT / "mhc_compile" / name for name in ("passes", "kernels")}
+ALL = sorted(
+    p
+    for folder in ("mhc_compile", "passes", "kernels")
+    for p in (ROOT / folder).rglob("*.py")
+    if LINKS.isdisjoint(p.parents)
+)
+KERNEL_INTERFACE = {"mhc_compile.kernels.operators.streams", "mhc_compile.kernels.formulas.connections"}
+LINES, FILES = 250, 18
+
+_BOTTOM_UP = """
+errors versions former_modules
+config _torch_compat targets arguments
+kernels.schedules kernels.late kernels.formulas kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
+passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
+wording twin capture programs dynamo files model optimizers report
+export traced checkpoint sharded pretrained transform pipeline
+mhc_compile cli
+"""
+ORDER = _BOTTOM_UP.split()
+"""Every room, and every file that lies in none, from the bottom to the top: each imports only what stands before it."""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One import between two files of the package, wherever it stands: in a function, for types only."""
+
+    source: str
+    target: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{label(MODULES[self.source])}:{self.line} imports {self.target}"
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "mhc_compile" else ("mhc_compile", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in ALL}
+
+
+def room_of(module: str) -> str:
+    """The folder of a file; for a file that lies in none of the rooms, itself."""
+    parent = module.rpartition(".")[0]
+    hall = parent in ("", "mhc_compile", "mhc_compile.passes", "mhc_compile.kernels")
+    room = module if hall or MODULES[module].name == "__init__.py" else parent
+    return room.removeprefix("mhc_compile.")
+
+
+def arrows(module: str, source: str) -> Iterator[Arrow]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in inside]
+        else:
+            continue
+        yield from (Arrow(module, name, node.lineno) for name in names if name in MODULES and name != module)
+
+
+def against_the_order(found: Iterable[Arrow]) -> list[str]:
+    def is_back(arrow: Arrow) -> bool:
+        here, there = room_of(arrow.source), room_of(arrow.target)
+        return here != there and ORDER.index(there) > ORDER.index(here)
+
+    return [str(arrow) for arrow in found if is_back(arrow)]
+
+
+def circles(found: Iterable[Arrow]) -> list[list[str]]:
+    graph = nx.DiGraph((arrow.source, arrow.target) for arrow in found)
+    return [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
 
 
 def imports(source: str) -> set[str]:
@@ -44,8 +125,9 @@ def files(folder: str) -> list[Path]:
     return [p for p in ALL if p.is_relative_to(ROOT / folder)]
 
 
-def label(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+@cache
+def every_arrow() -> tuple[Arrow, ...]:
+    return tuple(arrow for module, path in MODULES.items() for arrow in arrows(module, path.read_text()))
 
 
 def test_the_reader_sees_every_kind_of_import():
@@ -55,6 +137,42 @@ def test_the_reader_sees_every_kind_of_import():
     assert private_torch(found) == {"torch._dynamo.x", "torch._C", "torch._inductor.config.z", "torch._inductor.config",
                                     "torch._inductor"}  # fmt: skip
     assert starts(found, "rich") == {"rich.table"} and not starts({"richer"}, "rich")
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room_of(module) for module in MODULES} == set(ORDER) and len(ORDER) == len(set(ORDER))
+
+
+def test_rooms_import_only_what_stands_below_them():
+    assert not against_the_order(every_arrow())
+
+
+def test_files_import_each_other_in_no_circle():
+    assert not circles(every_arrow())
+
+
+@pytest.mark.parametrize("source", ["def late():\n    {}", "if TYPE_CHECKING:\n    {}"])
+def test_an_arrow_back_is_named_with_file_and_line_wherever_it_hides(source: str):
+    (found,) = against_the_order(
+        arrows("mhc_compile.passes.graph.values", source.format("import mhc_compile.transform"))
+    )
+    assert found == "passes/graph/values.py:2 imports mhc_compile.transform"
+
+
+def test_a_circle_is_found_within_a_room():
+    added = list(arrows("mhc_compile.passes.graph.values", "from mhc_compile.passes.graph import sums"))
+    assert not against_the_order(added)
+    assert circles([*every_arrow(), *added])
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_no_file_outgrows_one_idea(path):
+    assert path.read_text().count("\n") <= LINES
+
+
+def test_no_room_outgrows_one_glance():
+    crowded = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in ALL}}
+    assert not {label(folder): count for folder, count in crowded.items() if count > FILES + 1}  # with `__init__.py`
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p != COMPAT], ids=label)
@@ -67,38 +185,28 @@ def test_passes_know_neither_reports_nor_kernel_internals(path):
     found = imports(path.read_text())
     assert not starts(found, "rich", "triton")
     kernels = starts(found, "mhc_compile.kernels")
-    assert all(starts({name}, *KERNEL_INTERFACE) for name in kernels if name not in KERNEL_INTERFACE)
+    assert kernels == starts(kernels, *KERNEL_INTERFACE)
     assert not {name for name in kernels if name.rpartition(".")[2].startswith("_")}
-    shared = [f"mhc_compile.{name}" for name in ("passes", "kernels", "_torch_compat", "config", "errors")]
-    assert starts(found, "mhc_compile") <= starts(found, *shared)
 
 
 @pytest.mark.parametrize("path", files("kernels"), ids=label)
 def test_kernels_know_nothing_of_graphs_and_models(path):
-    found = imports(path.read_text())
-    assert not starts(found, "torch.fx", "mhc_compile.passes", "networkx", "rich")
-    shared = [f"mhc_compile.{name}" for name in ("kernels", "_torch_compat", "config", "errors")]
-    assert starts(found, "mhc_compile") <= starts(found, *shared)
+    assert not starts(imports(path.read_text()), "torch.fx", "networkx", "rich")
 
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"report", "report_parts", "cli"}
+    assert found == {"terminal", "parts", "cli"}
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if p.name != "__init__.py"], ids=label)
-def test_every_file_says_what_it_is(path):
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_every_file_and_room_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-IMPORTS = """
-import sys, mhc_compile
-print([m for m in ("torch._dynamo", "torch._inductor", "rich") if m in sys.modules])
-import mhc_compile.cli
-print([m for m in ("timm", "torchvision", "transformers") if m in sys.modules])
-"""
-
-
-def test_importing_the_package_imports_neither_dynamo_nor_rich_and_its_command_line_no_model_library():
-    out = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["[]", "[]"]
+def test_importing_the_package_imports_neither_dynamo_nor_rich():
+    code = (
+        "import mhc_compile, sys; print([m for m in ('torch._dynamo', 'torch._inductor', 'rich') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -23,12 +23,12 @@ from mhc_compile.errors import (
     NotPreservingWarning,
     UnreadableCheckpointError,
 )
-from mhc_compile.header import KEY
+from mhc_compile.twin.header import KEY
 from tests.copies import copied
 from tests.tables import also
 from tests.toy_models import WIDTH, Tower
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 SUFFIXES = ["pt", "safetensors"]
 FOREIGN = [b"\x89PNG\r\n\x1a\n" + bytes(64), b"hello, world\n" * 9, bytes(200), b"PK\x03\x04" * 50]

@@ -14,7 +14,7 @@ import pytest
 import mhc_compile
 from mhc_compile import cli, targets
 from mhc_compile.errors import CaptureError
-from mhc_compile.passes.plan import Plan
+from mhc_compile.passes.plan.data import Plan
 from tests import hand_plans as hand
 
 Fake = Callable[..., dict[str, Any]]

@@ -21,9 +21,9 @@ from examples.hf_llama import tiny_llama
 from examples.train_char_gpt import CharGPT
 from mhc_compile.errors import CaptureError
 from mhc_compile.export import decompose
-from mhc_compile.kernels import ops
-from mhc_compile.kernels.sinkhorn import sinkhorn
-from mhc_compile.plain_twin import disown
+from mhc_compile.kernels.formulas.sinkhorn import sinkhorn
+from mhc_compile.kernels.operators import ops
+from mhc_compile.programs.plain_twin import disown
 from tests.kernels.step_inputs import step_inputs
 from tests.tables import also
 

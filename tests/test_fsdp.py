@@ -14,7 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 import mhc_compile
 from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
-from mhc_compile.whole import own_part
+from mhc_compile.programs.unsharded import own_part
 from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.test_ddp import Net

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 import mhc_compile
 from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
-from mhc_compile.inputs import resolve_inputs
+from mhc_compile.capture.inputs import resolve_inputs
 from tests.zoo.build import build
 from tests.zoo.generators import build_generator
 

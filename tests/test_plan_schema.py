@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mhc_compile.passes.plan import SCHEMA_VERSION, Reason
-from mhc_compile.passes.steps import StepKind, Unfused
+from mhc_compile.passes.plan.data import SCHEMA_VERSION, Reason
+from mhc_compile.passes.plan.steps import StepKind, Unfused
 from tests import hand_plans as hand
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "plan_schema.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "plan_schema.md").read_text(encoding="utf-8")
 
 
 def documented(section: str) -> set[str]:

@@ -29,9 +29,9 @@ from transformers import (
 
 import mhc_compile
 from mhc_compile.errors import CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError
-from mhc_compile.loading import find_record
-from mhc_compile.passes.plan_json import plan_from_dict
-from mhc_compile.record import RECORD
+from mhc_compile.files.loading import find_record
+from mhc_compile.files.record import RECORD
+from mhc_compile.passes.plan.from_json import plan_from_dict
 from tests.tables import also
 
 IDS = torch.arange(18).reshape(2, 9)

@@ -13,7 +13,7 @@ import mhc_compile
 from mhc_compile import checkpoint
 from tests.toy_models import WIDTH, Tower
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def build():

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import scaling
 from benchmarks.scaling import MEASURED, MODELS, Machine, Model
-from mhc_compile.kernels.connections import parameter_shapes
+from mhc_compile.kernels.formulas.connections import parameter_shapes
 
 SMALL = Model("small", layers=3, width=10, active=1000, sequence=100, batch=8)
 PLAIN = Machine("plain", flops=6000, flops_reached=1, bandwidth=480, bandwidth_reached=1, network=12)

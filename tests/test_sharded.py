@@ -24,13 +24,13 @@ from mhc_compile.errors import (
     UnreadableCheckpointError,
     UnsafeCheckpointError,
 )
-from mhc_compile.header import KEY
+from mhc_compile.twin.header import KEY
 from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.test_pickles import Runs
 from tests.toy_models import WIDTH, Tower
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 
 

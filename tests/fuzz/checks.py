@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
-from mhc_compile.passes.normalise import normalise
-from mhc_compile.passes.pipeline import make_plan
-from mhc_compile.passes.plan import Plan
+from mhc_compile.passes.graph.normalise import normalise
+from mhc_compile.passes.order import make_plan
+from mhc_compile.passes.plan.data import Plan
 from tests.fuzz.network import Model, build
 from tests.fuzz.oracle import Oracle
 from tests.fuzz.spec import Network, expected_sites

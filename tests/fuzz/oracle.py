@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from mhc_compile.config import Config
-from mhc_compile.kernels import streams as formulas
-from mhc_compile.kernels.connections import find, parameter_shapes, readout_shapes
-from mhc_compile.passes.plan import Plan, Readout, Site
-from mhc_compile.passes.segments import asks_size
-from mhc_compile.passes.single_pass import authors
+from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_shapes
+from mhc_compile.kernels.operators import streams as formulas
+from mhc_compile.passes.decide.single_pass import authors
+from mhc_compile.passes.detect.segments import asks_size
+from mhc_compile.passes.plan.data import Plan, Readout, Site
 
 Streams = list[Tensor]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mhc_compile.kernels import connections
+from mhc_compile.kernels.formulas import connections
 from tests.fuzz.branches import Branch
 from tests.fuzz.families import Family
 from tests.fuzz.residuals import Residual

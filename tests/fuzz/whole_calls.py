@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 import mhc_compile
 from mhc_compile.config import Config
-from mhc_compile.passes.normalise import normalise
-from mhc_compile.passes.pipeline import make_plan
+from mhc_compile.passes.graph.normalise import normalise
+from mhc_compile.passes.order import make_plan
 from tests.fuzz.checks import FuzzError, Values, compare, copies, without_dropout
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build

@@ -30,7 +30,11 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.utils import fresh_cache
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mhc_compile.kernels import triton_backward, triton_forward, triton_leave, triton_logits, triton_parameters
+from mhc_compile.kernels.triton import backward as triton_backward
+from mhc_compile.kernels.triton import forward as triton_forward
+from mhc_compile.kernels.triton import leave as triton_leave
+from mhc_compile.kernels.triton import logits as triton_logits
+from mhc_compile.kernels.triton import parameters as triton_parameters
 from tests.gpu import models
 from tests.gpu.fake_cuda import fake_cuda
 from tests.gpu.kernel_source import sources

@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mhc_compile.kernels import inductor
+from mhc_compile.kernels.inductor import lowerings as inductor
 from tests.gpu import models
 from tests.gpu.fake_cuda import fake_cuda
 from tests.gpu.kernel_source import load, sources

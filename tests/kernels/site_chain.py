@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels import connections, streams
+from mhc_compile.kernels.formulas import connections
+from mhc_compile.kernels.operators import streams
 
 MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
 

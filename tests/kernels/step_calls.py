@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels import packed
+from mhc_compile.kernels.formulas import packed
 from tests.kernels.step_inputs import step_inputs
 
 STEPS = ("gate", "write", "boundary", "leave")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels import reference, streams
+from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.operators import streams
 
 B, S, C = 2, 3, 6
 

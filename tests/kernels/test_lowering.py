@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
-from mhc_compile.kernels import inductor, ops, packed
+from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.inductor import lowerings as inductor
+from mhc_compile.kernels.operators import ops
 from tests.kernels.step_inputs import step_inputs
 from tests.tables import also
 

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from mhc_compile.kernels import cpu_launch, packed, reference
+from mhc_compile.kernels.cpu import launch as cpu_launch
+from mhc_compile.kernels.formulas import packed, reference
 from tests.kernels.step_calls import (
     assert_next_site_reads_what_is_stored,
     assert_rounded_once,

@@ -11,7 +11,7 @@ KERNELS = (
         "        total = total + X[j] * R[:, j]\n",
         "        total = total + X[j] * R[j]\n",
         (
-            "tests/kernels/test_streams.py::test_renaming_the_streams_renames_the_result",
+            "tests/kernels/operators/test_streams.py::test_renaming_the_streams_renames_the_result",
             "tests/kernels/test_deepseek_formulation.py",
         ),
     ),
@@ -20,21 +20,21 @@ KERNELS = (
         "kernels",
         'torch.einsum("tij,jtc->itc", R, V)',
         'torch.einsum("tji,jtc->itc", R.expand(-1, -1, V.shape[0]), V)',
-        ("tests/kernels/test_packed.py::test_the_steps_are_the_formulas",),
+        ("tests/kernels/formulas/test_packed.py::test_the_steps_are_the_formulas",),
     ),
     Mutant(
         "R is not transposed in the backward of the write",
         "kernels",
         'torch.einsum("tij,itc->jtc", R, g)',
         'torch.einsum("tji,itc->jtc", R, g) if R.shape[1] == R.shape[2] else torch.einsum("tij,itc->jtc", R, g)',
-        ("tests/kernels/test_packed.py::test_every_spelled_out_gradient_is_that_of_autograd",),
+        ("tests/kernels/formulas/test_packed.py::test_every_spelled_out_gradient_is_that_of_autograd",),
     ),
     Mutant(
         "Sinkhorn runs once more",
         "kernels",
         "    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)\n    for _ in range(iterations - 1):\n",
         "    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)\n    for _ in range(iterations):\n",
-        ("tests/kernels/test_reference.py::test_sinkhorn_is_the_formula_written_out",),
+        ("tests/kernels/formulas/test_reference.py::test_sinkhorn_is_the_formula_written_out",),
     ),
     Mutant(
         "each term of the read is rounded to bf16",
@@ -69,7 +69,7 @@ KERNELS = (
         "kernels",
         "F(value(row[N + i * N + j]))",
         "F(value(row[N + j * N + i]))",
-        ("tests/kernels/test_cpu_launch.py::test_so_is_every_result_for_other_numbers_of_streams[3]",),
+        ("tests/kernels/cpu/test_launch.py::test_so_is_every_result_for_other_numbers_of_streams[3]",),
     ),
     Mutant(
         "the C++ kernels gate streams that are not rounded",
@@ -100,15 +100,15 @@ KERNELS = (
         "    return reduce(torch.promote_types, (y.dtype for y in past[::2]), start.dtype)\n",
         "    return start.dtype\n",
         (
-            "tests/kernels/test_recomputed.py::test_branches_of_several_dtypes_are_restored_in_the_dtype_that_the_streams_had",
+            "tests/kernels/operators/test_recomputed.py::test_branches_of_several_dtypes_are_restored_in_the_dtype_that_the_streams_had",
         ),
     ),
     Mutant(
         "the hash of the sources leaves the C++ out",
         "kernels",
-        'for path in sorted(Path(__file__).parent.glob("*.[ph]*")):',
-        'for path in sorted(Path(__file__).parent.glob("*.py")):',
-        ("tests/kernels/test_inductor_cache.py::test_the_hash_changes_with_any_python_or_cpp_source",),
+        'for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.h")]):',
+        'for path in sorted(folder.rglob("*.py")):',
+        ("tests/kernels/inductor/test_cache_keys.py::test_the_hash_changes_with_any_python_or_cpp_source",),
         own_caches=True,
     ),
     Mutant(
@@ -116,7 +116,7 @@ KERNELS = (
         "kernels",
         '"\\0".join((path, _version(path), _processor(), *FLAGS, source))',
         '"\\0".join((path, _version(path), _processor(), source))',
-        ("tests/kernels/test_cpu_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
+        ("tests/kernels/cpu/test_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
         own_caches=True,
     ),
     Mutant(
@@ -124,7 +124,7 @@ KERNELS = (
         "kernels",
         '"\\0".join((path, _version(path), _processor(), *FLAGS, source))',
         '"\\0".join((path, _version(path), *FLAGS, source))',
-        ("tests/kernels/test_cpu_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
+        ("tests/kernels/cpu/test_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
         own_caches=True,
     ),
     Mutant(
@@ -133,7 +133,7 @@ KERNELS = (
         " or torch.is_grad_enabled() or compat.dispatch_modes():",
         " or torch.is_grad_enabled():",
         (
-            "tests/kernels/test_ops.py::test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records",
+            "tests/kernels/operators/test_ops.py::test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records",
         ),
     ),
     Mutant(
@@ -141,7 +141,7 @@ KERNELS = (
         "kernels",
         "phi + (i * s.channels + c) * K, width, tile.count, ahead);",
         "phi + packed_at<S, false>(STREAMS, i, c, 0), width, tile.count, ahead);",
-        ("tests/kernels/test_cpu_launch.py::test_a_token_alone_has_the_bits_it_has_among_others",),
+        ("tests/kernels/cpu/test_launch.py::test_a_token_alone_has_the_bits_it_has_among_others",),
         own_caches=True,
     ),
 )

@@ -10,7 +10,7 @@ CHECKPOINT = (
         "checkpoint",
         "        if version > FORMAT:\n",
         "        if version > FORMAT + 1:\n",
-        ("tests/test_header.py", "tests/test_checkpoint.py::test_a_later_format_is_refused"),
+        ("tests/twin/test_header.py", "tests/test_checkpoint.py::test_a_later_format_is_refused"),
     ),
     Mutant(
         "a transformed model takes any other",
@@ -38,7 +38,7 @@ CHECKPOINT = (
         "checkpoint",
         'return self.connection, self.n, self.reduce if self.n > 1 else ""',
         'return self.connection, self.n, ""',
-        ("tests/test_header.py",),
+        ("tests/twin/test_header.py",),
     ),
     Mutant(
         "a save that fails leaves a file beside",
@@ -66,14 +66,14 @@ CHECKPOINT = (
         "checkpoint",
         "return None if bool((difference <= allowed).all()) else float(difference.max())",
         "return None if not bool((difference > allowed).any()) else float(difference.max())",
-        ("tests/test_preserved.py::test_values_that_are_no_numbers_have_moved",),
+        ("tests/model/test_preserved.py::test_values_that_are_no_numbers_have_moved",),
     ),
     Mutant(
         "sites of the second mode are not checked",
         "checkpoint",
         'all_specs(model._mhc.plans, replace(config, init="preserve"))',
         'all_specs(model._mhc.plans[:1], replace(config, init="preserve"))',
-        ("tests/test_preserved.py::test_sites_of_the_second_mode_are_checked_too",),
+        ("tests/model/test_preserved.py::test_sites_of_the_second_mode_are_checked_too",),
     ),
 )
 
@@ -125,20 +125,22 @@ DISTRIBUTED = (
         "distributed",
         "    if compat.DistributedDataParallel._get_active_ddp_module() is not None:\n",
         "    if False:\n",
-        ("tests/test_backend_modes.py::TestDistributed::test_parameters_that_would_not_be_synchronised_are_refused",),
+        (
+            "tests/dynamo/test_backend_modes.py::TestDistributed::test_parameters_that_would_not_be_synchronised_are_refused",
+        ),
     ),
     Mutant(
         "a model that DDPOptimizer cut is compiled",
         "distributed",
         '    if origin.break_reason.startswith("DDPOptimizer"):\n',
         "    if False:\n",
-        ("tests/test_backend_modes.py::TestDistributed::test_cuts_of_ddp_optimizer_are_refused",),
+        ("tests/dynamo/test_backend_modes.py::TestDistributed::test_cuts_of_ddp_optimizer_are_refused",),
     ),
     Mutant(
         "a block does not name its hyper-connections to FSDP",
         "distributed",
         "        yield from vars(self)[HOSTED]._modules.values()\n",
         "",
-        ("tests/test_hosts.py::test_every_parameter_has_one_name_and_children_reach_each_once",),
+        ("tests/twin/test_hosts.py::test_every_parameter_has_one_name_and_children_reach_each_once",),
     ),
 )

@@ -12,14 +12,14 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mhc_compile.capture import capture
+from mhc_compile.capture.trace import capture
 from mhc_compile.config import Config
-from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.passes.ancestry import Ancestry
-from mhc_compile.passes.normalise import normalise
-from mhc_compile.passes.pipeline import make_plan, rewrite_graph
-from mhc_compile.passes.plan import Plan
-from mhc_compile.specs import initial_sites
+from mhc_compile.passes.graph.ancestry import Ancestry
+from mhc_compile.passes.graph.normalise import normalise
+from mhc_compile.passes.order import make_plan, rewrite_graph
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.programs.specs import initial_sites
+from mhc_compile.twin.hyper_connections import HyperConnections
 from tests.fuzz.oracle import Oracle
 from tests.passes.layers import Net, tokens
 from tests.passes.shapes import SHAPES

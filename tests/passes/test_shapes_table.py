@@ -6,8 +6,8 @@ import torch
 import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
-from mhc_compile.passes.pipeline import make_plan
-from mhc_compile.passes.plan import Plan
+from mhc_compile.passes.order import make_plan
+from mhc_compile.passes.plan.data import Plan
 from tests.passes.graphs import captured, error, plan_of, preserved, reasons, traced
 from tests.passes.shapes import SHAPES, Shape
 from tests.tables import also

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mhc_compile.errors import PatternError
-from mhc_compile.passes.plan import Reason
+from mhc_compile.passes.plan.data import Reason
 from tests.passes.graphs import found, plan_of, reasons
 from tests.passes.layers import Mlp, Net, Net2, images, mlps, tokens, vector
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.twin.hyper_connections import HyperConnections
 from tests.recipes.documents import run_recipe
 from tests.recipes.small import IDS, SETTINGS, llama, save, sentences, tokenizer, unmoved, values
 

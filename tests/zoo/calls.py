@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import mhc_compile
-from mhc_compile.fallback import Fallback
-from mhc_compile.inputs import resolve_inputs
-from mhc_compile.program import Program
+from mhc_compile.capture.inputs import resolve_inputs
+from mhc_compile.model.fallback import Fallback
+from mhc_compile.programs.program import Program
 from tests.zoo.build import EXPECTED
 from tests.zoo.checks import CheckError, failure_of, has_gradient
 from tests.zoo.compare import distance

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
-from mhc_compile.passes.plan import Reason
+from mhc_compile.passes.plan.data import Reason
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
 from tests.zoo.compare import cast, computes_in_float32, distance, random_loss, without_dropout

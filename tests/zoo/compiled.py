@@ -12,7 +12,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import GraphBreakError
-from mhc_compile.passes.plan import Plan
+from mhc_compile.passes.plan.data import Plan
 from tests.zoo import checks
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import CausalLMOutput
 
-from mhc_compile.hosts import plain_calls
+from mhc_compile.twin.hosts import plain_calls
 from tests.zoo.calls import check_calls
 from tests.zoo.generators import Generator, build_generator, generators
 from tests.zoo.test_doors import Block

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mhc_compile import doors
-from mhc_compile.hosts import original_forward, plain_calls
+from mhc_compile.model import doors
+from mhc_compile.twin.hosts import original_forward, plain_calls
 from tests.zoo.doors import check_doors
 
 

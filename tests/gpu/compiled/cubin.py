@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mhc_compile.kernels.schedule import Launch, Schedule, Spec
+from mhc_compile.kernels.schedules.schedule import Launch, Schedule, Spec
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import torch
 
-from mhc_compile.kernels import triton_schedules as schedules
-from mhc_compile.kernels.schedule import Schedule, Spec
+from mhc_compile.kernels.schedules.schedule import Schedule, Spec
+from mhc_compile.kernels.triton import schedules
 from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads
 
 STEPS = ("gate", "write", "boundary", "leave")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mhc_compile.kernels import ops, packed
+from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.operators import ops
 from tests.gpu import models
 from tests.gpu.program import Program
 from tests.gpu.running import run

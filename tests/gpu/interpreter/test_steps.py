@@ -12,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels import packed, triton_launch, triton_schedules, triton_tiles
-from mhc_compile.kernels.schedule import Spec
+from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.schedules.schedule import Spec
+from mhc_compile.kernels.triton import launch as triton_launch
+from mhc_compile.kernels.triton import schedules as triton_schedules
+from mhc_compile.kernels.triton import tiles as triton_tiles
 from tests.kernels.step_calls import (
     RESULTS,
     STEPS,

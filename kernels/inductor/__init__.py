@@ -1,0 +1,1 @@
+"""The fused steps inside the programs that Inductor generates."""

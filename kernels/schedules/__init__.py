@@ -1,0 +1,4 @@
+"""Fused steps as data: buffers and launches.
+
+Knows nothing of devices and compilers.
+"""

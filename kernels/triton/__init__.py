@@ -1,0 +1,1 @@
+"""The fused steps in Triton."""

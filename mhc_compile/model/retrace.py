@@ -1,0 +1,83 @@
+"""Calls for which there is no program yet; apart, because naming the decorator imports Dynamo."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture.trace import TRACING
+from mhc_compile.capture.trace_errors import describe_call
+from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
+from mhc_compile.model.fallback import Fallback
+from mhc_compile.programs.dispatch import Entry, kind_of
+from mhc_compile.programs.ownership import Served
+from mhc_compile.programs.variants import add_variant
+
+log = logging.getLogger(__name__)
+
+MAX_ALIKE = 8
+"""How many programs there may be for calls that differ in sizes and numbers only; Dynamo serves the rest."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _never_compiled(function: Function) -> Function:
+    reason = "mhc_compile has not traced this kind of call yet: call the model once before compiling it"
+    wrapped: Function = torch.compiler.disable(function, reason=reason)
+    return wrapped
+
+
+@_never_compiled
+def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run a call that no program serves: trace it, or hand it to Dynamo. At this, a Dynamo outside breaks its graph.
+
+    Raises:
+        CaptureError: `torch.export` is at work, whose values exist only while it traces, or neither can be done.
+    """
+    with TRACING:  # what is asked next is true in all threads while one traces
+        exporting = torch.compiler.is_exporting()
+    if exporting:
+        raise CaptureError(
+            f"{type(owner).__name__} has not been traced for this kind of call yet: "
+            "call the model once with the inputs to export, with or without torch.no_grad() as in the export, "
+            "then export it; a size that shall stay open must be 2 or more"
+        )
+    flat, tree = tree_flatten((args, dict(kwargs)))
+    kind = kind_of(owner, flat, tree)
+    if kind not in entry.kinds:
+        with TRACING:  # first calls from several threads are traced one after the other
+            program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
+            entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
+        if program is not None:
+            return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
+    if entry.fallback is None:
+        entry.fallback = Fallback(owner, entry.path)
+    return entry.fallback(args, kwargs)
+
+
+def _trace(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Any) -> Any:
+    """A new program; None if calls of this kind are for Dynamo."""
+    flat, tree = tree_flatten((args, dict(kwargs)))
+    alike = [p for p in entry.programs if p.input_spec.alike(flat, tree)]
+    numbers = any(program.input_spec.other_numbers(flat) for program in alike)
+    call = describe_call(owner if not entry.path else owner.get_submodule(entry.path), args, kwargs)
+    if len(alike) >= MAX_ALIKE or numbers:
+        log.info("%s goes through Dynamo from now on: a number or size changes from call to call", call)
+        entry.kinds.add(kind)
+        return None
+    log.info("tracing %s: %s", call, entry.why_not(owner))
+    try:
+        program = add_variant(owner, entry, args, kwargs)
+        why = "it changes more than its result"
+    except (InputMismatchError, KeywordNameError):
+        raise
+    except CaptureError as error:
+        program, why = None, str(error).partition("\n")[0]
+    if program is None:
+        log.info("%s goes through Dynamo: %s", call, why)
+        entry.kinds.add(kind)
+    return program

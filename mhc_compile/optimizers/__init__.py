@@ -1,0 +1,4 @@
+"""Groups of parameters for optimizers.
+
+Knows nothing of graphs.
+"""

@@ -1,0 +1,196 @@
+"""The reads of a trace as checks on the modules of one model, fast enough for every call."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Mapping
+from itertools import repeat
+from operator import contains, getitem, itemgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.places import MISSING, evaluate
+from mhc_compile.capture.reads import Read, Reads, agrees, named_modules
+from mhc_compile.twin.offload import keep_loaded, loaded_devices
+from mhc_compile.wording import names_text
+
+_STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
+_PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
+
+
+def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
+    """Checks on the modules of `model`; where they fail already, what is not as it was when the trace was made."""
+    modules = dict(named_modules(model))
+    problem = reads.other_modules(modules)
+    if problem:
+        return problem
+    bound = BoundReads(reads, {name: modules[name] for name in reads.classes})
+    problem = bound.problem()
+    if problem:
+        return problem
+    for name in bound.uncalled:
+        keep_loaded(modules[name])  # the program reads what such a module has, and calls no hook of it
+    return bound
+
+
+class BoundReads:
+    """Looks up what a trace has read. Most of it is in the `__dict__` of some module, and compared without Python code.
+
+    Modules are the same objects, of the same class, as when it was made; what else a model may become by `to()`,
+    sharding or a wrapper is told by `holds`, and bound anew.
+    """
+
+    def __init__(self, reads: Reads, modules: Mapping[str, nn.Module]) -> None:
+        """Look up where each value is kept; `uncalled` are modules with offloaded tensors whose hooks do not run."""
+        self._modules = list(modules.values())
+        self._classes = [type(module) for module in self._modules]
+        self._looked_up, self._in_classes = list(reads.looked_up), list(reads.looked_up.values())
+        self._parents = [m._modules for m in self._modules if m._modules]
+        self._children = [tuple(children.values()) for children in self._parents]
+        loaded = loaded_devices(modules)
+        called = reads.called | {next(iter(reads.classes))}
+        self.uncalled = {name for name, _ in loaded.values()} - called
+        self._loadable = {key: device for key, (_, device) in loaded.items()}
+        self._loaded = {key: device for key, (name, device) in loaded.items() if name in called}
+        self._sharded = bool(compat.sharded_dtypes(self._modules))
+        self._attributes: dict[int, tuple[Mapping[str, Any], dict[str, tuple[Any, str]]]] = {}
+        self._on_the_way: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
+        self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
+        self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
+        self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
+        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, bool | None]] = []
+        for read in reads.values:
+            self._add(read.start(modules), read)
+        self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
+        self._passed = list(self._on_the_way.values())
+        known = {(id(mapping), key) for mapping, names in self._attributes.values() for key in names}
+        self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
+        self._holders = [mapping for mapping, *_ in self._parameters]
+        self._names = [name for _, name, *_ in self._parameters]
+        self._dtypes = [dtype for *_, dtype, _, _ in self._parameters]
+        self._devices = [device for *_, device, _ in self._parameters]
+        self._required = [flag for *_, flag in self._parameters if flag is not None]  # all of them, or none
+
+    def holds(self) -> bool:
+        """Whether everything still is as it was read."""
+        return self._all_hold(self._loaded)
+
+    def problem(self) -> str:
+        """The first value that is another than when it was read, "" if there is none."""
+        for mapping, known in self._attributes.values():
+            for key, (value, name) in known.items():
+                found = mapping.get(key, MISSING)
+                if found is not value and (type(found) is not type(value) or found != value):
+                    return f"{name} is {_text(found)}, no longer {_text(value)}"
+        for mapping, key, kind, name in self._typed:
+            if type(mapping.get(key, MISSING)) is not kind:
+                return f"{name} is no longer a {kind.__name__}"
+        if not self._still_absent():
+            return f"{names_text(list(self._absent))} was set on a module"
+        for value, module, read in self._computed:
+            if not agrees(read, value(module)):
+                return f"{read.named()} has changed"
+        for (kind, name), value in zip(self._looked_up, self._in_classes, strict=True):
+            if getattr(kind, name, MISSING) != value:
+                return f"{kind.__name__}.{name} has changed"
+        return (
+            ""
+            if self._all_hold(self._loadable)
+            else "a parameter has another dtype or device, or is frozen or not as before"
+        )
+
+    def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
+        try:
+            return (
+                list(map(type, self._modules)) == self._classes
+                and [tuple(children.values()) for children in self._parents] == self._children
+                and all([mapping[name] is value for mapping, name, value in self._passed])
+                and all([get(mapping) == values for get, mapping, values in self._getters])
+                and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
+                and self._still_absent()
+                and self._same_parameters(loaded)
+                and [getattr(kind, name, MISSING) for kind, name in self._looked_up] == self._in_classes
+                and all(agrees(read, value(start)) for value, start, read in self._computed)
+            )
+        except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
+            return False
+
+    def _still_absent(self) -> bool:
+        for name, (mappings, reads) in self._absent.items():
+            there = any(map(contains, mappings, repeat(name)))
+            if there and not all(agrees(read, module) for module, read in reads):
+                return False
+        return True
+
+    def _same_parameters(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
+        parameters = list(map(getitem, self._holders, self._names))
+        if self._sharded:
+            seen = compat.sharded_dtypes(self._modules)
+            dtypes = [seen.get(id(p), p.dtype) for p in parameters]
+        else:
+            dtypes = [p.dtype for p in parameters]
+        devices = [p.device for p in parameters]
+        if self._required and [p.requires_grad for p in parameters] != self._required:
+            return False
+        return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices, loaded))
+
+    def _are_loaded(self, devices: list[torch.device], loaded: Mapping[tuple[int, str], torch.device]) -> bool:
+        """Whether parameters that are offloaded now are where they were traced when they are used."""
+        used = [
+            loaded.get((id(holder), name), found) if found.type == "meta" else found
+            for holder, name, found in zip(self._holders, self._names, devices, strict=True)
+        ]
+        return used == self._devices
+
+    def _add(self, start: Any, read: Read) -> None:
+        named = _PARAMETER.match(read.tail)
+        if read.kind == "parameter" and named:
+            self._parameters.append((start._parameters, named[1], *read.value))
+            return
+        if read.kind == "absent" and not read.tail:
+            mappings, reads = self._absent.setdefault(read.value, ([], []))
+            mappings.append(vars(start))
+            reads.append((start, read))
+            return
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
+        if not steps:
+            self._computed.append((evaluate(read.tail), start, read))
+            return
+        for mapping, key in steps[:-1]:
+            self._on_the_way[id(mapping), key] = (mapping, key, mapping[key])
+        mapping, key = steps[-1]
+        if read.kind == "type":
+            self._types[id(mapping), key] = (mapping, key, read.value, read.named())
+            return
+        self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
+
+
+def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
+    """The way from `start` to a value as lookups in dicts; None where there is another step in it."""
+    steps: list[tuple[Mapping[str, Any], str]] = []
+    rest, value = tail, start
+    while rest:
+        step = _STEP.match(rest)
+        if step is None:
+            return None
+        mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
+        if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
+            return None
+        steps.append((mapping, key))
+        rest, value = rest[step.end() :], mapping[key]
+    return steps
+
+
+def _values(known: Mapping[str, tuple[Any, str]]) -> Any:
+    """What `itemgetter` gives for these names: a tuple, or the one value."""
+    values = tuple(value for value, _ in known.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _text(value: Any) -> str:
+    text = "gone" if value is MISSING else repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"

@@ -1,0 +1,98 @@
+"""Traces of one model for several kinds of calls, all over the same new parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.trace import Captured, capture
+from mhc_compile.config import Config
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.programs.coverage import check_parameters, check_sites
+from mhc_compile.programs.dispatch import Entry
+from mhc_compile.programs.ownership import Served
+from mhc_compile.programs.plain_part import plain_part
+from mhc_compile.programs.program import Program, build_program
+from mhc_compile.programs.specs import weights_of
+
+
+@contextmanager
+def training_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
+    """Set the training flag of every module, None for as they are, and put each back afterwards.
+
+    Flags are set directly: a model's own `train()` may do more than that, and would not be undone.
+    """
+    before = [(m, m.training) for m in model.modules()]
+    try:
+        for module, flag in before:
+            module.training = flag if training is None else training
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
+def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> Plan:
+    """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
+    from mhc_compile.passes.order import make_plan
+
+    return make_plan(captured.gm, config, known=list(weights_of(known).items()))
+
+
+def add_program(owner: Served, entry: Entry, captured: Captured, plan: Plan) -> Program:
+    """Rewrite a captured graph and give it to `entry` as a program for the current state of `owner`."""
+    from mhc_compile.passes.order import rewrite_open
+
+    gm = rewrite_open(captured.gm, plan, owner._mhc.config)
+    program = build_program(captured, gm, owner, entry.path)
+    entry.programs.append(program)
+    return program
+
+
+def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program | None:
+    """Trace the original code for a call that no program of `entry` serves; None if it does more than compute.
+
+    Raises:
+        CaptureError: it cannot be traced, or needs parameters that `owner` does not have.
+    """
+    captured = capture(
+        plain_part(owner, entry.path), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
+    )
+    if captured.effects:
+        return None
+    plan = plan_of_part(captured, owner) if entry.path else plan_of(captured, owner._mhc.config, owner._mhc.plans)
+    check_parameters(owner, plan)
+    read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
+    check_sites(owner, entry.path, {site.key for site in plan.sites}, read)
+    return add_program(owner, entry, captured, plan)
+
+
+def plan_of_part(captured: Captured, owner: Served) -> Plan:
+    """The plan of a module that is called alone: the sites that it has in the whole model, and no others."""
+    from mhc_compile.passes.order import make_plan
+
+    everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
+    known = list(weights_of(owner._mhc.plans).items())
+    exclude: tuple[str, ...] = ()
+    plan = make_plan(captured.gm, everything, known=known)
+    while others := tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself):
+        exclude += others  # what a site left out displaced comes back
+        plan = make_plan(captured.gm, replace(everything, exclude=exclude), known=known)
+    return plan
+
+
+def _changing(entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, set[int]]:
+    """Axes of the flat inputs whose sizes differ from those of an earlier call of the same kind."""
+    flat, tree = compat.tree_flatten((tuple(args), dict(kwargs)))
+    changing: dict[int, set[int]] = {}
+    for spec in (program.input_spec for program in entry.programs if program.input_spec.alike(flat, tree)):
+        for index, value in enumerate(flat):
+            sizes = list(zip(spec.shape(index), getattr(value, "shape", ()), strict=False))
+            axes = {axis for axis, (known, now) in enumerate(sizes) if known != now and 1 not in (known, now)}
+            changing.setdefault(index, set()).update(axes)
+    return changing

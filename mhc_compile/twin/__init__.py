@@ -1,0 +1,4 @@
+"""A second tree of modules over the parameters of a model, the child with the new parameters, and what they keep.
+
+Knows nothing of traces, graphs and compilers.
+"""

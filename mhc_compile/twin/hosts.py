@@ -1,0 +1,206 @@
+"""Submodules of a transformed model that run generated code when they are called by the code of the module around.
+
+Called by anyone else, they are doors where sites lie inside (see `doors.py`); others compute what they always did.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+from torch import nn
+
+from mhc_compile._torch_compat import is_outermost
+from mhc_compile.errors import HookNotRunWarning
+from mhc_compile.passes.split.nesting import HOSTED, hosted_name
+from mhc_compile.twin.hyper_connections import HyperConnections
+from mhc_compile.twin.module_tree import derived, original_class
+
+RUN = "mhc_run"
+"""The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
+
+Hooks see the inputs as in any call; those that ask for keywords see this one, too.
+"""
+PATCHED = "_mhc_patched_forward"
+"""Attribute for a `forward` that was set on the instance of a module."""
+
+
+class Container(nn.Module):
+    """What a hosted module holds under `HOSTED`: the parameters of sites that its code uses, as children.
+
+    Attributes:
+        called: whether a program calls the module; None before the first program.
+        door: what a call by anyone else goes through; None where no site lies inside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: bool | None = None
+        self.door: Door | None = None
+
+
+class Door(Protocol):
+    """Runs a hosted module that is called by anyone but generated code."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
+
+
+class _Plain(threading.local):
+    """Set while a thread runs the original code of a model, through which Dynamo looks for what it can compile."""
+
+    active = False
+
+
+_PLAIN = _Plain()  # by thread: the only way from a call to the modules inside it leads through code of the user's
+
+
+def runs_plain() -> bool:
+    """Whether modules are to run their original code in this thread. Dynamo takes it for a constant."""
+    return _PLAIN.active
+
+
+runs_plain._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+
+
+@contextmanager
+def plain_calls() -> Iterator[None]:
+    """In the block, hosted modules run their original code in this thread."""
+    before, _PLAIN.active = _PLAIN.active, True
+    try:
+        yield
+    finally:
+        _PLAIN.active = before
+
+
+class Hosted(nn.Module):
+    """Mixed in before the class of a submodule.
+
+    `children()` names the hyper-connections that its code uses, so that they are sharded with it. Their names, and
+    those of all other parameters, stay the same: they are registered under `hyper_connections` of the whole model.
+    """
+
+    def children(self) -> Iterator[nn.Module]:
+        """Its own submodules, then the parameters of sites that its code uses."""
+        yield from super().children()
+        yield from vars(self)[HOSTED]._modules.values()
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """With duplicates, asked of this module or a wrapper, hosted parameters of the whole subtree are named, too.
+
+        In this way `fully_shard` looks for the modules of the parameters that it got from `children()`.
+        """
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        if remove_duplicate or not is_outermost(prefix):
+            return
+        for path, module in list(super().named_modules(prefix=prefix)):
+            if isinstance(module, Hosted):
+                yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """As in any module; warns if the traced code does not call this one. So do the others."""
+        _check_called(self)
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `register_forward_hook`."""
+        _check_called(self)
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `register_forward_hook`."""
+        _check_called(self)
+        return super().register_full_backward_hook(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """The class exists in this process only, so a pickle names the original class."""
+        reduced = super().__reduce_ex__(protocol)
+        return (_rebuild, (original_class(self),), *reduced[2:])
+
+
+def _rebuild(original: type[nn.Module]) -> Any:
+    return object.__new__(hosted_class(cast(Any, original)))
+
+
+def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> None:
+    """Let a host of `owner` find the parameters that its code uses."""
+    host = owner.get_submodule(path)
+    if isinstance(host, Hosted):  # else it was replaced, and runs no code
+        vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
+
+
+def mark_called(module: nn.Module, called: bool) -> None:
+    """Note whether a program calls a host. Once called, it counts as such."""
+    container = vars(module)[HOSTED]
+    container.called = called or bool(container.called)
+
+
+def _check_called(module: nn.Module) -> None:
+    if vars(module)[HOSTED].called is not False:  # nobody knows before the first program
+        return
+    warnings.warn(
+        f"this {type(module).__name__} is not called by the code of the transformed model, so its hooks do not fire, "
+        "and fully_shard cannot gather its parameters: it computes nothing in the traced calls, or something else is "
+        "computed between its first operation and its last. Use the module around it",
+        HookNotRunWarning,
+        stacklevel=3,
+    )
+
+
+@functools.cache  # one class per class, so that blocks that were alike still are
+def hosted_class(original: Any) -> type[nn.Module]:
+    """The class of a submodule that runs generated code, in place of `original`."""
+    special = {} if original.__call__ is nn.Module.__call__ else {"__call__": _calling_of(original)}
+    hosted: type[nn.Module] = derived(Hosted, original, functools.partial(_hosted_forward, original), special)
+    return hosted
+
+
+def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
+        if RUN in kwargs:
+            return kwargs[RUN](self, *args)
+        door = self.__dict__[HOSTED].door
+        if door is not None and not runs_plain():
+            return door.enter(self, args, kwargs)
+        patched = self.__dict__.get(PATCHED)
+        return original.forward(self, *args, **kwargs) if patched is None else patched(*args, **kwargs)
+
+    # Trainers and libraries look at the signature.
+    forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = original.forward.__doc__
+    return forward
+
+
+def _calling_of(original: Any) -> Callable[..., Any]:
+    """What a class does around its forward, in `__call__`, is part of the trace: only plain calls do it."""
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if RUN in kwargs or (self.__dict__[HOSTED].door is not None and not runs_plain()):
+            return nn.Module.__call__(self, *args, **kwargs)
+        return original.__call__(self, *args, **kwargs)
+
+    return call
+
+
+def original_forward(module: nn.Module) -> Callable[..., Any]:
+    """What a module would do without this package, a function of the module and the inputs of its forward."""
+    patched: Callable[..., Any] | None = module.__dict__.get(PATCHED)
+    if patched is None:
+        return original_class(module).forward
+    return lambda module, *args, **kwargs: patched(*args, **kwargs)

@@ -1,0 +1,4 @@
+"""From what was detected to the plan.
+
+Knows nothing of how nodes are emitted.
+"""

@@ -1,0 +1,4 @@
+"""Which sums are residual connections, which chains they form, where their channels are.
+
+Knows nothing of new parameters.
+"""

@@ -1,0 +1,142 @@
+"""Choose one level where one chain of residual adds lies inside a branch of another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from mhc_compile.passes.detect.links import Link, find_links
+from mhc_compile.passes.detect.residuals import Candidate
+from mhc_compile.passes.detect.towers import foreign_adds
+from mhc_compile.passes.graph.ancestry import Ancestry
+from mhc_compile.passes.graph.values import traced_sizes
+
+
+def chain_lengths(
+    candidates: Sequence[Candidate], links: Mapping[int, Link], around: Mapping[int, frozenset[int]]
+) -> dict[int, int]:
+    """For each candidate, the number of sites in the chain (or tree) it belongs to, on its own level.
+
+    Args:
+        candidates: residual adds in graph order.
+        links: what joins them.
+        around: the adds in whose branch each candidate lies. A link between two levels does not count: the first site
+            inside a long skip often continues the stream the skip leaves from, and would count both levels as one.
+    """
+    root = {c.add: c.add for c in candidates}
+    for c in candidates:  # in graph order, so that the source's root is final
+        link = links.get(c.add)
+        if link is not None and around[link.source] == around[c.add]:
+            root[c.add] = root[link.source]
+    sizes: dict[int, int] = {}
+    for r in root.values():
+        sizes[r] = sizes.get(r, 0) + 1
+    return {add: sizes[r] for add, r in root.items()}
+
+
+def resolve_nesting(
+    graph: Ancestry, candidates: Sequence[Candidate], how: str, channel_axes: Mapping[int, int] | None = None
+) -> tuple[list[Candidate], dict[int, Candidate]]:
+    """Keep one level of nested residuals.
+
+    Args:
+        graph: the graph the candidates live in.
+        candidates: residual adds in graph order.
+        how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or
+            "inner".
+        channel_axes: of the candidates, where they are known. A long skip around sites of another resolution bridges
+            them and continues no chain: its length is one.
+
+    Returns:
+        The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
+    """
+    links = find_links(graph, candidates)
+    around = _surroundings(candidates, links)
+    if not any(around.values()):
+        return list(candidates), {}
+    conflicts = _conflicts(around)
+    length = chain_lengths(candidates, links, around)
+    length.update(dict.fromkeys(_bridges(graph, around, channel_axes or {}), 1))
+    size = {c.add: len(c.branch_nodes) for c in candidates}
+    sign = {"longest": -1, "outer": 0, "inner": 0}[how]
+    outward = 1 if how == "inner" else -1
+    inside = Counter(o for outers in around.values() for o in outers if outers == around[o] | {o})
+    # On a tie the outer level wins, unless more sites than it has itself would go with it.
+    crowded = {c.add: how == "longest" and inside[c.add] > length[c.add] for c in candidates}
+    order = sorted(candidates, key=lambda c: (sign * length[c.add], crowded[c.add], outward * size[c.add], c.add))
+    kept: dict[int, Candidate] = {}
+    dropped: dict[int, Candidate] = {}
+    for candidate in order:
+        winner = next((kept[o] for o in conflicts.get(candidate.add, ()) if o in kept), None)
+        if winner is None:
+            kept[candidate.add] = candidate
+        else:
+            dropped[candidate.add] = winner
+    return [c for c in candidates if c.add in kept], dropped
+
+
+def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, frozenset[int]]:
+    """For each candidate's add, the adds of the candidates in whose branch it lies."""
+    by_add = {c.add: c for c in candidates}
+    around: dict[int, set[int]] = {add: set() for add in by_add}
+    for outer in candidates:
+        inside = outer.branch_nodes & around.keys()
+        for inner in inside - foreign_adds(outer, by_add, links):  # others are those of a tower updated in between
+            around[inner].add(outer.add)
+    return {add: frozenset(outers) for add, outers in around.items()}
+
+
+def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes: Mapping[int, int]) -> Iterator[int]:
+    """Candidates around others of another resolution: as many axes, but about half as many positions, or twice."""
+    for inner, outers in around.items():
+        for outer in outers:
+            ours, theirs = _positions(graph, outer, channel_axes), _positions(graph, inner, channel_axes)
+            if len(ours) == len(theirs) and any(
+                max(a, b) >= _STEP * min(a, b) for a, b in zip(ours, theirs, strict=True)
+            ):
+                yield outer
+
+
+_STEP = 1.7  # 7 positions of 4: a pooling by two, an odd size included
+
+
+def _positions(graph: Ancestry, add: int, channel_axes: Mapping[int, int]) -> tuple[int, ...]:
+    axis = channel_axes.get(add, -1)
+    return (
+        tuple(size for i, size in enumerate(traced_sizes(graph.nodes[add])) if i not in (0, axis)) if axis > 0 else ()
+    )
+
+
+def _conflicts(around: Mapping[int, frozenset[int]]) -> dict[int, set[int]]:
+    """Pairs of candidates of which one lies in the other's branch, both ways round."""
+    conflicts: dict[int, set[int]] = {}
+    for inner, outers in around.items():
+        for outer in outers:
+            conflicts.setdefault(outer, set()).add(inner)
+            conflicts.setdefault(inner, set()).add(outer)
+    return conflicts
+
+
+def company(graph: Ancestry, kept: Sequence[Candidate], mixers: Sequence[Candidate]) -> dict[int, int]:
+    """Which of the sums without a weight lie on a stream of the kept sites, each with the nearest of these."""
+    inside = {i for c in kept for i in c.branch_nodes}
+    free = [m for m in mixers if m.add not in inside and not any(c.add in m.branch_nodes for c in kept)]
+    everything = sorted([*kept, *free], key=lambda c: c.add)
+    links = find_links(graph, everything)
+    before = {add: link.source for add, link in links.items()}
+    following = {link.source: add for add, link in reversed(links.items())}
+    weighted = {c.add for c in kept}
+    found: dict[int, int] = {}
+    for mixer in free:
+        later = _nearest(mixer.add, following, weighted)
+        near = _nearest(mixer.add, before, weighted) if later is None else later
+        if near is not None:
+            found[mixer.add] = near
+    return found
+
+
+def _nearest(add: int, onward: Mapping[int, int], weighted: Collection[int]) -> int | None:
+    here: int | None = add
+    while here is not None and here not in weighted:
+        here = onward.get(here)
+    return here

@@ -1,0 +1,164 @@
+"""Which candidates become sites, and what they are called: look-alikes, channels, nesting, options and mixers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mhc_compile.config import Config
+from mhc_compile.errors import PatternError
+from mhc_compile.passes.detect.chains import company, resolve_nesting
+from mhc_compile.passes.detect.channels import Channels, find_channels
+from mhc_compile.passes.detect.injections import find_biases, find_constants, find_injections, find_merges
+from mhc_compile.passes.detect.residuals import Candidate, Rejected, find_mixers, find_residuals
+from mhc_compile.passes.detect.towers import find_crossings, find_exchanges, find_own_streams
+from mhc_compile.passes.graph.ancestry import Ancestry
+from mhc_compile.passes.graph.values import module_path_of
+from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.keys import Known, Owner, former_keys, keys_of, module_of, unique
+from mhc_compile.passes.plan.patterns import is_chosen, unmatched
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The sites of a graph before they are chained.
+
+    Attributes:
+        sites: in graph order.
+        rejected: every other float add.
+        keys: by the position of the add.
+        former: the keys they had before keys belonged to weights; mixers had none.
+        channels: of each site.
+    """
+
+    sites: list[Candidate]
+    rejected: list[Rejected]
+    keys: Mapping[int, str]
+    former: Mapping[int, str]
+    channels: Mapping[int, Channels]
+
+    def former_key(self, add: int) -> str:
+        """The former key, "" where it is still the same."""
+        former = self.former.get(add, "")
+        return "" if former == self.keys[add] else former
+
+
+def choose(graph: Ancestry, config: Config, taken: Collection[str] = (), known: Known = ()) -> Choice:
+    """Decide on every float add of a graph.
+
+    Keys in `taken` belong to other graphs of the same model, those in `known` to the same weights in other traces.
+
+    Raises:
+        PatternError: an `include` or `exclude` glob matches no site.
+    """
+    found, rejected = find_residuals(graph)
+    found, foreign = _without_look_alikes(graph, found)
+    channels, unclear = _split_by_channels(graph, found)
+    chooser = _Chooser(graph, config, taken, known, [c for c in found if c.add in channels], channels)
+    kept, keys, left_out = chooser.levels()
+    mixers = chooser.mixers(kept, keys, find_mixers(graph, rejected))
+    problem = unmatched(config, [*keys.values(), *(key for _, _, key in mixers)])
+    if problem:
+        raise PatternError(problem)
+    joined = {m.add: (m, sizes, key) for m, sizes, key in mixers if is_chosen(key, config)}
+    rest = [r for r in rejected if r.add not in joined]
+    return Choice(
+        sites=sorted([*kept, *(m for m, _, _ in joined.values())], key=lambda c: c.add),
+        rejected=[*rest, *foreign, *unclear, *left_out],
+        keys={**keys, **{add: key for add, (_, _, key) in joined.items()}},
+        former=chooser.former(keys),
+        channels={**channels, **{add: sizes for add, (_, sizes, _) in joined.items()}},
+    )
+
+
+def weights_of(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
+    """The weights of the branch with the positions of the nodes that contract with them."""
+    stream = candidate.branch_nodes | {candidate.skip.base}
+    return [(i, w) for i in sorted(candidate.branch_nodes) for w in graph.weights_beside(i, stream)]
+
+
+def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
+    """Drop what would swallow sites without being one, step by step: each changes what follows what."""
+    dropped: list[Rejected] = []
+    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, find_crossings, _exchanges)
+    for look in looks:
+        rejected = list(look(graph, found))
+        dropped += rejected
+        gone = {r.add for r in rejected}
+        found = [c for c in found if c.add not in gone]
+    return found, dropped
+
+
+def _exchanges(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
+    partners = find_exchanges(graph, found)
+    for c in found:
+        if c.add in partners:
+            detail = f"exchanges values with the one of {graph.names[partners[c.add]]}"
+            yield Rejected(c.total.adds, Reason.MULTI_STREAM, detail)
+
+
+def _split_by_channels(graph: Ancestry, found: Sequence[Candidate]) -> tuple[dict[int, Channels], list[Rejected]]:
+    """What has no channels is no candidate, so it displaces none either."""
+    channels = find_channels(graph, found)
+    sized = {add: sizes for add, sizes in channels.items() if isinstance(sizes, Channels)}
+    return sized, [r for r in channels.values() if isinstance(r, Rejected)]
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    graph: Ancestry
+    config: Config
+    taken: Collection[str]
+    known: Known
+    found: Sequence[Candidate]
+    channels: Mapping[int, Channels]
+
+    def levels(self) -> tuple[list[Candidate], dict[int, str], list[Rejected]]:
+        """Resolve nesting and carry out `include` and `exclude`; what a site left out displaced comes back."""
+        axes = {add: sizes.axis for add, sizes in self.channels.items()}
+        left_out: dict[int, Candidate] = {}
+        while True:
+            rest = [c for c in self.found if c.add not in left_out]
+            kept, nested = resolve_nesting(self.graph, rest, self.config.nested, axes)
+            keys = self.named([*kept, *left_out.values()])
+            unwanted = {c.add: c for c in kept if not is_chosen(keys[c.add], self.config)}
+            if not unwanted:
+                break
+            left_out |= unwanted
+        excluded = [Rejected(c.total.adds, Reason.EXCLUDED, keys[c.add]) for c in left_out.values()]
+        by_add = {c.add: c for c in self.found}
+        return kept, keys, excluded + [self._nested(by_add[loser], winner) for loser, winner in nested.items()]
+
+    def _nested(self, loser: Candidate, winner: Candidate) -> Rejected:
+        detail = f"conflicts with the site at {self.graph.names[winner.add]}"
+        return Rejected(loser.total.adds, Reason.NESTED, detail)
+
+    def named(self, candidates: Sequence[Candidate]) -> dict[int, str]:
+        """The key of each by the position of its add."""
+        ordered = sorted(candidates, key=lambda c: c.add)
+        keys = keys_of([self._owner(c) for c in ordered], self.taken, self.known)
+        return {c.add: key for c, key in zip(ordered, keys, strict=True)}
+
+    def former(self, keys: Mapping[int, str]) -> dict[int, str]:
+        """The former key of each site that has a key."""
+        ordered = [c for c in self.found if c.add in keys]
+        names = former_keys([self._owner(c) for c in ordered])
+        return {c.add: name for c, name in zip(ordered, names, strict=True)}
+
+    def _owner(self, candidate: Candidate) -> Owner:
+        weights: dict[str, str] = {}
+        for i, weight in weights_of(self.graph, candidate):
+            weights.setdefault(weight, module_of(weight, is_module=self.graph.nodes[i].op == "call_module"))
+        return Owner(tuple(weights), tuple(weights.values()), module_path_of(self.graph.nodes[candidate.add]))
+
+    def mixers(
+        self, kept: Sequence[Candidate], keys: Mapping[int, str], mixers: Sequence[Candidate]
+    ) -> list[tuple[Candidate, Channels, str]]:
+        """The sums without a weight that lie on a stream between sites, named after the site they lie beside."""
+        beside = company(self.graph, kept, mixers)
+        both = [*kept, *(m for m in mixers if m.add in beside)]
+        sizes, _ = _split_by_channels(self.graph, both) if beside else ({}, [])
+        joined = [m for m in mixers if m.add in beside and m.add in sizes]
+        paths = [module_path_of(self.graph.nodes[m.add]) or keys[beside[m.add]] for m in joined]
+        names = unique([f"{path}.mixer" for path in paths], self.taken)
+        return [(m, sizes[m.add], name) for m, name in zip(joined, names, strict=True)]

@@ -1,0 +1,4 @@
+"""Facts about a graph, and its normal form.
+
+Knows nothing of sites.
+"""

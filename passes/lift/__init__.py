@@ -1,0 +1,4 @@
+"""How an operator on one tensor is applied to all streams.
+
+Knows nothing of sites.
+"""

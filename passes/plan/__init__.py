@@ -1,0 +1,8 @@
+"""The plan as frozen data: sites, segments, rejected adds, keys, steps, parameters.
+
+Knows nothing of graphs.
+"""
+
+from mhc_compile.passes.plan.data import Plan, Readout, Reason, Rejection, Segment, Site
+
+__all__ = ["Plan", "Readout", "Reason", "Rejection", "Segment", "Site"]

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import mhc_compile
+from mhc_compile.capture.set_up import finish_set_up
+from tests.moved import Net, move
+
+transformers = pytest.importorskip("transformers")
+IDS = torch.arange(10).view(2, 5)
+SIZES = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+def llama() -> torch.nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **HEADS)).eval()
+
+
+def test_models_of_no_library_need_nothing():
+    assert not finish_set_up(Net())
+
+
+def test_hidden_states_may_be_asked_for_after_a_call_without_and_are_collected_at_every_call():
+    t = move(mhc_compile.transform(llama(), example_kwargs={"input_ids": IDS, "use_cache": False}, modes=("eval",)))
+    plain = t(input_ids=IDS, use_cache=False)
+    assert plain.hidden_states is None
+    for _ in range(2):
+        found = t(input_ids=IDS, use_cache=False, output_hidden_states=True)
+        assert len(found.hidden_states) == 3
+        assert_close(found.logits, plain.logits)
+
+
+def test_what_was_set_up_before_is_not_set_up_again():
+    model = llama()
+    model(input_ids=IDS, output_hidden_states=True)
+    hooks = sum(len(m._forward_hooks) for m in model.modules())
+    assert not finish_set_up(model)
+    assert sum(len(m._forward_hooks) for m in model.modules()) == hooks

@@ -1,0 +1,77 @@
+"""Compiled programs are found again by a later process, unless the sources of the kernels have changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+
+from mhc_compile.kernels.inductor import cache_keys as inductor_cache
+
+PROGRAM = """
+import json, sys, torch
+from torch._dynamo.utils import counters
+from mhc_compile.kernels.inductor import cache_keys as inductor_cache
+from mhc_compile.kernels.operators import ops
+from tests.kernels.step_inputs import step_inputs
+data = step_inputs(4, ((8, 16), 1))
+torch.compiler.config.cache_key_tag = sys.argv[1]
+for sources in sys.argv[2:]:
+    if sources != "as they are":
+        inductor_cache.sources_hash = lambda: sources
+    torch.compiler.reset()
+    counters.clear()
+    step = torch.compile(lambda X, y, mix: ops.leave(X, y, mix, n=4, axis=1, scale=0.25))
+    step(data.X, data.y, data.mix)
+    print(json.dumps({**counters["inductor"], **counters["aot_autograd"]}))
+"""
+
+
+def hits(tag: str, *sources: str) -> list[bool]:
+    """Whether a fresh process finds the program, for kernels with these sources, among those of this tag."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, tag, *sources], check=True, capture_output=True, text=True)
+    counters = [json.loads(line) for line in done.stdout.splitlines()[-len(sources) :]]
+    return [bool(c.get("autograd_cache_hit", 0) or c.get("fxgraph_cache_hit", 0)) for c in counters]
+
+
+@pytest.mark.slow
+def test_a_program_is_reused_until_a_kernel_changes() -> None:
+    """A tag of its own in the cache of all: in a new one the C++ compiler would begin with the headers of PyTorch."""
+    tag = str(uuid.uuid4())
+    assert hits(tag, "as they are") == [False]
+    assert hits(tag, "as they are", "an edited kernel") == [True, False]
+
+
+def test_passes_of_the_user_stay() -> None:
+    config = torch._inductor.config
+
+    def theirs(graph: object) -> None:
+        pass
+
+    with config.patch(post_grad_custom_post_pass=theirs):
+        inductor_cache.add_sources_to_cache_keys()
+        inductor_cache.add_sources_to_cache_keys()
+        first, second = config.post_grad_custom_post_pass
+        assert first is theirs
+        assert inductor_cache.sources_hash() in second.uuid()
+
+
+@pytest.mark.parametrize("suffix", [".py", ".h"])
+def test_the_hash_changes_with_any_python_or_cpp_source(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kernels"
+    shutil.copytree(Path(inductor_cache.__file__).parent.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(inductor_cache, "__file__", str(folder / "inductor" / "cache_keys.py"))
+    hashed = inductor_cache.sources_hash.__wrapped__
+    first, *_ = sorted(folder.rglob(f"*{suffix}"))
+    before = hashed()
+    assert hashed() == before == inductor_cache.sources_hash()
+    first.write_text(first.read_text() + " ")
+    edited = hashed()
+    first.rename(first.with_stem(f"{first.stem}_moved"))
+    assert len({before, edited, hashed()}) == 3

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import mhc_compile
+from mhc_compile.dynamo.alone import RECOMPILE_LIMIT
+from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
+from tests.moved import Net, X, moved, net, programs
+from tests.toy_models import Block
+
+
+class Counting(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.warmth, self.last = 0, 1.0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        self.warmth *= 0.9
+        y = super().forward(x)
+        self.last = y.square().mean()
+        return y
+
+
+def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
+    t = net(Counting)
+    want = t(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(RECOMPILE_LIMIT + 6):
+            assert_close(t(X), want)
+    assert (t.steps, programs(t)) == (RECOMPILE_LIMIT + 7, 0)
+    assert t.warmth == pytest.approx(0.9**t.steps)
+
+
+def test_a_loss_that_is_kept_has_a_gradient_for_the_new_parameters():
+    t = net(Counting)
+    t(X)
+    t.last.backward()
+    assert all(p.grad is not None for p in t.hyper_connections.parameters())
+
+
+class Listing(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.seen.append(y.mean())
+        return y
+
+
+class ListingNet(Net):
+    block = Listing
+
+
+def test_lists_that_blocks_append_to_are_filled_at_every_call():
+    t = moved(ListingNet())
+    means = []
+    for _ in range(2):
+        t(X)
+        means.append([block.seen[0].item() for block in t.blocks])
+        for block in t.blocks:
+            assert len(block.seen) == 1
+            block.seen.clear()
+    assert means[0] == means[1]
+
+
+def test_a_list_that_only_grows_is_told_of_and_never_makes_it_run_plain(monkeypatch):
+    monkeypatch.setattr("mhc_compile.model.fallback.RECOMPILE_LIMIT", 5)
+    monkeypatch.setattr("mhc_compile.model.fallback.OFTEN", 2)
+    t = moved(ListingNet())
+    want = t(X)
+    with pytest.warns(RecompilationWarning, match=r"blocks\.0\.seen, blocks\.1\.seen grow") as caught:
+        for _ in range(7):
+            assert_close(t(X), want)
+    assert sum(issubclass(w.category, RecompilationWarning) for w in caught) == 1
+    assert len(t.blocks[0].seen) == 8
+
+
+class Streaming(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = 0.5 * self.state + super().forward(x)
+        return self.state
+
+
+def test_state_in_an_attribute_goes_from_call_to_call():
+    t = moved(Streaming())
+    first = t(X)
+    assert_close(t(X), 1.5 * first)
+    assert_close(t(X), 1.75 * first)
+
+
+class Differentiating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy = self.net(x).square().sum()
+        return energy, -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def test_a_derivative_inside_forward_is_that_of_the_call():
+    x = X.clone().requires_grad_()
+    t = moved(Differentiating(), example_inputs=(x,))
+    energy, force = t(x)
+    assert_close(force, -torch.autograd.grad(t.net(x).square().sum(), x)[0])
+    assert_close(energy, t.net(x).square().sum())
+
+
+class Drawing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * random.uniform(0.5, 1.5)
+
+
+def test_a_number_drawn_by_python_is_another_at_every_call():
+    t = moved(Drawing())
+    assert len({float(t(X).sum()) for _ in range(3)}) == 3
+
+
+class Deciding(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 1e6 else 3 * y
+
+
+def test_control_flow_on_values_breaks_the_graph_with_a_warning_and_is_an_error_under_strict():
+    t = moved(Deciding())
+    with pytest.warns(FallbackWarning, match="it breaks at"):
+        found = t(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert_close(t(X), found)
+    with pytest.raises(GraphBreakError):
+        mhc_compile.transform(Deciding(), example_inputs=(X,), strict=True)
+
+
+def test_what_is_written_in_a_kind_of_call_that_comes_later_is_written():
+    class Counting(Net):
+        count = 0
+
+        def forward(self, x):
+            if self.training:
+                self.count += 1
+            return super().forward(x)
+
+    t = moved(Counting().eval(), modes=("eval",)).train()
+    for _ in range(2):
+        t(X)
+    assert t.count == 2
+
+
+def test_a_later_kind_of_call_without_any_graph_says_that_it_runs_plain():
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(X.shape[-1], X.shape[-1]) for _ in range(2))
+
+        def forward(self, x):
+            for layer in self.layers:
+                # Always true, which Dynamo does not know: no layer runs, and no graph is made.
+                if not (self.training and random.random() < 1.0):
+                    x = x + layer(x)
+            return x
+
+    t = moved(Dropping().eval(), modes=("eval",)).train()
+    with pytest.warns(UncompiledCodeWarning, match="runs without hyper-connections"):
+        t(X)

@@ -1,0 +1,84 @@
+"""Residuals without a plus: each spelling is a site or a rejected add, and computes what it did."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mhc_compile.passes.plan.data import Reason
+from tests.passes.graphs import plan_of, preserved, reasons
+from tests.passes.layers import Net, Net2, mlps, tokens, vector
+
+X = tokens()
+ROWS = torch.arange(6)
+
+SITES = {
+    "lerp of a number": lambda m, x: torch.lerp(x, m.f0(x), 0.3),
+    "lerp method": lambda m, x: x.lerp(m.f0(x), m.g),
+    "lerp keywords": lambda m, x: torch.lerp(input=x, end=m.f0(x), weight=0.7),
+    "stack and sum": lambda m, x: torch.stack([x, m.f0(x)]).sum(0),
+    "stack and sum, last axis": lambda m, x: torch.stack((m.f0(x), x), dim=-1).sum(dim=-1),
+    "stack of three": lambda m, x: torch.stack([x, m.f0(x), m.f1(x)], 1).sum(1),
+    "stack and mean": lambda m, x: torch.mean(torch.stack([x, m.f0(x)]), dim=0),
+    "einsum over a stack": lambda m, x: torch.einsum("kbtc->btc", torch.stack([x, m.f0(x)])),
+    "einsum with weights": lambda m, x: torch.einsum("k,kbtc->btc", m.pair, torch.stack([x, m.f0(x)])),
+    "addcmul with value": lambda m, x: torch.addcmul(x, m.f0(x), m.g, value=0.5),
+    "addcdiv": lambda m, x: torch.addcdiv(x, m.f0(x), m.g, value=2.0),
+    "addcdiv method": lambda m, x: x.addcdiv(m.f0(x), m.g),
+    "baddbmm scaled": lambda m, x: torch.baddbmm(x, m.f0(x), m.square, beta=0.5, alpha=2.0),
+    "index_add": lambda m, x: x.index_add(1, ROWS, m.f0(x)),
+    "index_add scaled": lambda m, x: torch.index_add(x, 1, ROWS, m.f0(x), alpha=0.5),
+    "scatter_add": lambda m, x: x.scatter_add(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x)),
+    "scatter_reduce": lambda m, x: x.scatter_reduce(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x), "sum"),
+    "index_put": lambda m, x: x.index_put((torch.zeros(1, dtype=torch.long),), m.f0(x)[:1], accumulate=True),
+    "rsub": lambda m, x: torch.rsub(m.f0(x), x),
+}
+
+
+def net(body, kind=Net):
+    torch.manual_seed(0)
+    layers = {"g": vector(), "pair": nn.Parameter(torch.rand(2)), "square": nn.Parameter(torch.randn(2, 8, 8))}
+    return kind(body, **layers, **mlps(3)).double()
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_residual_without_a_plus_is_a_site(name):
+    error, plan = preserved(net(lambda m, x: (u := SITES[name](m, x)) + m.f2(u)), X)
+    assert len(plan.sites) == 2 and len(plan.segments) == 1 and error < 1e-12
+    assert sum(len(part.adds) for part in (*plan.sites, *plan.rejected)) == plan.float_adds
+
+
+@pytest.mark.parametrize("front_end", ["dynamo", "export"])
+def test_the_other_front_ends_read_them_alike(front_end):
+    body = lambda m, x: torch.stack([u := torch.lerp(x, m.f0(x), 0.3), m.f1(u)]).sum(0)
+    assert len(plan_of(net(body), X, front_end=front_end).sites) == 2
+
+
+LOOK_ALIKES = {
+    "running sum": (lambda m, x: m.f0(x).cumsum(1), [Reason.ALONG_AXIS]),
+    "outer product": (lambda m, x: m.f0(torch.addr(x[0], x[0, :, 0], x[0, 0])), [Reason.ALONG_AXIS]),
+    "complex numbers": (lambda m, x: (torch.complex(x, x) + torch.complex(m.f0(x), x)).real, [Reason.COMPLEX]),
+    "sum of a tensor that was stacked for another purpose":
+        (lambda m, x: (s := torch.stack([x, m.f0(x)])).sum(0) * s[0], []),
+    "sum over another axis": (lambda m, x: torch.stack([x, m.f0(x)]).sum(1), []),
+    "expert outputs put together from nothing":
+        (lambda m, x: torch.zeros_like(x).index_add(1, ROWS, m.f0(x)).index_add(1, ROWS, m.f1(x)), []),
+    "a write without a sum": (lambda m, x: x.scatter(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x)), []),
+    "two projections":
+        (lambda m, x: torch.lerp(m.f0(x), m.f1(x), 0.5), [Reason.PROJECTED_SHORTCUT, Reason.NO_WEIGHT]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_what_only_looks_like_one_is_no_site(name):
+    body, expected = LOOK_ALIKES[name]
+    error, plan = preserved(net(body), X)
+    assert not plan.sites and error < 1e-12
+    assert [r.reason for r in plan.rejected] == expected
+    assert sum(len(part.adds) for part in plan.rejected) == plan.float_adds
+
+
+def test_an_interpolation_by_a_mask_is_a_merge():
+    plan = plan_of(net(lambda m, x, y: torch.lerp(x, m.f0(x), (y > 0).to(x.dtype)), Net2), X, X.clone())
+    assert not plan.sites and Reason.MERGE.name in reasons(plan)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from mhc_compile.passes.plan.keys import Owner, common_path, former_keys, identifier, keys_of, module_of, unique
+
+
+def test_a_parameter_belongs_to_its_module():
+    assert module_of("layers.0.fc.weight") == "layers.0.fc"
+    assert module_of("weight") == "" and module_of("layers.0.fc", is_module=True) == "layers.0.fc"
+
+
+@pytest.mark.parametrize(("paths", "expected"), [
+    (["a.b.c", "a.b.d"], "a.b"), (["a.b", "a.b"], "a.b"), (["a.b", "a.b.c"], "a.b"), (["a", "b"], ""), ([], ""),
+    (["layers.1", "layers.10"], "layers"),
+])  # fmt: skip
+def test_common_path(paths, expected):
+    assert common_path(paths) == expected
+
+
+def test_repeated_keys_are_numbered_in_order():
+    assert unique(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]
+
+
+@pytest.mark.parametrize(("key", "expected"), [
+    ("layers.0.mlp", "layers__0__mlp"), ("layers.0.mlp#2", "layers__0__mlp_use2"), ("0.mlp", "_0__mlp"),
+    ("a-b", "a_b"), ("site", "site"), ("a.readout#12", "a__readout_use12"),
+])  # fmt: skip
+def test_identifier(key, expected):
+    assert identifier(key) == expected and identifier(key).isidentifier()
+
+
+def test_identifiers_of_the_uses_of_one_layer_differ():
+    assert len({identifier(key) for key in unique(["f"] * 12)}) == 12
+
+
+def test_keys_taken_by_other_graphs_are_numbered_on():
+    assert unique(["a", "b", "a"], ["a", "a#2"]) == ["a#3", "b", "a#4"]
+
+
+@pytest.mark.parametrize("name", ["a.fc.weight", "a.fc.parametrizations.weight.original0"])
+def test_a_parametrized_weight_belongs_to_the_layer_that_it_is_a_weight_of(name):
+    assert module_of(name) == "a.fc"
+
+
+def owner(*weights, caller=""):
+    return Owner(weights, tuple(w.rpartition(".")[0] for w in weights), caller)
+
+
+A, B, C = owner("a.0.w", "b.0.w"), owner("a.1.w", "b.1.w"), owner("a.2.w", "b.2.w")
+ATTENTION, MLP = owner("h.0.q.w", "h.0.k.w"), owner("h.0.up.w", "h.0.down.w")
+
+
+@pytest.mark.parametrize(("owners", "keys"), [
+    ([A, B, C], ["b.0", "b.1", "b.2"]), ([C, A], ["b.2", "b.0"]), ([B], ["b.1"]),
+    ([ATTENTION, MLP], ["h.0.k", "h.0.down"]), ([MLP], ["h.0"]), ([MLP, MLP], ["h.0", "h.0#2"]),
+    ([owner("h.in_proj"), owner("h.out.w", "h.in.w")], ["h.in_proj", "h.in"]), ([owner("w")], ["w"]),
+    ([owner("s.w", "x.0.w"), owner("s.w", "x.1.w")], ["x.0", "x.1"]), ([owner("s.w", "t.w"), owner("s.w")], ["t", "s"]),
+    ([owner(caller="blocks.1"), owner()], ["blocks.1", "site"]),
+])  # fmt: skip
+def test_keys_follow_weights_not_positions(owners, keys):
+    assert keys_of(owners) == keys
+
+
+def known(owners):
+    return [(key, o.weights) for key, o in zip(keys_of(owners), owners, strict=True)]
+
+
+@pytest.mark.parametrize(("first", "later", "keys"), [
+    ([ATTENTION, MLP], [MLP], ["h.0.down"]),
+    ([MLP], [ATTENTION, MLP], ["h.0.k", "h.0"]),
+    ([MLP, MLP], [MLP], ["h.0"]),
+    ([MLP], [owner("h.0.up.w", "h.0.up.lora.w", "h.0.down.w")], ["h.0"]),
+    ([A, B, C], [C, B, A], ["b.2", "b.1", "b.0"]),
+    ([ATTENTION, MLP], [owner("g.w")], ["g"]),
+])  # fmt: skip
+def test_another_trace_takes_the_keys_that_the_weights_have(first, later, keys):
+    assert keys_of(later, known=known(first)) == keys
+
+
+def test_former_keys_are_positions_among_equal_paths():
+    assert former_keys([A, B, owner(caller="m"), ATTENTION, MLP]) == ["site", "site#2", "m", "h.0", "h.0#2"]

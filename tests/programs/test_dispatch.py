@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+import io
+import threading
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from mhc_compile.programs.dispatch import kind_of
+from tests.moved import Net, X, moved, net, programs
+
+
+class Halved(Net):
+    def forward(self, x: Tensor, count: int = 1) -> Tensor:
+        return super().forward(x) / count
+
+
+def test_a_mode_or_an_attribute_that_is_switched_to_and_fro_is_traced_once():
+    t = net()
+    train = t(X)
+    for _ in range(3):
+        t.eval()(X)
+        t.blocks[1].drop.p = 0.25  # read in training, and looked up in both
+        t.blocks[1].drop.p = 0.0
+        assert_close(t.train()(X), train)
+    assert programs(t) == 2
+
+
+def test_sizes_are_open_where_they_changed_once():
+    t = moved(Net(), example_inputs=(X,))
+    for length in range(2, 9):
+        assert_close(t(X[:, :3].repeat(1, length, 1))[:, :3], t(X[:, :3]), atol=1e-5, rtol=1e-5)
+    assert programs(t) == 1
+
+
+def test_a_number_is_open_from_its_second_value_on():
+    t = moved(Halved(), example_inputs=(X, 1))
+    want = t(X, 1)
+    for count in range(2, 12):
+        assert_close(t(X, count), want / count)
+    assert programs(t) == 1
+
+
+def test_kinds_of_calls_leave_out_sizes_and_numbers_but_not_modes():
+    t = net()
+    first = kind_of(t, [X, 1, "a"], None)
+    assert first == kind_of(t, [X[:1], 2, "a"], None)
+    assert first != kind_of(t, [X, 1, "b"], None)
+    assert first != kind_of(t, [X.double(), 1, "a"], None)
+    with torch.no_grad():
+        assert first != kind_of(t, [X, 1, "a"], None)
+
+
+def test_first_calls_from_several_threads_are_right_and_trace_once():
+    t = net().eval()
+    found: list[Tensor | None] = [None] * 4
+
+    def call(index: int) -> None:
+        found[index] = t(X)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    want = t(X)
+    for result in found:
+        assert result is not None
+        assert_close(result, want)
+    assert programs(t) == 2
+
+
+def test_a_copy_has_the_programs_and_its_own_modules_to_look_at():
+    t = net()
+    want = t(X)
+    other = copy.deepcopy(t)
+    other.blocks[0].drop.p = 1.0
+    assert_close(t(X), want)
+    assert not torch.allclose(other(X), want)
+    assert (programs(t), programs(other)) == (1, 2)
+
+
+def test_a_pickle_traces_again_what_it_needs():
+    t = net()
+    want, door = t(X), t.blocks[0](X)
+    file = io.BytesIO()
+    torch.save(t, file)
+    file.seek(0)
+    other = torch.load(file, weights_only=False)
+    assert programs(other) == 0
+    assert_close(other(X), want)
+    assert_close(other.blocks[0](X), door)
+
+
+def test_other_parameters_for_one_call_lead_to_no_trace():
+    t = net()
+    want = t(X)
+    values = {name: p.detach() * 1.5 for name, p in t.named_parameters()}
+    found = torch.func.functional_call(t, values, (X,))
+    assert not torch.allclose(found, want)
+    assert_close(t(X), want)
+    other = copy.deepcopy(t)
+    other.load_state_dict(values, strict=False)
+    assert_close(found, other(X))
+    assert programs(t) == 1
+
+
+def test_frozen_parts_lead_to_no_trace():
+    t = net()
+    t.stem.requires_grad_(False)
+    t(X).sum().backward()
+    assert t.stem.weight.grad is None and t.head.weight.grad is not None
+    assert programs(t) == 1

@@ -1,0 +1,38 @@
+"""Files of version 0.1, made before the package had rooms (`tests/former`), load and compute what they did."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import mhc_compile
+from mhc_compile import checkpoint
+from mhc_compile.former_modules import FORMER
+from tests.moved import Net, X
+
+FILES = Path(__file__).parent / "former"
+
+
+@pytest.mark.parametrize("connection", ["mhc", "hc"])
+def test_a_pickled_model_computes_what_it_did(connection: str) -> None:
+    model = pickle.loads((FILES / f"{connection}_model.pickle").read_bytes())
+    expected = torch.load(FILES / f"{connection}_output.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), expected)
+    assert model.mhc_plan.sites and type(model.mhc_plan).__module__.startswith("mhc_compile.passes.plan")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.safetensors"])
+def test_a_checkpoint_loads_and_computes_what_it_did(name: str) -> None:
+    model = mhc_compile.transform(Net().eval(), n=2, example_inputs=(X,), modes=("eval",))
+    model.load_state_dict(checkpoint.load(FILES / name))
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), torch.load(FILES / "mhc_output.pt"))
+
+
+def test_functions_of_the_package_do_not_become_modules() -> None:
+    pickle.loads(pickle.dumps(mhc_compile.backend(n=2)))
+    assert "backend" in FORMER and callable(mhc_compile.backend)
