@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture import guards
 
 MISSING = object()
 """What `evaluate` gives where there is no such value (any more)."""
@@ -39,7 +40,7 @@ class Place:
     outside: Any = None
 
 
-def place_of(model: nn.Module, guard: compat.GuardRecord) -> Place | None:
+def place_of(model: nn.Module, guard: guards.GuardRecord) -> Place | None:
     """Where the value of a guard is; None for what PyTorch and Dynamo have for themselves."""
     name = _COPIED.sub(r"\1", guard.name)  # Dynamo looks at a copy of a class, which does not change
     if matched := _IN_MODEL.match(name):
@@ -91,13 +92,13 @@ def evaluate(tail: str) -> Callable[[Any], Any]:
     return value
 
 
-def reaches(guards: Iterable[compat.GuardRecord], functions: Collection[Callable[..., Any]]) -> bool:
+def reaches(guards: Iterable[guards.GuardRecord], functions: Collection[Callable[..., Any]]) -> bool:
     """Whether the traced code has looked up one of these functions of PyTorch's by its name in a module."""
     names = tuple(f".{function.__name__}" for function in functions)
     return any(_outside(guard) in functions for guard in guards if guard.name.endswith(names))
 
 
-def _outside(guard: compat.GuardRecord) -> Any:
+def _outside(guard: guards.GuardRecord) -> Any:
     if guard.name.startswith("scope"):
         return evaluate(guard.name.removeprefix("scope"))(guard.scope)
     return eval(guard.name, {}) if guard.name.startswith("__import__(") else None  # written by Dynamo

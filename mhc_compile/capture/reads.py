@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mhc_compile import _torch_compat as compat
+from mhc_compile.capture import guards
 from mhc_compile.capture.places import MISSING, Place, evaluate, place_of, submodule
 from mhc_compile.twin.hosts import Hosted
-from mhc_compile.twin.hyper_connections import CHILD
 from mhc_compile.twin.module_tree import HOOKS, original_class
+from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.twin.offload import computes_as_its_class
 
 _HOOKS = frozenset(f".{name}" for name in (*HOOKS, "_backward_hooks", "_backward_pre_hooks"))
@@ -65,7 +65,7 @@ class Read:
         return f"{self.path if outside is None else getattr(outside, '__name__', 'globals')}{self.tail}".lstrip(".")
 
 
-def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord], *, gradients: bool) -> tuple[Read, ...]:
+def reads_of(model: nn.Module, guards: Iterable[guards.GuardRecord], *, gradients: bool) -> tuple[Read, ...]:
     """The reads behind Dynamo's guards.
 
     Args:
@@ -85,7 +85,7 @@ def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord], *, gradient
     return tuple(found.values())
 
 
-def _read(model: nn.Module, place: Place, guard: compat.GuardRecord, gradients: bool) -> Read | None:
+def _read(model: nn.Module, place: Place, guard: guards.GuardRecord, gradients: bool) -> Read | None:
     kind, tail = guard.kind, place.tail
     if tail.startswith(tuple(_HOOKS)) and kind != "EMPTY_NN_MODULE_HOOKS_DICT":
         return None  # hooks that were traced stay; later ones are looked at where the dict was empty
@@ -176,7 +176,7 @@ class Reads:
 
     @classmethod
     def of(
-        cls, model: nn.Module, guards: Iterable[compat.GuardRecord], path: str = "", *, gradients: bool = False
+        cls, model: nn.Module, guards: Iterable[guards.GuardRecord], path: str = "", *, gradients: bool = False
     ) -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
         modules: dict[str, nn.Module] = {n: m for n, m in named_modules(model) if lies_in(n, path)}
@@ -230,25 +230,3 @@ def _looked_up(reads: Iterable[Read], classes: Mapping[str, type[nn.Module]]) ->
 def _found(read: Read, model: nn.Module) -> Any:
     outside = read.place.outside
     return evaluate(read.tail)(submodule(model, read.path) if outside is None else outside)
-
-
-def lies_in(name: str, path: str) -> bool:
-    """Whether a module is the one called `path`, or inside it."""
-    return not path or name == path or name.startswith(f"{path}.")
-
-
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by their first name, without wrappers for checkpointing and without the hyper-connections."""
-    seen: set[int] = set()
-
-    def walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-        module = compat.unwrapped(module)
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        yield name, module
-        for key, child in module._modules.items():
-            if child is not None and (name or key != CHILD):
-                yield from walk(child, f"{name}.{key}" if name else key)
-
-    return walk(model, "")

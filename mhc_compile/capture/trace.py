@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
+from mhc_compile.capture.guards import gradients_asked_for, recorded_guards
 from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
 from mhc_compile.capture.reads import Reads
@@ -156,7 +157,7 @@ class _Traced:
     flat: list[Any]
     tree: Any
     changed: set[str]
-    guards: list[compat.GuardRecord]
+    guards: list[guards.GuardRecord]
     asks_gradients: bool
     autocast: tuple[Any, ...] | None
 
@@ -178,8 +179,8 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
     with (
         TRACING,
         undisturbed(model),
-        compat.recorded_guards() as guards,
-        compat.gradients_asked_for() as asked,
+        recorded_guards() as guards,
+        gradients_asked_for() as asked,
         watched() as changed,
     ):
         gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])

@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from mhc_compile._torch_compat import unwrapped
-from mhc_compile.capture.reads import lies_in, named_modules
 from mhc_compile.errors import DetachedModuleWarning
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import Hosted, original_forward, plain_calls
+from mhc_compile.twin.names import lies_in, named_modules
 
 
 class ModuleDoor:

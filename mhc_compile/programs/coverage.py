@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable
 
-from mhc_compile.capture.reads import lies_in
 from mhc_compile.errors import CaptureError, MissingSitesWarning, StreamsCutWarning
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.specs import specs_of
+from mhc_compile.twin.names import lies_in
 from mhc_compile.twin.owned import Owner
 from mhc_compile.wording import names_text
 

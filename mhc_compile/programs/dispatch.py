@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mhc_compile._torch_compat import guard_while_compiled
+from mhc_compile.capture.guards import guard_while_compiled
 from mhc_compile.programs.bound_reads import BoundReads, bind
 from mhc_compile.programs.program import Program
 from mhc_compile.twin.owned import Owner
