@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
-from mhc_compile.capture.guards import gradients_asked_for, recorded_guards
+from mhc_compile.capture.guards import GuardRecord, gradients_asked_for, recorded_guards
 from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
 from mhc_compile.capture.reads import Reads
@@ -157,7 +157,7 @@ class _Traced:
     flat: list[Any]
     tree: Any
     changed: set[str]
-    guards: list[guards.GuardRecord]
+    guards: list[GuardRecord]
     asks_gradients: bool
     autocast: tuple[Any, ...] | None
 
