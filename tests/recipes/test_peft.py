@@ -53,7 +53,7 @@ def plain() -> nn.Module:
 def train(model: nn.Module) -> None:
     """Two steps; every parameter that is to be trained has a gradient."""
     chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(chosen.values(), 0.1)
+    optimizer = torch.optim.SGD(chosen.values(), 0.5)
     for _ in range(2):
         optimizer.zero_grad()
         model(**CALL).square().mean().backward()
