@@ -179,7 +179,8 @@ def check_sites(owner: Transformed, path: str, found: Collection[str], read: Col
     if path:
         warn_of_cut(path, found, plans[:1])
     sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
-    expected = {s.key for s in sites if not s.weights or not set(s.weights).isdisjoint(read)}
+    owners = {owner for name in read for owner in _around(name)}
+    expected = {s.key for s in sites if not s.weights or any(w in read or _owner(w) in owners for w in s.weights)}
     missing = [key for key in expected if key not in found and key.partition("#")[0] not in found]  # called once here
     if missing:
         warnings.warn(
@@ -188,6 +189,16 @@ def check_sites(owner: Transformed, path: str, found: Collection[str], read: Col
             MissingSitesWarning,
             stacklevel=5,
         )
+
+
+def _around(name: str) -> list[str]:
+    """Names of the modules around a parameter, which adapters put deeper into its layer than it was."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _owner(weight: str) -> str:
+    return weight.rpartition(".")[0]
 
 
 def check_parameters(owner: Transformed, plan: Plan) -> None:
