@@ -114,13 +114,13 @@ def _declared(model: nn.Module, device: torch.device | None) -> Iterable[Inputs]
 def _image_of_timm(model: nn.Module, config: Mapping[str, Any]) -> tuple[int, ...]:
     """Channels, height and width: those that the model was built with, where it is known, for timm only declares."""
     channels, *size = config["input_size"]
-    built = (getattr(module, "img_size", None) for module in model.modules())
-    size = next((each for each in built if isinstance(each, tuple) and len(each) == len(size)), size)
+    asked = (getattr(module, "img_size", None) for module in model.modules())
+    built = next((tuple(each) for each in asked if isinstance(each, tuple) and len(each) == len(size)), tuple(size))
     names = config.get("first_conv") or ()
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and name in ((names,) if isinstance(names, str) else names):
             channels = module.in_channels
-    return channels, *size
+    return channels, *built
 
 
 def _for_decoder(model: Any, dummy: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def check_sites(owner: Owner, path: str, found: Collection[str], read: Collectio
     if path:
         warn_of_cut(path, found, plans[:1])
     sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
-    expected = {s.key for s in sites if not s.weights or not set(s.weights).isdisjoint(read)}
+    owners = {owner for name in read for owner in _around(name)}
+    expected = {s.key for s in sites if not s.weights or any(w in read or _owner(w) in owners for w in s.weights)}
     missing = [key for key in expected if key not in found and key.partition("#")[0] not in found]  # called once here
     if missing:
         warnings.warn(
@@ -36,6 +37,16 @@ def check_sites(owner: Owner, path: str, found: Collection[str], read: Collectio
             MissingSitesWarning,
             stacklevel=5,
         )
+
+
+def _around(name: str) -> list[str]:
+    """Names of the modules around a parameter, which adapters put deeper into its layer than it was."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _owner(weight: str) -> str:
+    return weight.rpartition(".")[0]
 
 
 def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> None:
