@@ -182,7 +182,7 @@ def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
         assert_close(block(X), plain(X))
 
 
-@pytest.mark.parametrize("place", ["attribute", "config", *also("class", "global object", "dict in a dict", "list")])
+@pytest.mark.parametrize("place", ["config", *also("attribute", "class", "global object", "dict in a dict", "list")])
 def test_an_outer_compile_sees_what_has_changed_wherever_it_lies(place):
     make, change, change_back = PLACES[place]
     t = moved(make())
