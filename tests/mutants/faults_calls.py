@@ -64,8 +64,8 @@ CALLS = (
     Mutant(
         "traced hooks run twice",
         "calls",
-        "        return self.traced(*args, **kwargs) if runs_plain() else None",
-        "        return self.traced(*args, **kwargs)",
+        "if RUN in kwargs or (door and not runs_plain()):",
+        "if False:",
         ("tests/test_hosts.py::test_hooks_that_were_traced_do_not_run_again",),
     ),
     Mutant(
@@ -144,5 +144,12 @@ CALLS = (
         "        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)\n",
         "",
         ("tests/test_compiled_doors.py",),
+    ),
+    Mutant(
+        "hooks of a module without sites do not fire when it is called from outside",
+        "calls",
+        "if RUN in kwargs or (door and not runs_plain()):",
+        "if RUN in kwargs or not runs_plain():",
+        ("tests/test_doors.py",),
     ),
 )
