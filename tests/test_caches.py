@@ -133,6 +133,7 @@ def test_a_llama_generates_with_its_cache_what_it_does_without(beams):
     assert not torch.allclose(whole.logits[0][::beams], plain, atol=1e-3)
 
 
+@pytest.mark.exhaustive  # `Translating` runs the same lines
 def test_generate_of_t5_calls_its_encoder_with_hyper_connections():
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5, decoder_start_token_id=0)).eval()
     kwargs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :1] * 0, "use_cache": False}

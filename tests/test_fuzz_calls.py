@@ -17,6 +17,7 @@ from tests.fuzz.streams import Drawn
 from tests.fuzz.whole_calls import ACTIONS, check_whole_calls
 from tests.fuzz.whole_calls import Pair as WholePair
 from tests.fuzz.whole_calls import cases as whole_cases
+from tests.tables import also
 
 SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
@@ -55,18 +56,21 @@ def test_every_action_once_where_branches_keep_something():
     check_calls(Drawn(False, ("pre_norm", "plain"), keeps=frozenset({"loss", "count", "list"})), (("step", 0, 1.0),))
 
 
-WHOLE = Network(
-    images=False,
-    channels=4,
-    start="stem",
-    body=(Res("pre_norm"), Collect(), Res("post_norm", uses=2)),
-    towers=((Res("plain"),), (Res("pre_norm"), Res("plain"))),
-    encoder=(Res("pre_norm"), Res("plain")),
+WHOLE = Network(images=False, channels=4, start="stem", body=(Res("pre_norm"), Collect(), Res("post_norm", uses=2)))
+LARGE = replace(
+    WHOLE, towers=((Res("plain"),), (Res("pre_norm"), Res("plain"))), encoder=(Res("pre_norm"), Res("plain"))
 )
 
 
-def test_whole_networks_are_the_plan_of_a_fresh_trace():
-    check_whole_calls(WHOLE, tuple((name, 1, 1.0) for name in ACTIONS))
+@pytest.mark.parametrize(
+    ("net", "names"), [(WHOLE, ("set_eps", "change_by_hook", "step")), *also((LARGE, (*ACTIONS,)))]
+)
+def test_whole_networks_are_the_plan_of_a_fresh_trace(net, names):
+    check_whole_calls(net, tuple((name, 1, 1.0) for name in names))
+
+
+def test_a_part_of_a_whole_network_is_what_it_is_inside():
+    check_whole_calls(replace(WHOLE, encoder=(Res("pre_norm"), Res("plain"))), (("call_part", 0, 1.0),))
 
 
 @pytest.mark.exhaustive
@@ -77,7 +81,7 @@ def test_more_whole_networks_are_the_plan_of_a_fresh_trace(case):
 
 
 def test_what_is_stale_in_a_whole_network_is_noticed():
-    pair = WholePair(replace(WHOLE, towers=(), encoder=()))
+    pair = WholePair(WHOLE)
     pair.check("transform")
     pair.modules(nn.LayerNorm, 0)[1].eps = 1.0
     with pytest.raises(FuzzError, match="after a change of one of the two: output 0 is off by"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,18 +10,21 @@ from typing import Any, cast
 from torch import nn
 
 from mhc_compile.passes.split.nesting import HOSTED
-from mhc_compile.twin.hosts import PATCHED, Container, Hosted, hosted_class, runs_plain
+from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain
 from mhc_compile.twin.module_tree import HOOKS, State, original_class, shallow
 from mhc_compile.twin.offload import call_plain, without_hook
 
-_HOOK_FUNCTIONS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOK_FUNCTIONS = {
+    "_forward_hooks": "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks": "_forward_pre_hooks_with_kwargs",
+}
+"""Where a module keeps hooks -> where it notes which of them get keyword arguments."""
 
 
 def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
     """How a module of the model looks in its twin. Its hooks are part of the trace and do not run again."""
     state = shallow(module)
-    for name in _HOOK_FUNCTIONS:
-        state[name] = type(state[name])((key, TracedHook(hook)) for key, hook in state[name].items())
+    _stand_aside(state, {name: set(state[name]) for name in _HOOK_FUNCTIONS})
     if not _can_host(module):
         return type(module), state
     set_aside_forward(state)
@@ -54,35 +57,59 @@ def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
     """How a module of the twin looks in a plain model: with all of its hooks."""
     state, kind = _without_code(module), original_class(module)
     call_plain(module, state, kind)
-    for name in _HOOK_FUNCTIONS:
-        state[name] = type(state[name])((key, getattr(hook, "traced", hook)) for key, hook in state[name].items())
+    for name, noted in _HOOK_FUNCTIONS.items():
+        for key, hook in state[name].items():
+            if isinstance(hook, TracedHook):
+                state[name][key] = hook.traced
+                if not hook.with_kwargs:
+                    del state[noted][key]
     return kind, state
 
 
 @dataclass(frozen=True)
 class TracedHook:
-    """A hook that generated code has in itself: where that runs, it has nothing to do.
+    """A hook that generated code has in itself: it runs where the original code of its module does, and only there.
+
+    It is noted as one that gets keyword arguments, among which generated code shows itself.
 
     Attributes:
         traced: the hook.
+        with_kwargs: whether that gets keyword arguments.
     """
 
     traced: Callable[..., Any]
+    with_kwargs: bool
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The hook, where the original code runs."""
-        return self.traced(*args, **kwargs) if runs_plain() else None
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:
+        """The hook, before a call of a module or, given its output, after."""
+        container = vars(module).get(HOSTED)
+        door = container is not None and container.door is not None
+        if RUN in kwargs or (door and not runs_plain()):
+            return None
+        if self.with_kwargs:
+            return self.traced(module, args, kwargs, *output)
+        changed = self.traced(module, args, *output)
+        if changed is None or output:
+            return changed
+        return changed if isinstance(changed, tuple) else (changed,), kwargs
 
 
 @contextmanager
 def trace_hooks_since(model: nn.Module) -> Iterator[None]:
     """Hooks that are registered in the block on modules of a twin become a part of what is traced."""
-    before = {id(m): {key for name in _HOOK_FUNCTIONS for key in vars(m)[name]} for m in model.modules()}
+    before = {id(m): {name: set(vars(m)[name]) for name in _HOOK_FUNCTIONS} for m in model.modules()}
     yield
     for module in model.modules():
-        for name in _HOOK_FUNCTIONS if isinstance(module, Hosted) else ():
-            hooks = vars(module)[name]
-            hooks.update({k: TracedHook(hook) for k, hook in hooks.items() if k not in before[id(module)]})
+        if isinstance(module, Hosted):
+            _stand_aside(vars(module), {n: set(vars(module)[n]) - before[id(module)][n] for n in _HOOK_FUNCTIONS})
+
+
+def _stand_aside(state: State, keys: Mapping[str, set[Any]]) -> None:
+    """Make `TracedHook`s of the hooks under these keys."""
+    for name, noted in _HOOK_FUNCTIONS.items():
+        for key in keys[name]:
+            state[name][key] = TracedHook(state[name][key], key in state[noted])
+            state[noted][key] = True
 
 
 def _without_code(module: nn.Module) -> State:

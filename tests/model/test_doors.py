@@ -96,6 +96,31 @@ def test_a_module_without_sites_inside_computes_what_it_always_did():
     assert programs(t, "blocks.0.up") == 0
 
 
+class Staged(Net):
+    """Its stem has a part of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(self.stem)
+
+
+@pytest.mark.parametrize("with_kwargs", [False, True])
+def test_hooks_that_were_there_fire_in_a_module_without_sites_that_is_called_from_outside(with_kwargs):
+    model = Staged()
+    before = (lambda m, args, kwargs: ((args[0] + 1,), kwargs)) if with_kwargs else lambda m, args: args[0] + 1
+    after = (lambda m, args, kwargs, out: 2 * out) if with_kwargs else lambda m, args, out: 2 * out
+    model.stem.register_forward_pre_hook(before, with_kwargs=with_kwargs)
+    model.stem[0].register_forward_hook(after, with_kwargs=with_kwargs)
+    want = model.stem(X)
+    t = moved(model)
+    assert_close(t.stem(X), want)
+    assert_close(mhc_compile.revert(t).stem(X), want)
+    inside: list[Tensor] = []
+    t.blocks[0].register_forward_pre_hook(lambda module, args: inside.append(args[0].detach()))
+    t(X)
+    assert_close(inside, [want.detach()])  # in generated code they are once, too
+
+
 @pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
 def test_what_a_part_reads_is_never_stale_behind_its_door():
     t = net()
@@ -157,7 +182,7 @@ def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
         assert_close(block(X), plain(X))
 
 
-@pytest.mark.parametrize("place", ["attribute", "config", *also("class", "global object", "dict in a dict", "list")])
+@pytest.mark.parametrize("place", ["config", *also("attribute", "class", "global object", "dict in a dict", "list")])
 def test_an_outer_compile_sees_what_has_changed_wherever_it_lies(place):
     make, change, change_back = PLACES[place]
     t = moved(make())

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ import mhc_compile
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
 from tests.moved import Net, X, moved, net, programs
+from tests.tables import also
 from tests.toy_models import Block
 
 
@@ -120,13 +123,48 @@ def test_a_derivative_inside_forward_is_that_of_the_call():
     assert_close(energy, t.net(x).square().sum())
 
 
+def test_a_transform_of_torch_func_inside_forward_is_that_of_the_call():
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -torch.func.grad(lambda v: self.net(v).square().sum())(x)
+
+    x = X.clone().requires_grad_()
+    t = moved(Forces())
+    assert_close(t(X), -torch.autograd.grad(t.net(x).square().sum(), x)[0])
+
+
+def test_vectors_that_a_norm_of_weights_iterates_move_in_training():
+    model = Net().train()
+    nn.utils.parametrizations.spectral_norm(model.blocks[0].up)
+    t = moved(model)
+    before = t.blocks[0].up.parametrizations.weight[0]._u.clone()
+    t(X)
+    assert not torch.equal(before, t.blocks[0].up.parametrizations.weight[0]._u)
+
+
 class Drawing(Net):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * random.uniform(0.5, 1.5)
 
 
-def test_a_number_drawn_by_python_is_another_at_every_call():
-    t = moved(Drawing())
+class DrawingByNumpy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float(np.random.uniform(0.5, 1.5))
+
+
+class Timed(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (time.perf_counter() % 1.0 + 0.1)
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.FallbackWarning")
+@pytest.mark.parametrize("make", [Drawing, *also(DrawingByNumpy, Timed)])
+def test_a_number_drawn_by_python_or_numpy_or_the_time_is_another_at_every_call(make):
+    t = moved(make())
     assert len({float(t(X).sum()) for _ in range(3)}) == 3
 
 

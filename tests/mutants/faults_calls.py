@@ -68,8 +68,8 @@ CALLS = (
     Mutant(
         "traced hooks run twice",
         "calls",
-        "        return self.traced(*args, **kwargs) if runs_plain() else None",
-        "        return self.traced(*args, **kwargs)",
+        "if RUN in kwargs or (door and not runs_plain()):",
+        "if False:",
         ("tests/twin/test_hosts.py::test_hooks_that_were_traced_do_not_run_again",),
     ),
     Mutant(
@@ -145,8 +145,15 @@ CALLS = (
     Mutant(
         "a backend has no doors",
         "calls",
-        "        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)\n",
-        "",
+        "        attach_doors(model, [",
+        "        _ = (model, [",
         ("tests/dynamo/test_compiled_doors.py",),
+    ),
+    Mutant(
+        "hooks of a module without sites do not fire when it is called from outside",
+        "calls",
+        "if RUN in kwargs or (door and not runs_plain()):",
+        "if RUN in kwargs or not runs_plain():",
+        ("tests/model/test_doors.py",),
     ),
 )

@@ -5,7 +5,7 @@ import io
 import threading
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mhc_compile.programs.dispatch import kind_of
@@ -40,6 +40,55 @@ def test_a_number_is_open_from_its_second_value_on():
     want = t(X, 1)
     for count in range(2, 12):
         assert_close(t(X, count), want / count)
+    assert programs(t) == 1
+
+
+class Convolved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(x)
+
+
+class Passed(nn.Module):
+    """Messages along the edges of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return x + torch.zeros_like(x).index_add(0, edges[1], self.mix(x)[edges[0]])
+
+
+def test_heights_and_widths_are_open_once_both_changed():
+    t = moved(nn.Sequential(Convolved(), Convolved()), example_inputs=(torch.randn(2, 4, 6, 6),))
+    for size in range(7, 17):
+        t(torch.randn(2, 4, size, 30 - size))
+    assert programs(t) <= 3
+
+
+def test_numbers_of_nodes_and_edges_are_open():
+    def graph(nodes: int, edges: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(nodes, 4), torch.randint(0, nodes, (2, edges))
+
+    t = moved(Passed(), example_inputs=graph(5, 9))
+    for nodes in range(6, 16):
+        t(*graph(nodes, 40 - nodes))
+    assert programs(t) <= 3
+
+
+def test_nan_is_a_number_like_others():
+    class Given(Net):
+        def forward(self, x: Tensor, scale: float) -> Tensor:
+            return super().forward(x) * (0.5 if scale != scale else scale)
+
+    t = moved(Given(), example_inputs=(X, 1.0))
+    want = t(X, 1.0)
+    for scale in (float("nan"), 2.0, float("nan"), float("nan"), 3.0):
+        assert_close(t(X, scale), want * (0.5 if scale != scale else scale))
     assert programs(t) == 1
 
 

@@ -137,11 +137,14 @@ class _Run:
         self._trains(hyper, given)
 
     def _examples(self, given: Generator) -> dict[str, Any]:
-        """None, unless the model cannot be called with what it declares itself."""
+        """None, unless the model cannot be called with what it declares itself, or declares no images but gets some."""
         declared = resolve_inputs(given.model, None, None)
-        if declared is not None and not _failure_of_call(given.model, declared.kwargs):
+        if declared is not None and "pixel_values" in {*given.inputs} - {*declared.kwargs}:
+            self._note("the model declares text alone, so images are given")
+        elif declared is not None and not _failure_of_call(given.model, declared.kwargs):
             return {}
-        self._note("the model cannot run on the inputs it declares, so others are given")
+        else:
+            self._note("the model cannot run on the inputs it declares, so others are given")
         return {"example_kwargs": {**given.inputs, **given.more}}
 
     def _generates(self, hyper: nn.Module, given: Generator) -> None:
