@@ -26,8 +26,8 @@ from mhc_compile.errors import (
 )
 from mhc_compile.twin.header import KEY
 from tests.copies import copied
+from tests.files.test_pickles import Runs
 from tests.ranks import run_ranks
-from tests.test_pickles import Runs
 from tests.toy_models import WIDTH, Tower
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import mhc_compile
+from tests.dynamo.test_backend import randomise
 from tests.tables import also
-from tests.test_backend import randomise
 
 transformers = pytest.importorskip("transformers")
 LAYERS = 2

@@ -28,8 +28,8 @@ from mhc_compile.errors import (
     SecondModelError,
     UnusedParametersWarning,
 )
-from tests.test_backend import distance, in_advance, inputs, randomise, tower
-from tests.test_graph_breaks import Loop, made
+from tests.dynamo.test_backend import distance, in_advance, inputs, randomise, tower
+from tests.dynamo.test_graph_breaks import Loop, made
 from tests.toy_models import WIDTH, Block, Normalised
 
 

@@ -12,8 +12,8 @@ from torch import nn
 import mhc_compile
 from mhc_compile.cli import main
 from mhc_compile.errors import CaptureError, NotAModuleError
-from tests.test_backend import inputs, tower
-from tests.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
+from tests.dynamo.test_backend import inputs, tower
+from tests.dynamo.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
 from tests.toy_models import WIDTH, Block
 
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_sel
 import mhc_compile
 from mhc_compile.errors import CaptureError, GraphBreakError, UncompiledCodeWarning
 from mhc_compile.passes.plan.data import Reason
+from tests.dynamo.test_backend import distance, inputs, randomise
 from tests.tables import also
-from tests.test_backend import distance, inputs, randomise
 from tests.toy_models import WIDTH, Block
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import LooseWeightsWarning
+from tests.dynamo.test_backend import distance, inputs, randomise, tower
+from tests.dynamo.test_graph_breaks import LOOP, Loop, made
 from tests.tables import also
-from tests.test_backend import distance, inputs, randomise, tower
-from tests.test_graph_breaks import LOOP, Loop, made
 from tests.toy_models import WIDTH
 
 

@@ -91,7 +91,7 @@ PASS: dict[str, Compute] = {
     ),
     "unit length": lambda m, x, f, mask, pos: F.normalize(x, dim=m.family.axis),
     "padded and cut": _padded_and_cut,
-    "noise": lambda m, x, f, mask, pos: x + 0.1 * torch.randn_like(x),
+    "noise": lambda m, x, f, mask, pos: x + 0.1 * torch.randn_like(x, memory_format=torch.contiguous_format),
     "dropped samples": lambda m, x, f, mask, pos: x * mask.new_empty(m.family.of_samples).bernoulli_(0.5),
     "dropped tokens": lambda m, x, f, mask, pos: (F.dropout2d if m.family.images else F.dropout1d)(x, 0.3),
 }

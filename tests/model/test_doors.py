@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 import mhc_compile
 from mhc_compile.errors import DetachedModuleWarning, MhcError, StreamsCutWarning
+from tests.capture.test_reads import PLACES
 from tests.moved import Net, X, moved, net, programs
 from tests.tables import also
-from tests.test_reads import PLACES
 from tests.toy_models import WIDTH, Block
 
 

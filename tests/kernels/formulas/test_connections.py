@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from site_chain import MULTI_STREAM, Chain, site_parameters, takes
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import connections
 from mhc_compile.kernels.formulas import initial_values as initial
+from tests.kernels.site_chain import MULTI_STREAM, Chain, site_parameters, takes
 
 EVERY = (*MULTI_STREAM, "kronecker")
 CASES = [(connection, n) for connection in EVERY for n in range(1, 9) if takes(connection, n)]

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from site_chain import MULTI_STREAM, Chain, noisy, site_parameters
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import connections
 from mhc_compile.kernels.operators import streams
+from tests.kernels.site_chain import MULTI_STREAM, Chain, noisy, site_parameters
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
