@@ -64,8 +64,8 @@ def find_exchanges(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int
 def find_crossings(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
     """Single candidates that start inside the branch of an earlier one and end behind it.
 
-    They hand what one layer has made for itself (values, scores, features) to a later layer, past the stream. A chain of
-    such sums is a stream of its own, and stays.
+    They hand what one layer has made for itself (values, scores, features) to a later layer, past the stream. A chain
+    of such sums is a stream of its own, and stays.
     """
     links = find_links(graph, found)
     linked = links.keys() | {link.source for link in links.values()}
