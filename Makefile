@@ -9,12 +9,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 ZOO_STAMP := .venv/.installed-zoo
+RECIPES_STAMP := .venv/.installed-recipes
+LOWEST_STAMP := .venv-lowest/.installed
 TYPES := build/types/mhc_compile
 CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types unit exhaustive mutants zoo fuzz gpu-proof bench clean
+.PHONY: help install demo test lint format types unit exhaustive mutants zoo fuzz gpu-proof bench lowest clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,13 +45,22 @@ types: $(STAMP)  ## mypy --strict
 		-p mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
-unit exhaustive mutants zoo fuzz gpu-proof: export OMP_NUM_THREADS ?= 1
+unit exhaustive mutants zoo fuzz gpu-proof lowest: export OMP_NUM_THREADS ?= 1
 
 unit: $(STAMP)  ## the tests, on JOBS=2 processes; of long tables the typical entries
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not exhaustive"
 
-exhaustive: $(STAMP)  ## the tests with every entry of every table, three times as long
+exhaustive: $(STAMP) $(RECIPES_STAMP)  ## the tests with every entry of every table, three times as long
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# What stands on other libraries: their interfaces are what differs between versions.
+LOWEST_TESTS := tests/test_versions.py tests/test_torch_compat.py tests/test_capture.py tests/test_transform.py \
+	tests/test_backend.py tests/test_fallback.py tests/test_dispatch.py tests/test_pretrained.py tests/test_huggingface.py \
+	tests/test_offload.py tests/test_adapters.py tests/test_optimizer.py tests/kernels/test_ops.py \
+	tests/recipes/test_transformers.py tests/recipes/test_peft.py tests/recipes/test_accelerate.py tests/recipes/test_timm.py
+
+lowest: $(LOWEST_STAMP)  ## the lowest versions of torch, transformers, timm, accelerate that are promised, in .venv-lowest
+	.venv-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not exhaustive" $(LOWEST_TESTS)
 
 mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches each
 	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
@@ -59,22 +70,23 @@ zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
 
-fuzz: $(STAMP)  ## 10,000 random models through every check, and 10,000 through random calls (hours)
+fuzz: $(STAMP)  ## 10,000 random models through every check, and twice as many through random calls (hours)
 	$(BIN)/python -m tests.fuzz.run --cases 10000
 	$(BIN)/python -m tests.fuzz.run --cases 10000 --what calls
+	$(BIN)/python -m tests.fuzz.run --cases 10000 --what whole_calls
 
 gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a GPU: registers, numbers
 	$(BIN)/python -m tests.gpu.compiled.resources
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/gpu
 
-bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffic, backend, against what a user would use
+bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffic, backend, decode, against what a user would use
 	mkdir -p build/bench
-	for name in passes_scaling mixing training_step memory traffic backend_overhead calls; do \
+	for name in passes_scaling mixing training_step memory traffic backend_overhead calls decode; do \
 		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
 	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
 
 clean:  ## remove .venv and everything generated
-	rm -rf .venv build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-lowest build .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 # Pinned versions and the package are resolved together, so torch is fetched once, in the version CI tests.
 $(STAMP): requirements-ci.txt pyproject.toml
@@ -91,4 +103,14 @@ $(BENCH_STAMP): $(STAMP)
 $(ZOO_STAMP): $(STAMP)
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["zoo2"]))' > .venv/zoo2.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement .venv/zoo2.txt
+	@touch $@
+
+# TRL and what it needs, for the recipes that `make test` leaves out.
+$(RECIPES_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --requirement requirements-ci.txt --editable '.[recipes]'
+	@touch $@
+
+$(LOWEST_STAMP): requirements-lowest.txt pyproject.toml
+	[ -x .venv-lowest/bin/pip ] || ./.ci/make_venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --requirement requirements-lowest.txt --editable '.[zoo,dev]'
 	@touch $@

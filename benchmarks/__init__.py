@@ -1,1 +1,1 @@
-"""Measurements; every number in the README names the module here that prints it."""
+"""Measurements; every number in docs/measured.md names the module here that prints it."""

@@ -48,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("saved, loaded into a fresh model, and the outputs agree")
 
 
-def tiny_llama() -> LlamaForCausalLM:
-    """Two layers, 32 channels, grouped-query attention, random weights, in evaluation mode."""
+def tiny_llama(layers: int = 2) -> LlamaForCausalLM:
+    """A few layers, 32 channels, grouped-query attention, random weights, in evaluation mode."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         use_cache=False,

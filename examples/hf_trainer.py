@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
 
 def transformed(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """What every process and every restart does first."""
-    return mhc_compile.transform(model, n=4, example_kwargs=tokens(2, LENGTH))
+    """What every process and every restart does first. Evaluation is traced when it comes."""
+    return mhc_compile.transform(model, n=4, example_kwargs=tokens(2, LENGTH), modes=("train",))
 
 
 def trainer(folder: str, steps: int, gradient_checkpointing: bool) -> Trainer:

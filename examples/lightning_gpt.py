@@ -34,7 +34,8 @@ class Language(lightning.LightningModule):
     def __init__(self, n: int = 4) -> None:
         super().__init__()
         example = torch.zeros(2, LENGTH, dtype=torch.long)
-        self.gpt = mhc_compile.transform(CharGPT(LENGTH, width=32, layers=2, heads=4), n=n, example_inputs=(example,))
+        gpt = CharGPT(LENGTH, width=32, layers=2, heads=4)
+        self.gpt = mhc_compile.transform(gpt, n=n, example_inputs=(example,), modes=("train",))
         self.losses: list[float] = []
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:

@@ -90,7 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # The transformed model shares its weights with the original one, so each of the two gets its own copy.
     hyper = mhc_compile.transform(
-        copy.deepcopy(vanilla), n=options.n, connection=options.connection, example_inputs=(example,)
+        copy.deepcopy(vanilla),
+        n=options.n,
+        connection=options.connection,
+        example_inputs=(example,),
+        modes=("train",),
     )
     added = hyper.mhc_plan.parameters
     total = sum(p.numel() for p in vanilla.parameters())

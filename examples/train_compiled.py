@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     sampler = batches(standard_library_text(), options.batch, options.context)
     example, _ = next(sampler)
 
-    hyper = mhc_compile.transform(copy.deepcopy(plain), n=4, example_inputs=(example,))
+    hyper = mhc_compile.transform(copy.deepcopy(plain), n=4, example_inputs=(example,), modes=("train",))
 
     backend = mhc_compile.backend(n=4, inner=options.inner)
     backend.attach(plain, (example,))  # the new parameters exist from here on, so the optimizer gets to know them

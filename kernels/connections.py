@@ -42,6 +42,8 @@ class Connection:
         values: a start to the initial values by name, in the same order, any float dtype and device.
         coefficients: `(X, params, *, n, axis)` to `(pre, post, R)`; X is `[n, *x.shape]`, or `x[None]` at an entry.
         max_streams: the largest n it takes.
+        powers: n must be a power of two.
+        single_pass: a site is read with the read weights of the site before (see `passes/single_pass.py`).
     """
 
     name: str
@@ -49,6 +51,8 @@ class Connection:
     values: Callable[[Start], dict[str, Tensor]]
     coefficients: Callable[..., reference.Coefficients]
     max_streams: int = MAX_STREAMS
+    powers: bool = False
+    single_pass: bool = False
 
 
 def _manifold_shapes(projection: str, n: int, channels: int) -> Shapes:
@@ -59,15 +63,16 @@ def _manifold_shapes(projection: str, n: int, channels: int) -> Shapes:
 
 def _manifold_values(projection: str, start: Start) -> dict[str, Tensor]:
     shapes = _manifold_shapes(projection, start.n, start.channels)
-    pre, post = initial.gate_biases(start.n, position=start.position, linear=start.linear)
+    row = PROJECTIONS[projection]
+    pre, post = initial.gate_biases(start.n, position=start.position, linear=start.linear, code=row.code(start.n))
     return {
         "phi": initial.projection_weights(shapes["phi"], init=start.init, generator=start.generator),
         "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
-        "bias": torch.cat((pre, post, PROJECTIONS[projection].start(start.n))),
+        "bias": torch.cat((pre, post, row.start(start.n))),
     }
 
 
-def _manifold(name: str, projection: str) -> Connection:
+def _manifold(name: str, projection: str, *, single_pass: bool = False) -> Connection:
     row = PROJECTIONS[projection]
     return Connection(
         name,
@@ -75,6 +80,8 @@ def _manifold(name: str, projection: str) -> Connection:
         partial(_manifold_values, projection),
         partial(reference.manifold_coefficients, matrix=row.matrix),
         row.max_streams,
+        row.powers,
+        single_pass,
     )
 
 
@@ -107,11 +114,9 @@ def _hyper_values(start: Start) -> dict[str, Tensor]:
     return values
 
 
-def _plain_coefficients(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:
-    return reference.plain_coefficients(X)
-
-
-_RESIDUAL = Connection("residual", lambda n, channels: {}, lambda start: {}, _plain_coefficients)
+_RESIDUAL = Connection(
+    "residual", lambda n, channels: {}, lambda start: {}, lambda X, params, *, n, axis: reference.plain_coefficients(X)
+)
 
 CONNECTIONS: Mapping[str, Connection] = MappingProxyType(
     {
@@ -121,7 +126,10 @@ CONNECTIONS: Mapping[str, Connection] = MappingProxyType(
             Connection("hc", _hyper_shapes, _hyper_values, reference.hyper_coefficients),
             Connection("hc-static", _static_shapes, _static_values, _static_coefficients),
             _manifold("mhc", "sinkhorn"),
+            _manifold("mhc-single-pass", "sinkhorn", single_pass=True),
             _manifold("mhc-lite", "permutations"),
+            _manifold("kronecker", "kronecker"),
+            _manifold("circulant", "circulant"),
             _manifold("identity", "identity"),
         )
     }
@@ -140,6 +148,8 @@ def find(connection: str, n: int) -> Connection:
     limit = 1 if row is _RESIDUAL else row.max_streams
     if not 1 <= n <= limit:
         raise InvalidOptionError(f"connection={connection!r} takes n from 1 to {limit}, got n={n}: write a smaller n")
+    if row.powers and n.bit_count() != 1:
+        raise InvalidOptionError(f"connection={connection!r} takes powers of two, got n={n}: write n=2, 4 or 8")
     return row
 
 

@@ -3,6 +3,8 @@
 
 namespace mhc {
 
+constexpr int FEW = 4;  // tokens, such as those of one step of decoding
+
 // What is not computed has a null pointer.
 template <class S, bool WRITES, bool GATES> struct Forward {
   using F = typename S::F;
@@ -16,6 +18,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   Output<S, typename S::O, 1> u;
   F* mix_out; F* stat;
   Shape s;
+  bool given;    // phi is read as it is given, not packed
   Held<F> held;  // the streams that are projected and read: those that were just written, else a copy of X
 
   void run(int64_t first, int64_t end) {
@@ -83,9 +86,12 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     X.expect(ahead, next, 0, s.channels);
     if (WRITES) y.expect(ahead, next, 0, s.channels);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
-      for (int i = 0; i < STREAMS; ++i)
-        sums.add(rows.at(i, 0) + c, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0),
-                 int(std::min<int64_t>(Z::CHUNK, s.channels - c)), ahead);
+      for (int i = 0; i < STREAMS; ++i) {
+        const F* from = rows.at(i, 0) + c;
+        const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
+        if (given) sums.add_given(from, rows.token, phi + (i * s.channels + c) * K, width, tile.count, ahead);
+        else sums.add(from, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0), width, ahead);
+      }
     F coefficients[K][TILE];
     coefficients_of(tile, sums, squares, coefficients);
     MHC_UNROLL
@@ -125,13 +131,16 @@ template <class S, bool WRITES, bool GATES> void forward(
     const typename S::Alpha* alpha, const typename S::Bias* bias, typename S::O* following, typename S::O* u,
     typename S::F* mix_out, typename S::F* stat, typename S::F* phi_packed, Shape s, int64_t parts) {
   using Step = Forward<S, WRITES, GATES>;
+  using F = typename S::F;
   const int64_t padded = Sizes<S>::padded(s);
-  if (GATES) pack_phi<S, Step::STREAMS, false>(phi, phi_packed, s);
+  const bool given = Step::STREAMS == S::n && Projection<S>::WHOLE && s.tokens() <= FEW;
+  if (GATES && !given) pack_phi<S, Step::STREAMS, false>(phi, phi_packed, s);
   if (WRITES) expect_to_fill(following, S::n * s.size());
   if (GATES) expect_to_fill(u, s.size());
   for_parts(s, parts, [&](int64_t, int64_t first, int64_t end) {
-    Step step{{X, s, padded}, {y, s, padded}, mix, phi_packed, alpha, bias, {following, s, padded}, {u, s, padded},
-              mix_out, stat, s, {GATES ? Step::STREAMS : 0, padded}};
+    Step step{{X, s, padded}, {y, s, padded}, mix, given ? (const F*)phi : phi_packed, alpha, bias,
+              {following, s, padded}, {u, s, padded}, mix_out, stat, s, given,
+              {GATES ? Step::STREAMS : 0, padded, given ? s.tokens() : TILE}};
     step.run(first, end);
   });
 }

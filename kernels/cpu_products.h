@@ -41,12 +41,20 @@ template <class S> struct Projection {
   using Z = Sizes<S>;
   static constexpr int REST = Z::K % W<F>, HALF = REST && REST <= W<F> / 2, FULL = Z::KV - HALF;
   static constexpr int FIT = (REGISTERS - 6) / Z::KV, R = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
+  // Whether a row of phi as it is given is whole vectors, or ends in half of one.
+  static constexpr bool WHOLE = std::is_same<F, typename S::Phi>::value && (!REST || 2 * REST == W<F>);
   F q[TILE][Z::KP] = {};
 
   void add(const F* rows, int64_t token, const F* phi, int width, Ahead& ahead) {
-    for (int t = 0; t < TILE; t += R) add_tokens(q[t], rows + t * token, token, phi, width, ahead);
+    for (int t = 0; t < TILE; t += R) add_tokens<R, Z::KP>(q[t], rows + t * token, token, phi, width, ahead);
   }
 
+  // The same for few tokens, with phi as it is given: to pack it takes longer than to read it for each of them.
+  void add_given(const F* rows, int64_t token, const F* phi, int width, int count, Ahead& ahead) {
+    for (int t = 0; t < count; ++t) add_tokens<1, Z::K>(q[t], rows + t * token, token, phi, width, ahead);
+  }
+
+  template <int R, int ROW>
   static void add_tokens(F* sums, const F* rows, int64_t token, const F* phi, int width, Ahead& ahead) {
     vec<F> total[R][FULL + 1];
     half<F> rest[R];
@@ -60,8 +68,8 @@ template <class S> struct Projection {
       vec<F> row[FULL + 1];
       half<F> last;
       MHC_UNROLL
-      for (int k = 0; k < FULL; ++k) row[k] = load(phi + c * Z::KP + k * W<F>);
-      if (HALF) last = load_half(phi + c * Z::KP + FULL * W<F>);
+      for (int k = 0; k < FULL; ++k) row[k] = load(phi + c * ROW + k * W<F>);
+      if (HALF) last = load_half(phi + c * ROW + FULL * W<F>);
       MHC_UNROLL
       for (int r = 0; r < R; ++r) {
         const vec<F> a = all<F>(rows[r * token + c]);

@@ -59,12 +59,13 @@ template <class T> struct Rows {
 
 // Memory for rows of F, zeros at first; `padded` channels of a row are whole chunks.
 template <class F> struct Held {
-  int64_t padded;
+  int64_t padded, tokens;
   std::vector<F> memory;
-  Held(int streams, int64_t channels) : padded(channels ? channels + 64 / sizeof(F) : 0), memory(streams * TILE * padded + 64 / sizeof(F)) {}
+  Held(int streams, int64_t channels, int64_t tokens = TILE)
+      : padded(channels ? channels + 64 / sizeof(F) : 0), tokens(tokens), memory(streams * tokens * padded + 64 / sizeof(F)) {}
   Rows<F> rows() {
     F* aligned = (F*)((uintptr_t(memory.data()) + 63) / 64 * 64);
-    return {aligned, padded, TILE * padded};
+    return {aligned, padded, tokens * padded};
   }
 };
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mhc_compile.kernels import packed, sinkhorn
-from mhc_compile.kernels.inductor import STEPS
+from mhc_compile.kernels.packed import STEPS
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

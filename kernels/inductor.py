@@ -20,11 +20,9 @@ from mhc_compile.errors import PackageNeedsPythonError
 from mhc_compile.kernels import packed, recomputed
 from mhc_compile.kernels.implementations import schedules, step_dtype, why_not_covered
 from mhc_compile.kernels.inductor_cpp import cpp_call
+from mhc_compile.kernels.packed import STEPS
 from mhc_compile.kernels.restoring import named
 from mhc_compile.kernels.schedule import Launch, Spec
-
-STEPS = ("gate", "write", "boundary", "leave", "gate_backward", "write_backward", "boundary_backward", "leave_backward")
-"""Names of the operators, and of the functions in `packed.py` and in the modules of schedules."""
 
 _LOG = logging.getLogger("mhc_compile")
 

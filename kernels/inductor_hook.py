@@ -1,18 +1,17 @@
-"""Tell Inductor of the lowerings, from the functions that give an operator its shapes: compilers ask them first."""
+"""Registers the lowerings with Inductor as soon as it is in use; imported by the package, so it imports nothing."""
 
 from __future__ import annotations
 
-import sys
+from mhc_compile.kernels.late import when_compiled
 
 
-def tell_inductor() -> None:
-    """Register the lowerings as soon as Inductor is in use.
+def install_all() -> None:
+    """The lowerings, and the sources of kernels as part of Inductor's cache keys."""
+    from mhc_compile.kernels.inductor import install  # late, for both import Inductor
+    from mhc_compile.kernels.inductor_cache import add_sources_to_cache_keys
 
-    Whoever compiles has imported `compile_fx` by then, and nobody else pays for importing Inductor.
-    """
-    if "torch._inductor.compile_fx" in sys.modules:
-        from mhc_compile.kernels.inductor import install
-        from mhc_compile.kernels.inductor_cache import add_sources_to_cache_keys
+    install()
+    add_sources_to_cache_keys()
 
-        install()
-        add_sources_to_cache_keys()
+
+when_compiled(install_all)

@@ -26,6 +26,11 @@ def write_code(n: int) -> Tensor:
     return torch.tensor(_alternating(n // 2) + [0.0] * (n - n // 2), dtype=torch.float64)
 
 
+def halves_code(n: int) -> Tensor:
+    """+1 for the first half of the streams, -1 for the second: what a Kronecker product of 2 x 2 matrices keeps."""
+    return torch.tensor([1.0] * (n // 2) + [-1.0] * (n // 2), dtype=torch.float64)
+
+
 def read_code(n: int) -> Tensor:
     """The zero-mean vector `g [n]` of the read, orthogonal to `write_code(n)`; zero for n <= 2, where none is left."""
     if n <= 2:
@@ -41,15 +46,15 @@ def unequal_weights(n: int, position: int) -> Tensor:
     return ((1 + READ_DEPTH * spread) / n).roll(position)
 
 
-def gate_biases(n: int, *, position: int, linear: bool) -> tuple[Tensor, Tensor]:
+def gate_biases(n: int, *, position: int, linear: bool, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Biases of the read and of the write gate, `[n]` each, n >= 2.
 
-    Linear stream paths: orthogonal codes. Streams differ only along `e`, which a permutation-symmetric R maps to a
-    multiple of itself and no read sees, so the function is kept while the gradient of R is alive.
+    Linear stream paths: orthogonal codes. Streams differ only along `e` (`code`, by default `write_code(n)`), which R
+    maps to a multiple of itself and no read sees, so the function is kept while the gradient of R is alive.
     Nonlinear paths: streams stay equal, and unequal reads break the symmetry instead.
     """
     if linear:
-        return read_bias(n), torch.logit((1 + WRITE_DEPTH * write_code(n)) / 2)
+        return read_bias(n), torch.logit((1 + WRITE_DEPTH * (write_code(n) if code is None else code)) / 2)
     return torch.logit(unequal_weights(n, position)), torch.zeros(n, dtype=torch.float64)
 
 

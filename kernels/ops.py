@@ -7,7 +7,8 @@ backward the streams, the branch and `stat`: coefficients and the streams behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,38 +16,42 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
-from mhc_compile.kernels import checks, packed
+from mhc_compile.kernels import checks, op_shapes, packed
 from mhc_compile.kernels.implementations import implementation
-from mhc_compile.kernels.inductor_hook import tell_inductor as _tell_inductor
-from mhc_compile.kernels.reference import coefficient_dtype
 
 Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float})
 
 
-@torch.library.custom_op("mhc::gate", mutates_args=())
-def _gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_now(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     checks.check_gate(X, phi, alpha, bias, n, axis)
     return implementation(X, None, n).gate(X, phi, alpha, bias, n, axis)
 
 
-@torch.library.custom_op("mhc::write", mutates_args=())
-def _write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+def _write_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
     checks.check_write(X, y, mix, n, axis)
     return implementation(X, y, n).write(X, y, mix, n, axis)
 
 
-@torch.library.custom_op("mhc::boundary", mutates_args=())
-def _boundary(
+def _boundary_now(
     X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     checks.check_boundary(X, y, mix, phi, alpha, bias, n, axis)
     return implementation(X, y, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
 
 
-@torch.library.custom_op("mhc::leave", mutates_args=())
-def _leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+def _leave_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
     checks.check_leave(X, y, mix, n, axis, scale)
     return implementation(X, y, n).leave(X, y, mix, n, axis, scale)
+
+
+_gate: Op = torch.library.custom_op("mhc::gate", _gate_now, mutates_args=())
+_write: Op = torch.library.custom_op("mhc::write", _write_now, mutates_args=())
+_boundary: Op = torch.library.custom_op("mhc::boundary", _boundary_now, mutates_args=())
+_leave: Op = torch.library.custom_op("mhc::leave", _leave_now, mutates_args=())
+_NOW: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {"gate": _gate_now, "write": _write_now, "boundary": _boundary_now, "leave": _leave_now}
+)
 
 
 @torch.library.custom_op("mhc::gate_backward", mutates_args=())
@@ -90,90 +95,14 @@ def _leave_backward(
     return implementation(X, y, n).leave_backward(g, X, y, mix, n, axis, scale)
 
 
-def _tokens(X: Tensor, axis: int) -> Any:
-    return X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
-
-
-def _coefficients_like(X: Tensor, axis: int, columns: int) -> Tensor:
-    _tell_inductor()
-    return X.new_empty((_tokens(X, axis), columns), dtype=coefficient_dtype(X.dtype))
-
-
-def _contiguous_like(X: Tensor) -> Tensor:
-    _tell_inductor()
-    return X.new_empty(X.shape)
-
-
-@_gate.register_fake
-def _gate_shapes(
-    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_gate(X, phi, alpha, bias, n, axis)
-    columns = n * n + n
-    return X.new_empty(X.shape[1:]), _coefficients_like(X, axis, columns), _coefficients_like(X, axis, columns + n + 1)
-
-
-@_write.register_fake
-def _write_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
-    _tell_inductor()
-    checks.check_write(X, y, mix, n, axis)
-    return X.new_empty((n, *y.shape), dtype=torch.promote_types(X.dtype, y.dtype))
-
-
-@_boundary.register_fake
-def _boundary_shapes(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    following = _write_shapes(X, y, mix, n, axis)
-    return following, *_gate_shapes(following, phi, alpha, bias, n, axis)
-
-
-@_leave.register_fake
-def _leave_shapes(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
-    _tell_inductor()
-    checks.check_leave(X, y, mix, n, axis, scale)
-    return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
-
-
-@_gate_backward.register_fake
-def _gate_backward_shapes(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> tuple[Tensor, ...]:
-    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, phi, alpha, bias))
-
-
-@_write_backward.register_fake
-def _write_backward_shapes(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, ...]:
-    checks.check_write_backward(g, X, y, mix, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
-
-
-@_boundary_backward.register_fake
-def _boundary_backward_shapes(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> tuple[Tensor, ...]:
-    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix, phi, alpha, bias))
-
-
-@_leave_backward.register_fake
-def _leave_backward_shapes(
-    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
-) -> tuple[Tensor, ...]:
-    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
+_gate.register_fake(op_shapes.gate)
+_write.register_fake(op_shapes.write)
+_boundary.register_fake(op_shapes.boundary)
+_leave.register_fake(op_shapes.leave)
+_gate_backward.register_fake(op_shapes.gate_backward)
+_write_backward.register_fake(op_shapes.write_backward)
+_boundary_backward.register_fake(op_shapes.boundary_backward)
+_leave_backward.register_fake(op_shapes.leave_backward)
 
 
 def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -279,11 +208,22 @@ def three(params: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def call(step: str, *args: Any) -> Any:
-    """The operator of a step; or the plain formula where operators have no rule."""
-    if not needs_formula():
-        return getattr(torch.ops.mhc, step)(*args)
-    getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
-    return getattr(packed, step)(*args)
+    """The operator of a step; or the plain formula where operators have no rule.
+
+    Where nobody but the kernel would see the operator, the kernel is called without it: to go through PyTorch's
+    dispatcher takes longer than to mix the streams of one token.
+    """
+    if needs_formula():
+        getattr(checks, f"check_{step}")(*args)  # an operator checks for itself
+        return getattr(packed, step)(*args)
+    return _NOW[step](*args) if _only_computes(args) else getattr(torch.ops.mhc, step)(*args)
+
+
+def _only_computes(args: Sequence[Any]) -> bool:
+    """Whether nothing records an operator, and nothing but plain tensors of the CPU goes in."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or compat.dispatch_modes():
+        return False
+    return bool(args[0].is_cpu) and all(type(value) in _PLAIN for value in args)
 
 
 def needs_formula() -> bool:

@@ -25,6 +25,9 @@ from mhc_compile.kernels import reference
 from mhc_compile.kernels.layout import from_rows, to_rows
 from mhc_compile.kernels.sinkhorn import sinkhorn_backward, sinkhorn_forward
 
+STEPS = ("gate", "write", "boundary", "leave", "gate_backward", "write_backward", "boundary_backward", "leave_backward")
+"""Names of these functions, of the operators for them, and of the functions in the modules of schedules."""
+
 
 def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients from the streams, and the read: `(u [*x.shape], mix, stat)`."""

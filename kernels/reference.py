@@ -59,7 +59,7 @@ def normed_projection(X: Tensor, phi: Tensor, *, n: int, axis: int) -> Tensor:
         product = product + stream @ block
         square = square + stream.square().mean(-1, keepdim=True)
     z = product * torch.rsqrt(square / len(streams) + RMS_EPS)
-    return z.movedim(-1, 0).unsqueeze(axis + 1)
+    return z.movedim(-1, 0).unsqueeze(axis + 1).contiguous()  # streams would take its layout, n innermost
 
 
 def read_gate(z: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
@@ -159,10 +159,10 @@ def plain_coefficients(X: Tensor) -> Coefficients:
 
 
 def read(X: Tensor, pre: Tensor) -> Tensor:
-    """`u = sum_i pre_i X_i`, accumulated in the coefficient dtype, returned in the dtype of X."""
-    total = pre[0] * X[0]
+    """`u = sum_i pre_i X_i`, accumulated in the coefficient dtype, returned in the dtype and memory layout of X."""
+    total = X[0] * pre[0]  # in this order, so that the layout is not that of the coefficients
     for i in range(1, X.shape[0]):
-        total = total + pre[i] * X[i]
+        total = total + X[i] * pre[i]
     return total.to(X.dtype)
 
 
@@ -171,9 +171,9 @@ def write(X: Tensor, y: Tensor, post: Tensor, R: Tensor) -> Tensor:
 
     One term per input stream, so no temporary is larger than X. Returned in the dtype that `X + y` would have.
     """
-    total = post * y
+    total = y * post
     for j in range(X.shape[0]):
-        total = total + R[:, j] * X[j]
+        total = total + X[j] * R[:, j]
     return total.to(torch.promote_types(X.dtype, y.dtype))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.kernels import reference
-from mhc_compile.kernels.inductor_hook import tell_inductor
+from mhc_compile.kernels.late import tell_inductor
 from mhc_compile.kernels.reference import SINKHORN_ITERATIONS
 
 

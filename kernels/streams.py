@@ -63,6 +63,16 @@ def entry_read(x: Tensor, pre: Tensor) -> Tensor:
     return reference.read(x.unsqueeze(0), pre.sum(0, keepdim=True))
 
 
+def equal_weights(X: Tensor) -> Tensor:
+    """Read weights that take the mean over streams, every token dim of size 1."""
+    return reference.mean_weights(X)
+
+
+def entry_equal_weights(x: Tensor, *, n: int) -> Tensor:
+    """`equal_weights(expand(x, n=n))`."""
+    return reference.mean_weights(expand(x, n=n))
+
+
 def write(X: Tensor, y: Tensor, post: Tensor, R: Tensor) -> Tensor:
     """The next streams: `sum_j R_ij X_j + post_i y`, in the dtype that `X + y` has."""
     return reference.write(X, y, post, R)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mhc_compile.kernels.triton_forward import leave_weights
+from mhc_compile.kernels.triton_leave import leave_weights
 from mhc_compile.kernels.triton_logits import add_dots, zero_tiles
 from mhc_compile.kernels.triton_parts import (
     column,

@@ -7,26 +7,21 @@ integers. `tiles` are those of the kernel that costs the most, by default what `
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-
 import torch
 
 from mhc_compile.kernels import reference
 from mhc_compile.kernels import triton_backward as backward
 from mhc_compile.kernels import triton_forward as forward
+from mhc_compile.kernels import triton_leave as leave_kernels
 from mhc_compile.kernels import triton_logits as logits
 from mhc_compile.kernels import triton_parameters as parameters
 from mhc_compile.kernels.restoring import passes
-from mhc_compile.kernels.schedule import Launch, Schedule, Size, Spec
-from mhc_compile.kernels.triton_tiles import Inputs, Tiles, configurations, widest
+from mhc_compile.kernels.schedule import Schedule, Spec
+from mhc_compile.kernels.triton_step import Step
+from mhc_compile.kernels.triton_tiles import Inputs, Tiles
 
 STREAMS = range(2, 9)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHARES = 16  # of the tokens, in the gradient of phi: enough programs for a GPU, few enough partial sums
-SUM_BLOCK = 1024
 
 
 def covers(dtype: torch.dtype, n: int) -> str | None:
@@ -40,7 +35,7 @@ def covers(dtype: torch.dtype, n: int) -> str | None:
 
 def gate(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.gate`."""
-    step = _Step.of("gate", inputs, n, axis, tiles)
+    step = Step.of("gate", inputs, n, axis, tiles)
     X = inputs["X"]
     buffers = {"u": Spec(X.shape[1:], X.dtype), "mix_out": step.table(n + n * n), "stat": step.table(step.K + 1)}
     names = (*inputs, "mix_out", "stat")
@@ -50,14 +45,14 @@ def gate(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Sched
 
 def write(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.write`."""
-    step = _Step.of("write", inputs, n, axis, tiles)
+    step = Step.of("write", inputs, n, axis, tiles)
     buffers = {"following": Spec((n, *inputs["y"].shape), step.dtype)}
     return Schedule(buffers, (step.pointwise(forward.write_kernel, (*inputs, *buffers)),), tuple(buffers))
 
 
 def boundary(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.boundary`."""
-    step = _Step.of("boundary", inputs, n, axis, tiles)
+    step = Step.of("boundary", inputs, n, axis, tiles)
     shape = inputs["y"].shape
     buffers = {
         "following": Spec((n, *shape), step.dtype),
@@ -72,9 +67,9 @@ def boundary(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> S
 
 def leave(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
     """`packed.leave`."""
-    step = _Step.of("leave", inputs, n, axis, tiles)
+    step = Step.of("leave", inputs, n, axis, tiles)
     buffers = {"out": Spec(inputs["y"].shape, step.dtype)}
-    launch = step.pointwise(forward.leave_kernel, (*inputs, *buffers), SCALE=scale)
+    launch = step.pointwise(leave_kernels.leave_kernel, (*inputs, *buffers), SCALE=scale)
     return Schedule(buffers, (launch,), tuple(buffers))
 
 
@@ -83,7 +78,7 @@ def restore(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Sc
     buffers: dict[str, Spec] = {}
     launches = []
     for each in passes(inputs, n):
-        step = _Step.of("restore", each.specs({**inputs, **buffers}), n, axis, tiles)
+        step = Step.of("restore", each.specs({**inputs, **buffers}), n, axis, tiles)
         tensors = {**each.tensors(), "restored": each.result}
         launches.append(step.pointwise(forward.restore_kernel, tensors, COUNT=len(each.ys)))
         buffers[each.result] = each.spec
@@ -92,7 +87,7 @@ def restore(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Sc
 
 def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.gate_backward`."""
-    step = _Step.of("gate_backward", inputs, n, axis, tiles)
+    step = Step.of("gate_backward", inputs, n, axis, tiles)
     results = {"grad_X": inputs["X"], **_parameter_gradients(inputs)}
     first = step.logits(logits.gate_logits_kernel, ("gu", "gmix", "X", "alpha", "bias", "stat"))
     names = ("gu", "X", "phi", "alpha", "bias", "stat", "glogits", "grad_X")
@@ -103,7 +98,7 @@ def gate_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None)
 
 def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.write_backward`."""
-    step = _Step.of("write_backward", inputs, n, axis, tiles)
+    step = Step.of("write_backward", inputs, n, axis, tiles)
     results = _write_gradients(inputs)
     launch = step.scan(backward.write_backward_kernel, (*inputs, *results), {"VEC": step.vector})
     return Schedule(results, (launch,), tuple(results))
@@ -111,7 +106,7 @@ def write_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None
 
 def boundary_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = None) -> Schedule:
     """`packed.boundary_backward`."""
-    step = _Step.of("boundary_backward", inputs, n, axis, tiles)
+    step = Step.of("boundary_backward", inputs, n, axis, tiles)
     written = _write_gradients(inputs)
     results = {**written, **_parameter_gradients(inputs)}
     read = ("X", "y", "mix", "alpha", "bias", "stat")
@@ -124,7 +119,7 @@ def boundary_backward(inputs: Inputs, n: int, axis: int, tiles: Tiles | None = N
 
 def leave_backward(inputs: Inputs, n: int, axis: int, scale: float, tiles: Tiles | None = None) -> Schedule:
     """`packed.leave_backward`."""
-    step = _Step.of("leave_backward", inputs, n, axis, tiles)
+    step = Step.of("leave_backward", inputs, n, axis, tiles)
     results = _write_gradients(inputs)
     launch = step.scan(backward.leave_backward_kernel, (*inputs, *results), {"VEC": step.vector}, SCALE=scale)
     return Schedule(results, (launch,), tuple(results))
@@ -136,146 +131,3 @@ def _write_gradients(inputs: Inputs) -> dict[str, Spec]:
 
 def _parameter_gradients(inputs: Inputs) -> dict[str, Spec]:
     return {f"grad_{name}": inputs[name] for name in ("phi", "alpha", "bias")}
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Inputs, sizes and tiles of one step; `m` is 1 where one stream stands for all, `dtype` that of X + y."""
-
-    n: int
-    m: int
-    C: int
-    outer: Size
-    inner: Size
-    last: bool
-    dtype: torch.dtype
-    widest: int
-    tiles: Tiles
-    inputs: Inputs
-    axis: int
-
-    @classmethod
-    def of(cls, name: str, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> _Step:
-        X = inputs["X"]
-        m, *shape = X.shape
-        dtype = torch.promote_types(X.dtype, inputs["y"].dtype) if "y" in inputs else X.dtype
-        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-        last = axis == len(shape) - 1
-        tiles = tiles or configurations(name, inputs, n, axis)[0]
-        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs, axis)
-
-    @property
-    def tokens(self) -> Size:
-        return self.outer * self.inner
-
-    @property
-    def K(self) -> int:
-        return self.n * self.n + 2 * self.n
-
-    @property
-    def channels(self) -> int:
-        """Channels of a tile: no more than there are, at least what a matrix product takes."""
-        return max(16, min(self.tiles.channels, _power_of_two(self.C)))
-
-    @property
-    def vector(self) -> int:
-        """Channels that one thread loads at once, and so may sum without asking others."""
-        return 16 // self.widest if self.last else self.channels
-
-    @property
-    def precision(self) -> str:
-        """Of the products with phi: TF32 holds every bf16 number, fp32 streams take three of its products."""
-        if torch.version.hip:
-            return "ieee"  # AMD's matrix cores multiply fp32 as it is
-        return "tf32x3" if self.widest == 4 else "tf32"
-
-    @property
-    def gated(self) -> dict[str, Any]:
-        """Constants of the kernels that compute coefficients."""
-        return {**self.projecting, **self.sinkhorn}
-
-    @property
-    def projecting(self) -> dict[str, Any]:
-        """Constants of the products with phi."""
-        return {"KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
-
-    @property
-    def sinkhorn(self) -> dict[str, Any]:
-        """Constants of the matrices."""
-        return {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
-
-    def tiled_for(self, kernel: str) -> _Step:
-        """The same step for a kernel with tiles of its own."""
-        return replace(self, tiles=configurations(kernel, self.inputs, self.n, self.axis)[0])
-
-    def table(self, columns: int) -> Spec:
-        """An fp32 buffer with one row per token."""
-        return Spec((self.tokens, columns), torch.float32)
-
-    def scratch(self, streams: int) -> dict[str, Spec]:
-        """What the kernels of a backward hand to one another."""
-        partial = Spec((SHARES, streams * self.C, self.K), torch.float32)
-        return {
-            "glogits": self.table(self.K),
-            "partial": partial,
-            "logit_sums": Spec((SHARES, 2, self.K), torch.float32),
-        }
-
-    def scan(self, kernel: Any, names: Iterable[str], constants: Mapping[str, Any], **more: Any) -> Launch:
-        """A program per block of tokens, which walks over the channels."""
-        return self._launch(kernel, names, {**constants, **more}, (self._blocks,))
-
-    def pointwise(self, kernel: Any, names: Iterable[str] | Mapping[str, str], **constants: Any) -> Launch:
-        """A program per block of tokens and channels."""
-        return self._launch(kernel, names, constants, (self._blocks, _ceil_div(self.C, self.channels)))
-
-    def read(self, streams: str, m: int) -> Launch:
-        """What a gate reads from m streams, once their coefficients are known."""
-        tensors = {"V": streams, **{name: name for name in ("alpha", "bias", "stat", "u")}}
-        return replace(self, m=m).tiled_for("read").pointwise(forward.read_kernel, tensors)
-
-    def logits(self, kernel: Any, names: tuple[str, ...]) -> Launch:
-        """The gradients of the logits of all tokens."""
-        step = self.tiled_for("logits")
-        return step.scan(kernel, (*names, "glogits"), {**step.sinkhorn, "VEC": step.vector})
-
-    def parameters(self, products: Any, names: tuple[str, ...], streams: int) -> tuple[Launch, Launch]:
-        """Partial sums of the gradients of phi, alpha and bias, and their sum."""
-        KP = self.projecting["KP"]
-        step = self.tiled_for("products")
-        grid = (_ceil_div(self.C, step.channels), SHARES)
-        names = (*names, "glogits", "partial", "logit_sums")
-        partial = step._launch(products, names, {**self.projecting, "SHARES": SHARES}, grid)
-        gradients = ("partial", "logit_sums", "grad_phi", "grad_alpha", "grad_bias")
-        sizes = {"n": self.n, "s": streams, "C": self.C, "KP": KP, "SHARES": SHARES, "BLOCK": SUM_BLOCK}
-        blocks = _ceil_div(self.n * self.C * self.K, SUM_BLOCK)
-        total = Launch(parameters.add_shares_kernel, {p: p for p in gradients}, {}, sizes, (blocks,), {"num_warps": 4})
-        return partial, total
-
-    @property
-    def _blocks(self) -> Size:
-        BT = self.tiles.tokens
-        return _ceil_div(self.tokens, BT) if self.last else self.outer * _ceil_div(self.inner, BT)
-
-    def _launch(
-        self,
-        kernel: Any,
-        names: Iterable[str] | Mapping[str, str],
-        constants: Mapping[str, Any],
-        grid: tuple[Size, ...],
-    ) -> Launch:
-        """`names` of tensors; or what each parameter of the kernel is called elsewhere."""
-        tensors = dict(names) if isinstance(names, Mapping) else {p: p for p in names}
-        tile = {"BT": self.tiles.tokens, "BC": self.channels, "LAST": self.last}
-        constants = {"n": self.n, "m": self.m, "C": self.C, **tile, **constants}
-        sizes = {"T": self.tokens, "inner": self.inner}
-        options = {"num_warps": self.tiles.warps, "num_stages": self.tiles.stages}
-        return Launch(kernel, tensors, sizes, constants, grid, options)
-
-
-def _ceil_div(size: Size, block: int) -> Size:
-    return (size + block - 1) // block
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()

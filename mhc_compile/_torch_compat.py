@@ -22,12 +22,14 @@ TESTED_VERSIONS = "2.13 and 2.14"
 NAMES: dict[str, str] = {
     # dialects
     "OpOverload": "torch._ops:OpOverload",
+    "dispatch_modes": "torch._C:_len_torch_dispatch_stack",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
     "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
     "functional_export": "torch._dynamo:functional_export",
+    "OutputGraph": "torch._dynamo.output_graph:OutputGraph",
     "fullgraph_capture": "torch._dynamo.convert_frame:fullgraph_capture",
     "restore_state_dict": "torch.export._trace:_restore_state_dict",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
@@ -40,10 +42,12 @@ NAMES: dict[str, str] = {
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     # backend
+    "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
     "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
+    "TensorVariable": "torch._dynamo.variables.tensor:TensorVariable",
     "NNModuleSource": "torch._dynamo.source:NNModuleSource",
     "TorchCompileInductorWrapper": "torch:_TorchCompileInductorWrapper",
     "TracingContext": "torch._guards:TracingContext",
@@ -136,6 +140,35 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
     return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
 
 
+@contextmanager
+def gradients_asked_for() -> Iterator[list[bool]]:
+    """Gets an entry when traced code in the block asks a tensor for `requires_grad`, which Dynamo makes a constant."""
+    kind, asked = load("TensorVariable"), []
+    answer = kind.method_attr_requires_grad
+
+    def answer_and_note(*args: Any) -> Any:
+        asked.append(True)
+        return answer(*args)
+
+    kind.method_attr_requires_grad = answer_and_note
+    try:
+        yield asked
+    finally:
+        kind.method_attr_requires_grad = answer
+
+
+def guard_while_compiled(check: Callable[[], bool], what: str) -> None:
+    """Where Dynamo traces, let the code that it makes hold only as long as `check()` is true; `what` names that."""
+    context = load("TracingContext").try_get()
+    if context is None:
+        return
+
+    def create(builder: Any, guard: Any) -> None:
+        builder.add_python_lambda_leaf_guard_to_root(["___mhc_check()"], [what], {"___mhc_check": check})
+
+    context.guards_context.dynamo_guards.add(load("GlobalStateSource")().make_guard(create))
+
+
 _EXPORT_ROOT = "L['self']._modules['_export_root']"
 """How Dynamo names the model in the guards of `dynamo_graph_capture`."""
 
@@ -187,6 +220,27 @@ def recorded_guards() -> Iterator[list[GuardRecord]]:
         yield found
     finally:
         module.fullgraph_capture = capture
+
+
+_LEAVES_CHECK = "_check_requires_grad_intermediate_outputs"
+
+
+@contextmanager
+def leaves_allowed() -> Iterator[None]:
+    """Lets captures hold `requires_grad_()` of a value on the way, as PEFT's recipe for checkpointing has it.
+
+    Dynamo refuses it because AOTAutograd would drop it; what is captured runs as it stands. One thread at a time.
+    """
+    kind = load("OutputGraph")
+    check = vars(kind).get(_LEAVES_CHECK)  # PyTorch 2.13 has none
+    if check is None:
+        yield
+        return
+    setattr(kind, _LEAVES_CHECK, lambda *_: None)
+    try:
+        yield
+    finally:
+        setattr(kind, _LEAVES_CHECK, check)
 
 
 def load(name: str) -> Any:

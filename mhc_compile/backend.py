@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.apart import compiled_alone
 from mhc_compile.compiled_graph import compile_graph
-from mhc_compile.config import Config
+from mhc_compile.config import MODES, Config, check_modes, make_config
 from mhc_compile.dynamo_model import traced_code
 from mhc_compile.errors import MhcError
 from mhc_compile.explain import Explanation, explain_call
@@ -22,10 +23,11 @@ from mhc_compile.held import Held
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
 from mhc_compile.inner import Compiled, Inner, InnerChoice
-from mhc_compile.owner import Transformed, check_module
+from mhc_compile.module_tree import original_class
+from mhc_compile.ownership import Served
 from mhc_compile.reserved import check_free
 from mhc_compile.survey import survey
-from mhc_compile.transform import MODES, check_modes, make_config
+from mhc_compile.untransformed import check_module
 
 
 def backend(
@@ -84,7 +86,7 @@ class Backend:
         """Use `backend(...)`, which validates options by name."""
         self.config = config
         self.inner = inner
-        self._held = Held(config, several=several_models)
+        self._held = Held(config, compile_alone, several=several_models)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or what a pickle gives back, has the options; its model is the next that it is used for."""
@@ -144,7 +146,7 @@ class Backend:
         model = check_module(getattr(model, "_orig_mod", model))
         check_free(model)
         owner = self._held.model_for(model)
-        if owner is None or isinstance(owner, Transformed):
+        if owner is None or isinstance(owner, Served):
             return ()  # it has them already
         make_ordinary(model)
         find = partial(survey, model, example_inputs, example_kwargs, self.config, self._held.claims, owner=owner)
@@ -187,6 +189,13 @@ class Backend:
         """
         check_state(state, Header.of(self.config))
         self._held.load(state)
+
+
+def compile_alone(module: nn.Module, model: nn.Module, config: Config) -> tuple[Callable[..., Any], list[GraphRecord]]:
+    """`module` compiled by itself, over the new parameters of `model`, and the records of its graphs, as they come."""
+    backend = Backend(config, InnerChoice("eager"))
+    backend._held.take(model)
+    return compiled_alone(module, original_class(module).forward, backend), backend.records
 
 
 def _raising(error: MhcError) -> Compiled:

@@ -48,7 +48,7 @@ class BoundReads:
         """Look up where each value is kept; `uncalled` are modules with offloaded tensors whose hooks do not run."""
         self._modules = list(modules.values())
         self._classes = [type(module) for module in self._modules]
-        self._kinds, self._forwards = list(reads.forwards), list(reads.forwards.values())
+        self._looked_up, self._in_classes = list(reads.looked_up), list(reads.looked_up.values())
         self._parents = [m._modules for m in self._modules if m._modules]
         self._children = [tuple(children.values()) for children in self._parents]
         loaded = loaded_devices(modules)
@@ -62,7 +62,7 @@ class BoundReads:
         self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
         self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
         self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
-        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device]] = []
+        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, bool | None]] = []
         for read in reads.values:
             self._add(read.start(modules), read)
         self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
@@ -71,8 +71,9 @@ class BoundReads:
         self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
         self._holders = [mapping for mapping, *_ in self._parameters]
         self._names = [name for _, name, *_ in self._parameters]
-        self._dtypes = [dtype for *_, dtype, _ in self._parameters]
-        self._devices = [device for *_, device in self._parameters]
+        self._dtypes = [dtype for *_, dtype, _, _ in self._parameters]
+        self._devices = [device for *_, device, _ in self._parameters]
+        self._required = [flag for *_, flag in self._parameters if flag is not None]  # all of them, or none
 
     def holds(self) -> bool:
         """Whether everything still is as it was read."""
@@ -93,10 +94,13 @@ class BoundReads:
         for value, module, read in self._computed:
             if not agrees(read, value(module)):
                 return f"{read.named()} has changed"
+        for (kind, name), value in zip(self._looked_up, self._in_classes, strict=True):
+            if getattr(kind, name, MISSING) != value:
+                return f"{kind.__name__}.{name} has changed"
         return (
             ""
             if self._all_hold(self._loadable)
-            else "a parameter has another dtype or device, or a class another forward"
+            else "a parameter has another dtype or device, or is frozen or not as before"
         )
 
     def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
@@ -109,7 +113,7 @@ class BoundReads:
                 and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
                 and self._still_absent()
                 and self._same_parameters(loaded)
-                and [kind.forward for kind in self._kinds] == self._forwards
+                and [getattr(kind, name, MISSING) for kind, name in self._looked_up] == self._in_classes
                 and all(agrees(read, value(start)) for value, start, read in self._computed)
             )
         except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
@@ -130,6 +134,8 @@ class BoundReads:
         else:
             dtypes = [p.dtype for p in parameters]
         devices = [p.device for p in parameters]
+        if self._required and [p.requires_grad for p in parameters] != self._required:
+            return False
         return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices, loaded))
 
     def _are_loaded(self, devices: list[torch.device], loaded: Mapping[tuple[int, str], torch.device]) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,12 +15,13 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
 from mhc_compile.capture_errors import takes_objects, translate
-from mhc_compile.errors import CaptureError, NoFloatError, WrappedModelError
+from mhc_compile.errors import NoFloatError
 from mhc_compile.input_spec import InputSpec, input_spec, joined
 from mhc_compile.places import reaches
 from mhc_compile.reads import Reads
 from mhc_compile.side_effects import lasting, watched
 from mhc_compile.spelling import check_names_of
+from mhc_compile.undisturbed import undisturbed
 
 TRACING = threading.RLock()
 """Dynamo's settings are those of the process, so one thread traces at a time."""
@@ -90,21 +90,21 @@ def capture(
             with nullcontext() if attempt.gradients else torch.no_grad():
                 traced = _attempt(model, args, kwargs, attempt.dynamic, open_axes)
                 gm = traced.gm
-                grad_mode = _grad_mode(gm, traced.guards)
+                grad_mode = _grad_mode(traced)
         except Exception as error:
             failures.append(error)
             if takes_objects(error):
                 break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
-        spec = input_spec(gm, traced.flat, traced.tree)
+        spec = input_spec(gm, traced.flat, traced.tree, gradients=traced.asks_gradients)
         return Captured(
             gm,
             joined(gm, traced.flat, spec) if path else spec,
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
             traced.autocast,
-            Reads.of(model, traced.guards, path),
+            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients),
             lasting(traced.changed),
             _calls(model),
             attempt.notes(failures),
@@ -148,7 +148,8 @@ def _attempts(model: nn.Module, dynamic: bool) -> list[_Attempt]:
 class _Traced:
     """What an attempt gives: the graph, its flat inputs and their structure, what changed, and Dynamo's guards.
 
-    `autocast` is the state it is valid under, None for any.
+    `asks_gradients` tells whether the code asks what requires gradients. `autocast` is the state it is valid under,
+    None for any.
     """
 
     gm: fx.GraphModule
@@ -156,6 +157,7 @@ class _Traced:
     tree: Any
     changed: set[str]
     guards: list[compat.GuardRecord]
+    asks_gradients: bool
     autocast: tuple[Any, ...] | None
 
 
@@ -173,10 +175,16 @@ def _attempt(
 
 
 def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced:
-    with TRACING, _undisturbed(model), compat.recorded_guards() as guards, watched() as changed:
+    with (
+        TRACING,
+        undisturbed(model),
+        compat.recorded_guards() as guards,
+        compat.gradients_asked_for() as asked,
+        watched() as changed,
+    ):
         gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])
         compat.restore_state_dict(model, gm)
-    return _Traced(gm, flat, tree, changed, guards, None)
+    return _Traced(gm, flat, tree, changed, guards, any(asked), None)
 
 
 def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:
@@ -196,56 +204,13 @@ def _open_axes(value: torch.Tensor) -> list[int]:
     return [a for a in axes[: value.dim()] if value.shape[a] > 1]
 
 
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Tracing consumes no random numbers, and prints no internal traceback for a user's error."""
-    hooks = {k: v for k, v in vars(model).items() if k in _CALL_HOOKS}
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled = logger.disabled
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
-        stack.enter_context(residuals_shown())
-        try:
-            logger.disabled = True
-            vars(model).update({k: type(v)() for k, v in hooks.items()})
-            yield
-        finally:
-            vars(model).update(hooks)
-            logger.disabled = disabled
-
-
-@contextmanager
-def residuals_shown() -> Iterator[None]:
-    """PyTorch's encoder layers do without the one operator for a whole layer, which hides their residual adds."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-_CALL_HOOKS = frozenset(
-    {
-        "_forward_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_hooks_always_called",
-        "_forward_pre_hooks",
-        "_forward_pre_hooks_with_kwargs",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-    }
-)
-
-
-def _grad_mode(gm: fx.GraphModule, guards: Sequence[compat.GuardRecord]) -> bool | None:
+def _grad_mode(traced: _Traced) -> bool | None:
     """Dynamo leaves out switches without effect, so a trace without gradients never shows where the model has some."""
     if not torch.is_grad_enabled():
         return False
-    if reaches(guards, (torch.is_grad_enabled,)):  # a branch may have been taken for it
+    if traced.asks_gradients or reaches(traced.guards, (torch.is_grad_enabled,)):  # a branch may have been taken for it
         return True
-    return True if any(node.target is compat.set_grad_enabled for node in gm.graph.nodes) else None
+    return True if any(node.target is compat.set_grad_enabled for node in traced.gm.graph.nodes) else None
 
 
 def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:
@@ -257,34 +222,3 @@ def _check_float(model: nn.Module, gm: fx.GraphModule) -> None:
             f"{type(model).__name__} computes on integers only, so there is no floating point stream to widen: "
             "pass a model with floating point parameters, or floating point example_inputs"
         )
-
-
-def reject_wrapped(model: nn.Module) -> None:
-    """Refuse compiled and scripted modules, which have no Python forward of their own, and data-parallel wrappers.
-
-    Raises:
-        CaptureError: with the order of calls to write instead.
-        WrappedModelError: the same, for a wrapper.
-    """
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        wrapper = type(model).__name__
-        raise WrappedModelError(
-            f"the model is wrapped in {wrapper}, which has listed its parameters already: write "
-            f"{wrapper}(mhc_compile.transform(model, ...)), with the model inside, {wrapper.lower()}.module"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError(_plain_first("a ScriptModule", "torch.jit.script cannot follow"))
-    if hasattr(model, "_orig_mod"):
-        later = "torch.compile(mhc_compile.transform(model, ...)) after"
-        raise CaptureError(_plain_first("the result of torch.compile", later))
-    for name, module in model.named_modules():
-        if compat.COMPILED in module._modules:
-            later = f"torch.compile of the {name} of the result, or of the whole result, after"
-            raise CaptureError(_plain_first(f"compiled in part, {name} is a result of torch.compile", later))
-    if model._compiled_call_impl is not None:  # it would run instead of the rewritten forward
-        later = "model = mhc_compile.transform(model, ...) first, model.compile() after"
-        raise CaptureError(_plain_first("compiled in place", later))
-
-
-def _plain_first(kind: str, later: str) -> str:
-    return f"the model is {kind}: give the plain module to mhc_compile.transform, {later}"

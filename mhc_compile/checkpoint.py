@@ -9,13 +9,13 @@ A name that ends in `.safetensors` chooses that format. For checkpoints of many 
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mhc_compile.atomic import write_atomically
 from mhc_compile.errors import UnreadableCheckpointError
 from mhc_compile.pickles import ADVICE, check_entries, unpickle
 
@@ -73,28 +73,3 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
     if not isinstance(state, dict):
         raise UnreadableCheckpointError(f"{path} holds a {type(state).__name__}, not a state dict: {ADVICE}")
     return state
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside `path`, wait until the disk has it, and rename it; on an error nothing is left behind."""
-    path = path.resolve()  # a link stays one
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself must reach the disk, too; Windows has no handles of folders and needs none."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.config import Config
 from mhc_compile.errors import StreamsCutWarning
+from mhc_compile.graphs import GraphRecord
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.module_tree import derived, original_class
 
-if TYPE_CHECKING:
-    from mhc_compile.config import Config
-    from mhc_compile.held import Held
+Compile = Callable[[nn.Module, nn.Module, Config], tuple[Callable[..., Any], list[GraphRecord]]]
+"""Compiles a module of a model alone; the list gets a record of each graph as it is compiled."""
 
 _DOOR = "_mhc_compiled_door"
 
@@ -42,13 +42,13 @@ def _rebuild(original: type[nn.Module]) -> Any:
     return object.__new__(original)
 
 
-def attach_doors(model: nn.Module, places: Iterable[str], config: Config) -> None:
-    """Make doors of the modules around these, by their names, and of `model` itself."""
+def attach_doors(model: nn.Module, places: Iterable[str], config: Config, compile_alone: Compile) -> None:
+    """Make doors of the modules around these, by their names, and of `model` itself, before anything is compiled."""
     paths = {"", *(".".join(parts[:n]) for parts in (p.split(".") for p in places) for n in range(1, len(parts) + 1))}
     for path, module in list(model.named_modules()):
         if path in paths and _can_be_door(module):
             module.__class__ = _attached_class(cast(Any, type(module)))
-            vars(module)[_DOOR] = _CompiledDoor(model, path, config)
+            vars(module)[_DOOR] = _CompiledDoor(model, path, config, compile_alone)
 
 
 def _can_be_door(module: nn.Module) -> bool:
@@ -59,15 +59,21 @@ def _can_be_door(module: nn.Module) -> bool:
 
 @functools.cache
 def _attached_class(original: Any) -> type[nn.Module]:
+    kind: type[nn.Module] = derived(Attached, original, functools.partial(_attached_forward, original), {})
+    return kind
+
+
+def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if torch.compiler.is_compiling() or compat.get_eval_frame_callback() is not None:
             return original.forward(self, *args, **kwargs)
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    kind: type[nn.Module] = derived(Attached, original, {"forward": forward})
-    return kind
+    return forward
 
 
 def _compiled_inside(module: nn.Module) -> bool:
@@ -79,10 +85,10 @@ def _compiled_inside(module: nn.Module) -> bool:
 class _CompiledDoor:
     """Compiles one module alone, with the parameters of the sites inside."""
 
-    def __init__(self, model: nn.Module, path: str, config: Config) -> None:
-        self._model, self._path, self._config = weakref.ref(model), path, config
+    def __init__(self, model: nn.Module, path: str, config: Config, compile_alone: Compile) -> None:
+        self._model, self._path, self._config, self._compile = weakref.ref(model), path, config, compile_alone
         self._call: Callable[..., Any] | None = None
-        self._held: Held | None = None
+        self._records: list[GraphRecord] = []
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
@@ -92,27 +98,15 @@ class _CompiledDoor:
             return original_class(module).forward(module, *args, **kwargs)
         assert model is not None
         if self._call is None:
-            self._call, self._held = self._compile(module, model)
-        assert self._held is not None
-        known = len(self._held.records)
+            self._call, self._records = self._compile(module, model, self._config)
+        known = len(self._records)
         result = self._call(*args, **kwargs)
-        if len(self._held.records) > known:
+        if len(self._records) > known:
             self._warn_of_cut(model)
         return result
 
-    def _compile(self, module: nn.Module, model: nn.Module) -> tuple[Callable[..., Any], Held]:
-        from mhc_compile.backend import Backend
-        from mhc_compile.fallback import RECOMPILE_LIMIT, plain_code
-        from mhc_compile.inner import InnerChoice
-
-        backend = Backend(self._config, InnerChoice("eager"))
-        backend._held.take(model)
-        call = types.MethodType(plain_code(original_class(module).forward), module)
-        return compat.compiled_apart(call, backend, RECOMPILE_LIMIT), backend._held
-
     def _warn_of_cut(self, model: nn.Module) -> None:
-        assert self._held is not None
-        found = {site.key for record in self._held.records for site in record.plan.sites}
+        found = {site.key for record in self._records for site in record.plan.sites}
         every = set(model._modules[CHILD].itself)  # type: ignore[union-attr, arg-type]
         if self._path and found < every:
             warnings.warn(

@@ -19,10 +19,10 @@ from mhc_compile.graphs import check_cut, examine, warn_of_limit, warn_of_loose_
 from mhc_compile.held import Held
 from mhc_compile.inner import Compiled, Inner
 from mhc_compile.instances import Instances, Served
+from mhc_compile.nothing_found import warn_of_nothing
 from mhc_compile.passes.plan import Plan
 from mhc_compile.state_names import name_state
 from mhc_compile.store import connections_of, slots_of
-from mhc_compile.transform import warn_of_nothing
 
 
 def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any], inner: Inner, held: Held) -> Compiled:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
+from mhc_compile.versions import check_versions
 
-Connection = Literal["residual", "hc", "hc-static", "mhc", "mhc-lite", "identity"]
+Connection = Literal[
+    "residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"
+]
 Init = Literal["preserve", "random"]
 Reduce = Literal["mean", "sum", "learned"]
 Recompute = Literal["auto"] | int | None
 Nested = Literal["longest", "outer", "inner"]
+
+MODES = ("train", "eval")
 
 MAX_STREAMS = 8
 MAX_STREAMS_LITE = 4  # mhc-lite enumerates n! permutations
@@ -24,9 +30,10 @@ class Config:
 
     Attributes:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
-        connection: what one site computes (`mhc` by default; see the README's table).
+        connection: what one site computes (`mhc` by default; see docs/api.md).
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02).
-        reduce: how streams become one tensor again at a readout.
+        reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
+            weights of the last site, as published.
         include: globs over site keys; only matching sites are rewritten. Empty means all.
         exclude: globs over site keys that are left alone.
         nested: which level wins where one residual connection lies inside the branch of another.
@@ -69,6 +76,10 @@ class Config:
             raise InvalidOptionError(
                 f"connection='mhc-lite' enumerates n! permutations and takes n <= {MAX_STREAMS_LITE}, got n={self.n}: "
                 "write connection='mhc' or a smaller n"
+            )
+        if self.connection == "kronecker" and self.n.bit_count() != 1:
+            raise InvalidOptionError(
+                f"connection='kronecker' takes powers of two, got n={self.n}: write n=2, 4 or 8, or connection='mhc'"
             )
         if self.reduce == "sum" and self.init == "preserve" and self.streams > 1:
             raise InvalidOptionError(
@@ -123,3 +134,29 @@ def _globs(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(v, str) for v in value):
         return tuple(value)
     raise InvalidOptionError(f"{name}={value!r} is not a glob or a list of globs: write {name}=['*.mlp']")
+
+
+def make_config(n: int, options: Mapping[str, Any]) -> Config:
+    """Validate options by name and value; every way in comes by here.
+
+    Raises:
+        InvalidOptionError: an option is unknown or out of its domain.
+    """
+    check_versions()
+    valid = [f.name for f in fields(Config)]
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        raise InvalidOptionError(f"unknown option {', '.join(unknown)}: the options are {', '.join(valid)}")
+    return Config(n=n, **options)
+
+
+def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+    """The modes in a tuple, without repetitions.
+
+    Raises:
+        InvalidOptionError: there is none, or another than `train` and `eval`.
+    """
+    chosen = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not chosen or any(mode not in MODES for mode in chosen):
+        raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
+    return tuple(dict.fromkeys(chosen))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from mhc_compile._torch_compat import tree_flatten
+from mhc_compile._torch_compat import guard_while_compiled
 from mhc_compile.bound_reads import BoundReads, bind
-from mhc_compile.hosts import follow
-from mhc_compile.program import Program, module_state
-
-if TYPE_CHECKING:
-    from mhc_compile.fallback import Fallback
-    from mhc_compile.owner import Transformed
+from mhc_compile.owned import Owner
+from mhc_compile.program import Program
 
 Kind = tuple[Any, ...]
 """A kind of call: structure and types of the inputs, modes; see `kind_of`."""
@@ -36,24 +33,25 @@ class Entry:
     path: str
     programs: list[Program] = field(default_factory=list)
     kinds: set[Kind] = field(default_factory=set)
-    fallback: Fallback | None = None
+    fallback: Callable[..., Any] | None = None
     bound: dict[int, BoundReads] = field(default_factory=dict)
 
     def for_copy(self) -> Entry:
         """The same for a copy of the model."""
         return Entry(self.path, [p for p in self.programs if not p.constants], set(self.kinds))
 
-    def find(self, owner: Transformed, flat: Sequence[Any], tree: Any) -> Program | None:
+    def find(self, owner: Owner, flat: Sequence[Any], tree: Any) -> Program | None:
         """The program that computes a call correctly, if there is one."""
-        if torch.compiler.is_compiling():  # Dynamo guards what it sees here, in plain Python
-            state = module_state(owner)
-            return next((p for p in self.programs if p.matches(state, owner, flat, tree)), None)
-        for program in self.programs:
-            if program.takes(flat, tree) and self._holds(program, owner):
+        compiling = torch.compiler.is_compiling()
+        for index, program in enumerate(self.programs):
+            if program.takes(flat, tree) and (
+                _holds_while_compiled(self, owner, index) if compiling else self.holds(program, owner)
+            ):
                 return program
         return None
 
-    def _holds(self, program: Program, owner: Transformed) -> bool:
+    def holds(self, program: Program, owner: Owner) -> bool:
+        """Whether all that the trace of a program has read is as it was."""
         bound = self.bound.get(id(program))
         if bound is not None and bound.holds():
             return True
@@ -63,13 +61,30 @@ class Entry:
         self.bound[id(program)] = made
         return True
 
-    def why_not(self, owner: Transformed) -> str:
+    def why_not(self, owner: Owner) -> str:
         """What keeps the latest program from serving a call, as far as the model is concerned."""
         made = bind(self.programs[-1].reads, owner) if self.programs else "it is the first call"
         return made if isinstance(made, str) else "the inputs are of another kind"
 
 
-def kind_of(owner: Transformed, flat: Sequence[Any], tree: Any) -> Kind:
+def _holds_while_compiled(entry: Entry, owner: Owner, index: int) -> bool:
+    """`Entry.holds` of one program, which Dynamo takes for a constant, and checks again at each call of its code."""
+    entries, owners = weakref.ref(entry), weakref.ref(owner)  # the code outlives the model
+
+    def holds() -> bool:
+        known, model = entries(), owners()
+        return known is not None and model is not None and known.holds(known.programs[index], model)
+
+    found = holds()
+    guard_while_compiled(lambda: holds() is found, f"what program {index} of {type(owner).__name__} has read")
+    return found
+
+
+# What `torch._dynamo.assume_constant_result` does.
+_holds_while_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def kind_of(owner: Owner, flat: Sequence[Any], tree: Any) -> Kind:
     """The kind of a call, without sizes and numbers."""
     leaves = tuple((v.dtype, v.dim()) if isinstance(v, torch.Tensor) else _type_of(v) for v in flat)
     return (tree, leaves, owner.training, torch.is_grad_enabled())
@@ -77,15 +92,3 @@ def kind_of(owner: Transformed, flat: Sequence[Any], tree: Any) -> Kind:
 
 def _type_of(value: Any) -> Any:
     return value if isinstance(value, (bool, str, type(None))) else type(value)
-
-
-def call_entry(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run a call through `entry` of `owner`; what it has no program for is traced first."""
-    follow(owner)
-    flat, tree = tree_flatten((args, dict(kwargs)))
-    program = entry.find(owner, flat, tree)
-    if program is None:
-        from mhc_compile.retrace import serve_new
-
-        return serve_new(owner, entry, args, kwargs)
-    return program(owner, flat)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
 
 from mhc_compile._torch_compat import unwrapped
-from mhc_compile.dispatch import call_entry
-from mhc_compile.errors import DetachedModuleWarning, StreamsCutWarning
+from mhc_compile.errors import DetachedModuleWarning
 from mhc_compile.hosts import Hosted, original_forward, plain_calls
+from mhc_compile.ownership import Served
 from mhc_compile.passes.nesting import HOSTED
 from mhc_compile.reads import lies_in, named_modules
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mhc_compile.owner import Transformed
-    from mhc_compile.passes.plan import Plan
+from mhc_compile.serve import call_entry
 
 
 class ModuleDoor:
@@ -28,7 +25,7 @@ class ModuleDoor:
         path: name of the module in its owner.
     """
 
-    def __init__(self, owner: Transformed, path: str) -> None:
+    def __init__(self, owner: Served, path: str) -> None:
         """Know the owner weakly: it holds the module, and may be copied without this."""
         self.path = path
         self._owner = weakref.ref(owner)
@@ -53,7 +50,7 @@ class DetachedDoor:
         return _without(module, args, kwargs)
 
 
-def set_doors(owner: Transformed) -> None:
+def set_doors(owner: Served) -> None:
     """Make a door of every module of `owner` that has sites inside."""
     places = {site.module for plan in owner._mhc.plans for site in plan.sites}
     for path, module in named_modules(owner):
@@ -62,7 +59,7 @@ def set_doors(owner: Transformed) -> None:
             vars(module)[HOSTED].door = ModuleDoor(owner, path) if inside and path else None
 
 
-def _holds(owner: Transformed, path: str, module: nn.Module) -> bool:
+def _holds(owner: Served, path: str, module: nn.Module) -> bool:
     found: Any = owner
     for part in path.split("."):
         found = unwrapped(found)._modules.get(part)
@@ -80,18 +77,3 @@ def _without(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     )
     with plain_calls():
         return original_forward(module)(module, *args, **kwargs)
-
-
-def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> None:
-    """Say that a module is called alone whose sites, by their keys, belong to longer segments."""
-    for segment in (segment for plan in plans for segment in plan.segments):
-        inside = [key for key in segment.sites if key in found]
-        if inside and len(inside) < len(segment.sites):
-            warnings.warn(
-                f"{path} is called by itself and holds {len(inside)} of the {len(segment.sites)} sites of a segment: "
-                "its streams begin and end at its border, so that nothing is carried to the next module. Call the "
-                "module around it, or the model, instead of a loop over blocks",
-                StreamsCutWarning,
-                stacklevel=6,
-            )
-            return

@@ -15,11 +15,11 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.graph_module import copy_graph_module
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.passes.checkpoints import CONTEXT_FN
 from mhc_compile.spelling import check_names
 from mhc_compile.state_names import name_state
-from mhc_compile.traced import copy_graph_module
 
 _HANDED_ON = ("compile_subgraph_reason", "_param_name_to_source", "_source_to_user_stacks", "_backend_id")
 """Attributes of Dynamo's graph modules that inner backends look for."""

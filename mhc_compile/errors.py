@@ -203,6 +203,10 @@ class RecompileLimitWarning(UserWarning):
     """Dynamo is about to give up on a function, which then runs without hyper-connections."""
 
 
+class RecompilationWarning(UserWarning):
+    """A call of a transformed model is compiled anew each time, which takes longer than the call."""
+
+
 class UncompiledCodeWarning(UserWarning):
     """A part of the model runs with Dynamo switched off, and so without hyper-connections."""
 
@@ -237,3 +241,7 @@ class FallbackWarning(UserWarning):
 
 class MissingSitesWarning(UserWarning):
     """A kind of call reaches fewer residual connections than the plan of the model has."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """A library is installed in a version that this package was not tested with."""

@@ -18,9 +18,9 @@ from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, GraphBreakError
 from mhc_compile.graphs import GraphRecord
 from mhc_compile.inputs import resolve_inputs
-from mhc_compile.owner import check_module
 from mhc_compile.passes.plan import Plan, Rejection, Site
 from mhc_compile.survey import survey
+from mhc_compile.untransformed import check_module
 from mhc_compile.wording import count_text, short_location
 
 _PLACE = re.compile(r"into one graph(?: at (\S+:\d+) in [^:]*)?: (.*)")

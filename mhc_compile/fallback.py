@@ -6,29 +6,30 @@ writes, and breaks graphs where it must.
 
 from __future__ import annotations
 
-import types
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.backend import Backend
-from mhc_compile.capture import residuals_shown
-from mhc_compile.errors import FallbackWarning, UncompiledCodeWarning
+from mhc_compile.apart import RECOMPILE_LIMIT, compiled_alone
+from mhc_compile.backend import Backend, compile_alone
+from mhc_compile.coverage import check_parameters, check_sites
+from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
 from mhc_compile.graphs import GraphRecord, no_graph
 from mhc_compile.held import Held
 from mhc_compile.hosts import original_forward, plain_calls
 from mhc_compile.inner import InnerChoice
-from mhc_compile.owner import Transformed
+from mhc_compile.module_tree import original_class
+from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan
-from mhc_compile.variants import check_parameters, check_sites
+from mhc_compile.undisturbed import residuals_shown
 from mhc_compile.wording import names_text
 
-RECOMPILE_LIMIT = 64
-"""How many kinds of calls Dynamo compiles for one module before it would run the next one plain."""
+OFTEN = 8
+"""How many calls in a row that are each compiled anew are worth a warning."""
 
 _SETTINGS = {
     "skip_nnmodule_hook_guards": False,  # hooks come and go
@@ -39,43 +40,76 @@ _SETTINGS = {
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
 
-    def __init__(self, owner: Transformed, path: str) -> None:
+    def __init__(self, owner: Served, path: str) -> None:
         """For the module `path` of `owner`, "" for the model itself."""
-        self._path, self._reported = path, False
-        module = owner.get_submodule(path)
+        self._path, self._reported, self._in_a_row = path, False, 0
+        self._owner = weakref.ref(owner)
         self._held = _HeldTransformed(owner)
+        self._start(owner)
+
+    def _start(self, owner: Served) -> None:
+        """Compile from now on, with nothing that was compiled before."""
+        module = owner.get_submodule(self._path)
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
         backend._held = self._held
-        # The code object is shared by all models, and so would be its limit of recompilations.
-        call = types.MethodType(plain_code(original_forward(module)), module)
-        self._compiled = compat.compiled_apart(call, backend, RECOMPILE_LIMIT)
+        self._compiled = compiled_alone(module, original_forward(module), backend)
+        self._compilations, self._methods = 0, methods_of(module)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
+        owner = self._owner()
+        assert owner is not None
+        # Dynamo looks at no method again, and runs what comes after its limit without any hyper-connections.
+        if self._compilations == RECOMPILE_LIMIT - 1 or any(vars(k).get(n) is not m for k, n, m in self._methods):
+            self._start(owner)
         known = len(self._held.records)
+        lengths = list_lengths(owner) if self._in_a_row == OFTEN else {}
         with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS):
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
         if new or not self._reported:
             self._reported = True
             self._held.report(new, self._path)
+        self._count(bool(new), owner, lengths)
         return result
 
+    def _count(self, compiled: bool, owner: Served, lengths: Mapping[str, int]) -> None:
+        """Warn of a call that is compiled anew each time, once."""
+        self._compilations += compiled
+        if self._in_a_row > OFTEN:
+            return
+        self._in_a_row = self._in_a_row + 1 if compiled else 0
+        if self._in_a_row > OFTEN:
+            now = list_lengths(owner)
+            grown = [name for name, length in lengths.items() if now.get(name, length) != length]
+            why = f"{names_text(grown)} grow" if grown else "something it reads is another each time"
+            warnings.warn(
+                f"{self._path or 'the model'} is compiled anew at each call, because {why}. That takes longer than the "
+                "call itself: empty lists between calls, or keep one tensor or number in place of a list",
+                RecompilationWarning,
+                stacklevel=5,
+            )
 
-def plain_code(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a module and its inputs that runs `forward`, for `torch.compile`."""
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return forward(module, *args, **kwargs)
+def methods_of(module: nn.Module) -> list[tuple[type, str, Any]]:
+    """Class, name and function of all that the classes of a module and its submodules have, PyTorch's own left out."""
+    kinds = {kind for part in module.modules() for kind in original_class(part).__mro__}
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
+    return [(kind, name, value) for kind in own for name, value in vars(kind).items() if callable(value)]
 
-    return call
+
+def list_lengths(model: nn.Module) -> dict[str, int]:
+    """Names of the lists that modules have as attributes -> their lengths."""
+    modules = model.named_modules()
+    found = ((f"{path}.{name}".lstrip("."), value) for path, m in modules for name, value in vars(m).items())
+    return {name: len(value) for name, value in found if isinstance(value, list)}
 
 
 class _HeldTransformed(Held):
     """The model of a fallback: made by `transform`, so that all of its parameters are there."""
 
-    def __init__(self, owner: Transformed) -> None:
-        super().__init__(owner._mhc.config, several=False)
+    def __init__(self, owner: Served) -> None:
+        super().__init__(owner._mhc.config, compile_alone, several=False)
         self._owner = weakref.ref(owner)
         self.claims = owner.hyper_connections.itself.graphs
         self._complete = True
@@ -88,7 +122,7 @@ class _HeldTransformed(Held):
         return False
 
     def create(self, model: nn.Module, plan: Plan) -> None:
-        assert isinstance(model, Transformed)
+        assert isinstance(model, Served)
         check_parameters(model, plan)
 
     def report(self, new: Sequence[GraphRecord], path: str) -> None:

@@ -10,8 +10,8 @@ import functools
 import re
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,16 +19,25 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mhc_compile.alive import alive
 from mhc_compile.errors import UntrainedParametersWarning
+from mhc_compile.passes.plan import OWNER
 from mhc_compile.wording import count_text, names_text
-
-if TYPE_CHECKING:
-    from mhc_compile.hyper_connections import HyperConnections
 
 _BLOCK = re.compile(r"(?:[^.]+\.)*?\d+(?=\.|$)|[^.]+")
 """The first numbered module in a path, `layers.0` of `layers.0.mlp`; where there is none, the outermost."""
 
 
-def watch(child: HyperConnections) -> None:
+class NewParameters(Protocol):
+    """What is watched: `mhc_compile.hyper_connections.HyperConnections`, which asks for it."""
+
+    @property
+    def identifiers(self) -> Mapping[str, str]:
+        """Site key -> what its parameters are called."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As of any module."""
+
+
+def watch(child: NewParameters) -> None:
     """Look at each optimizer of this process after its first step, until one is found that leaves `child` out.
 
     Nothing is kept alive for it. A step that finds nothing to say costs microseconds; where an optimizer does not hold
@@ -52,7 +61,7 @@ class _Lookout:
     """
 
     def __init__(self) -> None:
-        self.watched: weakref.WeakKeyDictionary[HyperConnections, weakref.WeakSet[torch.optim.Optimizer]]
+        self.watched: weakref.WeakKeyDictionary[NewParameters, weakref.WeakSet[torch.optim.Optimizer]]
         self.watched = weakref.WeakKeyDictionary()
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -63,7 +72,7 @@ class _Lookout:
                 self._look(child, seen, optimizer)
 
     def _look(
-        self, child: HyperConnections, seen: weakref.WeakSet[torch.optim.Optimizer], optimizer: torch.optim.Optimizer
+        self, child: NewParameters, seen: weakref.WeakSet[torch.optim.Optimizer], optimizer: torch.optim.Optimizer
     ) -> None:
         learning = {n: p for n, p in child.named_parameters() if p.requires_grad and p.grad is not None}
         if not learning:  # nobody trains it now
@@ -87,7 +96,7 @@ def _missed(learning: Mapping[str, nn.Parameter], held: set[int]) -> list[str]:
     return [name for name, parameter in learning.items() if id(parameter) not in held]
 
 
-def _of_trained_layers(child: HyperConnections, missed: Sequence[str], held: set[int]) -> list[str]:
+def _of_trained_layers(child: NewParameters, missed: Sequence[str], held: set[int]) -> list[str]:
     """Those whose blocks are trained: under a head on a body that nobody trains, none is missed."""
     trained = _trained(child, held) if missed else []
     keys = {identifier: key for key, identifier in child.identifiers.items()}
@@ -103,9 +112,8 @@ def block_of(key: str) -> str:
     return "" if whole or found is None else f"{found[0]}."
 
 
-def _trained(child: HyperConnections, held: set[int]) -> list[str]:
+def _trained(child: NewParameters, held: set[int]) -> list[str]:
     """Names of the model's own parameters that an optimizer holds."""
-    from mhc_compile.passes.rewrite import OWNER
 
     def owns(module: nn.Module) -> bool:
         children = vars(module).get("_modules", {})

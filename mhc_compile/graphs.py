@@ -23,10 +23,10 @@ from mhc_compile.errors import (
     PatternWarning,
     RecompileLimitWarning,
 )
-from mhc_compile.owner import Transformed
+from mhc_compile.nothing_found import warn_of_nothing
 from mhc_compile.owners import check_owner, check_parts
+from mhc_compile.ownership import Served
 from mhc_compile.store import Claims, connections_of
-from mhc_compile.transform import warn_of_nothing
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan, Rejection
@@ -222,7 +222,7 @@ def _rewritten_already(gm: fx.GraphModule, plan: Plan, model: nn.Module) -> list
     """Sites inside a part that `transform` made; the model itself is one where its fallback is compiled."""
 
     def is_part(kind: type) -> bool:
-        return issubclass(kind, Transformed) and kind is not type(model)
+        return issubclass(kind, Served) and kind is not type(model)
 
     inside = {n.name for n in gm.graph.nodes if any(map(is_part, _classes(n)))}
     return [site.key for site in plan.sites if site.add in inside]

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from mhc_compile.config import Config
 from mhc_compile.errors import CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError
+from mhc_compile.wording import names_text
 
 FORMAT = 1
 SIZE = 256
 KEY = "hyper_connections._extra_state"
 """Name of the header in the state dict of a transformed model."""
+_ADAPTED, _BESIDE = "modules_to_save", ("original_module", "_extra_state")
+"""What PEFT calls the copies that it trains; what else there is where it has made them."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,25 @@ def check_state(state: Mapping[str, Any], wanted: Header, prefix: str = "") -> N
     name = prefix + KEY
     if name in state:
         Header.from_tensor(state[name], name).check(wanted)
+
+
+def check_adapter(names: Iterable[str], prefix: str = "") -> None:
+    """Refuse an adapter of PEFT that was trained at other sites: PEFT takes what fits, and says nothing of the rest.
+
+    Args:
+        names: of the state that is being loaded; PEFT has put its own word into those that it knows.
+        prefix: what names of the transformed model begin with.
+
+    Raises:
+        CheckpointMismatchError: hyper-connections are left that the model does not have.
+    """
+    child = prefix + KEY.partition(".")[0] + "."
+    sites = {name[len(child) :].partition(".")[0] for name in names if name.startswith(child)}
+    if _ADAPTED in sites and (foreign := sorted(sites - {_ADAPTED, *_BESIDE})):
+        raise CheckpointMismatchError(
+            f"the adapter was trained with hyper-connections at {names_text(foreign)}, which this model does not have: "
+            "load it into a model that was transformed as its base was, with the same include, exclude and nested"
+        )
 
 
 def is_plain(names: Iterable[str], prefix: str = "") -> bool:

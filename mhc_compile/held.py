@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import nn
 
-from mhc_compile.compiled_doors import attach_doors
+from mhc_compile.compiled_doors import Compile, attach_doors
 from mhc_compile.config import Config
 from mhc_compile.errors import NoParametersYetError, OtherParametersError, UnusedParametersWarning
 from mhc_compile.graphs import GraphRecord, warn_of_unmatched
 from mhc_compile.header import KEY
 from mhc_compile.hyper_connections import CHILD, HyperConnections
-from mhc_compile.owner import Transformed
 from mhc_compile.owners import owner_of, second_model
+from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import Claims, connections_of, create, fill, names_of
 from mhc_compile.wording import count_text, names_text
@@ -35,9 +35,10 @@ class Held:
         records: what was found in each graph that was compiled, in order.
     """
 
-    def __init__(self, config: Config, *, several: bool) -> None:
+    def __init__(self, config: Config, compile_alone: Compile, *, several: bool) -> None:
         """Hold none yet."""
         self.config, self.several = config, several
+        self._compile_alone = compile_alone
         self.claims: Claims = {}
         self.records: list[GraphRecord] = []
         self._model: Callable[[], nn.Module | None] = lambda: None
@@ -70,7 +71,7 @@ class Held:
         if found is None or (known is not None and found in set(known.modules())):
             return known
         inside = known in set(found.modules())
-        if known is not None and inside and (isinstance(known, Transformed) or connections_of(known) is not None):
+        if known is not None and inside and (isinstance(known, Served) or connections_of(known) is not None):
             return known
         if known is None or inside or self.several:
             found = owner_of(found)
@@ -79,7 +80,7 @@ class Held:
 
     def is_done(self, model: nn.Module) -> bool:
         """Whether the code of a model holds its streams already."""
-        return isinstance(model, Transformed)
+        return isinstance(model, Served)
 
     def create(self, model: nn.Module, plan: Plan) -> None:
         """Give the model the parameters it lacks for a plan, with the values that were loaded for them.
@@ -102,8 +103,8 @@ class Held:
         _check_taken(self._loaded, names | set(child.state_dict() if child is not None else ()))
         for plan in plans:
             self.create(model, plan)
-        # Not where parameters appear with the first call: Dynamo is tracing then, and has seen the classes.
-        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config)
+        # Not where parameters appear with the first call: guards that Dynamo is about to make count the base classes.
+        attach_doors(model, [site.module for plan in plans for site in plan.sites], self.config, self._compile_alone)
         self._complete = True
 
     def first_call_over(self) -> None:

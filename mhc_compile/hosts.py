@@ -10,30 +10,23 @@ import functools
 import inspect
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 
 from mhc_compile._torch_compat import is_outermost
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.module_tree import HOOKS, State, derived, original_class, shallow
-from mhc_compile.offload import call_plain, without_hook
+from mhc_compile.module_tree import derived, original_class
 from mhc_compile.passes.nesting import HOSTED, hosted_name
-
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
 
 Hooks see the inputs as in any call; those that ask for keywords see this one, too.
 """
-_HOOK_FUNCTIONS = ("_forward_hooks", "_forward_pre_hooks")
 PATCHED = "_mhc_patched_forward"
 """Attribute for a `forward` that was set on the instance of a module."""
 
@@ -140,7 +133,7 @@ class Hosted(nn.Module):
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
-    return object.__new__(_hosted_class(cast(Any, original)))
+    return object.__new__(hosted_class(cast(Any, original)))
 
 
 def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> None:
@@ -148,20 +141,6 @@ def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> Non
     host = owner.get_submodule(path)
     if isinstance(host, Hosted):  # else it was replaced, and runs no code
         vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
-
-
-def follow(owner: Transformed) -> None:
-    """Let hosts find the parameters that are in use now: adapters put copies in the place of others, and switch."""
-    ownership, child = owner._mhc, owner.hyper_connections
-    used = child.itself
-    if ownership.shown is not None and ownership.shown() is used:
-        return
-    copies = [part for part in child.modules() if isinstance(part, HyperConnections)]
-    used.hosts = {name: paths for copy_ in copies for name, paths in copy_.hosts.items()}
-    for name, paths in used.hosts.items():
-        for path in paths:
-            show(owner, used, name, path)
-    ownership.shown = weakref.ref(used)
 
 
 def mark_called(module: nn.Module, called: bool) -> None:
@@ -183,8 +162,17 @@ def _check_called(module: nn.Module) -> None:
 
 
 @functools.cache  # one class per class, so that blocks that were alike still are
-def _hosted_class(original: Any) -> type[nn.Module]:
+def hosted_class(original: Any) -> type[nn.Module]:
+    """The class of a submodule that runs generated code, in place of `original`."""
+    special = {} if original.__call__ is nn.Module.__call__ else {"__call__": _calling_of(original)}
+    hosted: type[nn.Module] = derived(Hosted, original, functools.partial(_hosted_forward, original), special)
+    return hosted
+
+
+def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if stood_for:
+            return stood_for[0](self, *args, **kwargs)
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
         door = self.__dict__[HOSTED].door
@@ -196,11 +184,7 @@ def _hosted_class(original: Any) -> type[nn.Module]:
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
     forward.__doc__ = original.forward.__doc__
-    attributes: dict[str, Any] = {"forward": forward}
-    if original.__call__ is not nn.Module.__call__:
-        attributes["__call__"] = _calling_of(original)
-    hosted: type[nn.Module] = derived(Hosted, original, attributes)
-    return hosted
+    return forward
 
 
 def _calling_of(original: Any) -> Callable[..., Any]:
@@ -220,91 +204,3 @@ def original_forward(module: nn.Module) -> Callable[..., Any]:
     if patched is None:
         return original_class(module).forward
     return lambda module, *args, **kwargs: patched(*args, **kwargs)
-
-
-def for_twin(module: nn.Module) -> tuple[type[nn.Module], State]:
-    """How a module of the model looks in its twin. Its hooks are part of the trace and do not run again."""
-    state = shallow(module)
-    for name in _HOOK_FUNCTIONS:
-        state[name] = type(state[name])((key, TracedHook(hook)) for key, hook in state[name].items())
-    if not _can_host(module):
-        return type(module), state
-    set_aside_forward(state)
-    state[HOSTED] = Container()
-    return _hosted_class(cast(Any, type(module))), state
-
-
-def _can_host(module: nn.Module) -> bool:
-    """Whether a call of a module can run other code. Containers have none of their own."""
-    kind = type(module)
-    has_code = kind.forward is not nn.Module.forward or "forward" in vars(module)
-    return has_code and not hasattr(kind, "__deepcopy__")
-
-
-def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn.Module], State]:
-    """How a module of the twin looks to a trace of `door`: as in the model, with the hooks that are not run otherwise.
-
-    Those that were there before are always traced, later ones where no code calls the module.
-    """
-    kind, state = for_plain(module)
-    without_hook(module, state)
-    if module is door or (isinstance(module, Hosted) and vars(module)[HOSTED].called):
-        traced = {k for name in _HOOK_FUNCTIONS for k, h in vars(module)[name].items() if isinstance(h, TracedHook)}
-        for name in HOOKS:
-            state[name] = type(state[name])((key, hook) for key, hook in state[name].items() if key in traced)
-    return kind, state
-
-
-def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
-    """How a module of the twin looks in a plain model: with all of its hooks."""
-    state, kind = _without_code(module), original_class(module)
-    call_plain(module, state, kind)
-    for name in _HOOK_FUNCTIONS:
-        state[name] = type(state[name])((key, getattr(hook, "traced", hook)) for key, hook in state[name].items())
-    return kind, state
-
-
-@dataclass(frozen=True)
-class TracedHook:
-    """A hook that generated code has in itself: where that runs, it has nothing to do.
-
-    Attributes:
-        traced: the hook.
-    """
-
-    traced: Callable[..., Any]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The hook, where the original code runs."""
-        return self.traced(*args, **kwargs) if runs_plain() else None
-
-
-@contextmanager
-def trace_hooks_since(model: nn.Module) -> Iterator[None]:
-    """Hooks that are registered in the block on modules of a twin become a part of what is traced."""
-    before = {id(m): {key for name in _HOOK_FUNCTIONS for key in vars(m)[name]} for m in model.modules()}
-    yield
-    for module in model.modules():
-        for name in _HOOK_FUNCTIONS if isinstance(module, Hosted) else ():
-            hooks = vars(module)[name]
-            hooks.update({k: TracedHook(hook) for k, hook in hooks.items() if k not in before[id(module)]})
-
-
-def _without_code(module: nn.Module) -> State:
-    state = shallow(module)
-    state.pop(HOSTED, None)
-    put_forward_back(state)
-    return state
-
-
-def set_aside_forward(state: State) -> None:
-    """A `forward` that was set on the instance would hide that of the class."""
-    if "forward" in state:
-        state[PATCHED] = state.pop("forward")
-
-
-def put_forward_back(state: State) -> None:
-    """Undo `set_aside_forward`; a later one stays."""
-    patched = state.pop(PATCHED, None)
-    if patched is not None:
-        state.setdefault("forward", patched)

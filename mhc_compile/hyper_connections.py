@@ -15,8 +15,9 @@ from mhc_compile.errors import OwnChildrenError
 from mhc_compile.first_step import watch
 from mhc_compile.header import Header
 from mhc_compile.offload import StaysLoaded
+from mhc_compile.passes.plan import OWNER
 
-CHILD = "hyper_connections"
+CHILD = OWNER
 """Name of the child of a model that holds the new parameters."""
 
 _STATIC = ("alpha", "bias", "static_", "scale")
@@ -182,3 +183,22 @@ class HyperConnections(StaysLoaded):
     def items(self) -> ItemsView[str, nn.Module]:
         """Pairs of key and module."""
         return {key: self[key] for key in self._identifiers}.items()
+
+
+def spared_names(model: nn.Module) -> set[str]:
+    """Names of the parameters of hyper-connections that take no weight decay."""
+    spare = spared(model)
+    return {name for name, parameter in model.named_parameters() if id(parameter) in spare}
+
+
+def spared(model: nn.Module) -> set[int]:
+    """Ids of the parameters of hyper-connections that take no weight decay."""
+    return {id(parameter) for parameter, decaying in new_parameters(model) if not decaying}
+
+
+def new_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """The parameters of hyper-connections, and whether they decay."""
+    for module in model.modules():
+        if isinstance(module, HyperConnections):
+            for name, parameter in module.named_parameters():
+                yield parameter, decays(name.rpartition(".")[2], parameter)

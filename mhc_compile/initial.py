@@ -10,9 +10,8 @@ from torch import nn
 
 from mhc_compile.errors import NotTransformedError
 from mhc_compile.hyper_connections import CHILD
-from mhc_compile.owner import Transformed
-from mhc_compile.stage import Stage
-from mhc_compile.variants import all_specs
+from mhc_compile.owned import Owner
+from mhc_compile.specs import all_specs
 from mhc_compile.whole import placed
 
 
@@ -28,7 +27,7 @@ def reset_parameters(model: nn.Module) -> None:
     Raises:
         NotTransformedError: it is none of these.
     """
-    owners = [module for module in model.modules() if isinstance(module, (Transformed, Stage))]
+    owners = [module for module in model.modules() if isinstance(module, Owner)]
     if not owners:
         raise NotTransformedError(
             f"{type(model).__name__} was not made by mhc_compile.transform: pass the model that transform returned "
@@ -40,7 +39,7 @@ def reset_parameters(model: nn.Module) -> None:
                 parameter.copy_(placed(value, parameter))
 
 
-def materialise(owner: Transformed | Stage, state: dict[str, Any], prefix: str) -> None:
+def materialise(owner: Owner, state: dict[str, Any], prefix: str) -> None:
     """Add initial values to a plain state dict that is about to be assigned, for hyper-connections on the meta device.
 
     They go where the tensors of the state dict are.
@@ -54,7 +53,7 @@ def materialise(owner: Transformed | Stage, state: dict[str, Any], prefix: str) 
 
 
 def _initial_values(
-    owner: Transformed | Stage, device: torch.device | None = None
+    owner: Owner, device: torch.device | None = None
 ) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
     """Name, parameter, and initial value in its dtype; on its device, if none is given."""
     known = owner.hyper_connections.itself

@@ -19,18 +19,21 @@ Guard = Callable[..., bool]
 class TensorLeaf:
     """A tensor input. A size is an int if it was traced as a constant, else the name of the variable it binds.
 
-    The device is None where any will do.
+    The device is None where any will do, `gradients` (whether it requires them) where nobody asks.
     """
 
     dtype: torch.dtype
     device: torch.device | None
     shape: tuple[int | str, ...]
+    gradients: bool | None = None
 
     def binds(self, value: Any, sizes: dict[str, int]) -> bool:
         """Whether `value` fits, given the variables bound so far in `sizes`, which is extended."""
         if not isinstance(value, torch.Tensor) or value.dtype != self.dtype:
             return False
         if self.device is not None and value.device != self.device:
+            return False
+        if self.gradients is not None and value.requires_grad != self.gradients:
             return False
         if value.dim() != len(self.shape):
             return False
@@ -123,13 +126,14 @@ class InputSpec:
         return leaf.shape if isinstance(leaf, TensorLeaf) else ()
 
 
-def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any) -> InputSpec:
+def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any, *, gradients: bool = False) -> InputSpec:
     """The specification of a captured graph.
 
     Args:
         gm: graph with one placeholder for each flat input, `meta["val"]` its fake tensor.
         flat: the flat example inputs.
         tree: their structure.
+        gradients: whether the traced code asks what requires gradients.
     """
     fakes = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
     env = next((e for f in fakes for e in [_shape_env(f)] if e is not None), None)
@@ -142,7 +146,7 @@ def input_spec(gm: fx.GraphModule, flat: Sequence[Any], tree: Any) -> InputSpec:
             continue
         sizes = fake.shape if isinstance(fake, torch.Tensor) else value.shape
         shape = tuple(_size(s, f"size_{index}_{axis}", conditions, printer) for axis, s in enumerate(sizes))
-        leaves.append(TensorLeaf(value.dtype, value.device, shape))
+        leaves.append(TensorLeaf(value.dtype, value.device, shape, value.requires_grad if gradients else None))
     shapes = [leaf.shape for leaf in leaves if isinstance(leaf, TensorLeaf)]
     names = tuple(dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)))
     if env is not None:

@@ -103,12 +103,24 @@ def _declared(model: nn.Module, device: torch.device | None) -> Iterable[Inputs]
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         if isinstance(config, Mapping) and config.get("input_size"):
-            yield Inputs((torch.zeros(2, *config["input_size"], device=device, dtype=dtype),))
+            yield Inputs((torch.zeros(2, *_image_of_timm(model, config), device=device, dtype=dtype),))
     example = getattr(model, "example_input_array", None)
     if isinstance(example, Mapping):
         yield Inputs(kwargs=tree_map(place, dict(example)))
     elif example is not None:
         yield Inputs(tree_map(place, _positional(example)))
+
+
+def _image_of_timm(model: nn.Module, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Channels, height and width: those that the model was built with, where it is known, for timm only declares."""
+    channels, *size = config["input_size"]
+    built = (getattr(module, "img_size", None) for module in model.modules())
+    size = next((each for each in built if isinstance(each, tuple) and len(each) == len(size)), size)
+    names = config.get("first_conv") or ()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and name in ((names,) if isinstance(names, str) else names):
+            channels = module.in_channels
+    return channels, *size
 
 
 def _for_decoder(model: Any, dummy: Mapping[str, Any]) -> dict[str, Any]:

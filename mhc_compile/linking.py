@@ -6,27 +6,24 @@ import functools
 import itertools
 import linecache
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from mhc_compile.hosts import RUN, Hosted, mark_called, show
+from mhc_compile.owned import Owner
 from mhc_compile.passes.arrange import Part
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.nesting import Layout, lay_out, nest
 from mhc_compile.passes.scopes import ModuleNames, inside
-
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
-    from mhc_compile.stage import Stage
 
 Code = Callable[..., Any]
 _numbers = itertools.count()
 
 
 def split(
-    graph: fx.Graph, owner: Transformed | Stage, calls: Mapping[str, Sequence[str]], path: str = ""
+    graph: fx.Graph, owner: Owner, calls: Mapping[str, Sequence[str]], path: str = ""
 ) -> tuple[fx.Graph, frozenset[str]]:
     """Split a rewritten graph so that it runs through the modules of `owner`.
 
@@ -139,7 +136,7 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(names) for names in alike.values() for name in names}
 
 
-def _install(layout: Layout, owner: Transformed | Stage, path: str) -> None:
+def _install(layout: Layout, owner: Owner, path: str) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
     called = {id(owner.get_submodule(path)) for path in layout.entered}
     for module in owner.get_submodule(path).modules():

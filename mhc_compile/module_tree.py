@@ -14,6 +14,7 @@ from torch import nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
+from mhc_compile.patched_classes import MakeForward, Patches
 
 HOOKS = (
     "_forward_hooks",
@@ -33,30 +34,35 @@ Look = Callable[[nn.Module], tuple[type[nn.Module], State]]
 
 
 def derived(
-    mixin: type, original: Any, attributes: dict[str, Any], construct: Callable[..., nn.Module] | None = None
+    mixin: type,
+    original: Any,
+    make_forward: MakeForward | None,
+    attributes: Mapping[str, Any],
+    construct: Callable[..., nn.Module] | None = None,
 ) -> Any:
     """A class with the name of `original`, and `mixin` in front of it.
 
     `__init_subclass__` of `original` runs, for layers of Transformers wrap the forward there, unless it refuses. No
     metaclass of the user's own hears of it. Calling the class constructs a plain `original`, or what `construct`
     gives: for registers of classes, and slices of an `nn.Sequential`. `cls.__new__(cls)` gives an empty object, as of
-    any class.
+    any class. What is set on it later, `original` gets (see `Patches`).
     """
+    patches = Patches(original, make_forward)
     names = {k: getattr(original, k) for k in ("__module__", "__qualname__", "__doc__")}
-    namespace = {**names, ORIGINAL: original, **attributes}
+    namespace = {**names, ORIGINAL: original, **patches.forward(), **attributes}
 
     @functools.wraps(original.__init__)
     def call(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
         module: nn.Module = (construct or original)(*args, **kwargs)
         return module
 
-    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": call})
+    meta = type.__new__(type, type(original).__name__, (type(original),), {"__call__": call, **patches.methods()})
     make = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
     try:
-        return make.__new__(meta, original.__name__, (mixin, original), dict(namespace))
+        return patches.complete(make.__new__(meta, original.__name__, (mixin, original), dict(namespace)))
     except Exception:  # it wants arguments, a name that is new, or no subclass at all
         quiet = type(mixin.__name__, (mixin,), {"__init_subclass__": classmethod(lambda cls: None)})
-        return make.__new__(meta, original.__name__, (quiet, original), dict(namespace))
+        return patches.complete(make.__new__(meta, original.__name__, (quiet, original), dict(namespace)))
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from mhc_compile.errors import InvalidOptionError, NotAModuleError
-from mhc_compile.hyper_connections import HyperConnections, decays
+from mhc_compile.hyper_connections import new_parameters, spared
 from mhc_compile.passes.keys import module_of
 from mhc_compile.recipe import completed
 from mhc_compile.store import connections_of
@@ -56,33 +56,15 @@ def parameter_groups(
             )
         return completed(model, groups, float(weight_decay))
     first = _matrices(model) if matrices else set()
-    spared = _spared(model)
+    spare = spared(model)
     split: tuple[list[nn.Parameter], ...] = ([], [], [])
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decaying = parameter.dim() >= 2 and id(parameter) not in spared
+            decaying = parameter.dim() >= 2 and id(parameter) not in spare
             split[0 if id(parameter) in first else 1 if decaying else 2].append(parameter)
     rates = (weight_decay, weight_decay, 0.0)
     made: Groups = [{"params": ps, "weight_decay": float(rate)} for ps, rate in zip(split, rates, strict=True)]
     return made if matrices else made[1:]
-
-
-def spared_names(model: nn.Module) -> set[str]:
-    """Names of the parameters of hyper-connections that take no weight decay."""
-    spared = _spared(model)
-    return {name for name, parameter in model.named_parameters() if id(parameter) in spared}
-
-
-def _spared(model: nn.Module) -> set[int]:
-    return {id(parameter) for parameter, decaying in _new(model) if not decaying}
-
-
-def _new(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """The parameters of hyper-connections, and whether they decay."""
-    for module in model.modules():
-        if isinstance(module, HyperConnections):
-            for name, parameter in module.named_parameters():
-                yield parameter, decays(name.rpartition(".")[2], parameter)
 
 
 def _matrices(model: nn.Module) -> set[int]:
@@ -101,8 +83,8 @@ def _matrices(model: nn.Module) -> set[int]:
         and id(parameter) not in embeddings
         and (not branches or name.startswith(tuple(branches)))
     }
-    own = {id(parameter) for parameter, _ in _new(model)}
-    return hidden - own | {id(parameter) for parameter, decaying in _new(model) if decaying}
+    own = {id(parameter) for parameter, _ in new_parameters(model)}
+    return hidden - own | {id(parameter) for parameter, decaying in new_parameters(model) if decaying}
 
 
 def _embeddings(model: nn.Module) -> set[int]:

@@ -16,7 +16,7 @@ from mhc_compile.dynamo_graph import OpenGraph
 from mhc_compile.dynamo_model import compiled_module
 from mhc_compile.errors import OtherParametersError, SecondModelError
 from mhc_compile.hyper_connections import CHILD
-from mhc_compile.owner import Transformed
+from mhc_compile.ownership import Served
 from mhc_compile.passes.keys import ROOT_KEY
 from mhc_compile.passes.plan import Plan
 from mhc_compile.store import connections_of
@@ -29,7 +29,7 @@ def owner_of(module: nn.Module) -> nn.Module:
     Raises:
         OtherParametersError: several could be meant.
     """
-    if isinstance(module, Transformed) or connections_of(module) is not None:
+    if isinstance(module, Served) or connections_of(module) is not None:
         return module
     found = [part for part in module.modules() if part is not module and _owns(part)] or _wholes(module)
     if len(found) > 1:
@@ -73,7 +73,7 @@ def check_parts(model: nn.Module) -> None:
     """
     child = connections_of(model)
     for name, part in model.named_modules() if child is not None else ():
-        if isinstance(part, Transformed) and part is not model:
+        if isinstance(part, Served) and part is not model:
             keys = {name if key == ROOT_KEY else f"{name}.{key}" for key in part.hyper_connections}
             twice = [key for key in child or () if key in keys]
             if twice:
@@ -114,4 +114,4 @@ def _wholes(module: nn.Module) -> Sequence[nn.Module]:
 
 
 def _owns(module: nn.Module) -> bool:
-    return not isinstance(module, Transformed) and connections_of(module) is not None
+    return not isinstance(module, Served) and connections_of(module) is not None

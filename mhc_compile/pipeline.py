@@ -18,6 +18,8 @@ from torch import nn
 
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture import Captured, capture
+from mhc_compile.config import MODES, check_modes
+from mhc_compile.coverage import check_parameters
 from mhc_compile.errors import (
     CaptureError,
     CutOrderError,
@@ -26,16 +28,16 @@ from mhc_compile.errors import (
     SharedParameterError,
     StageOutputError,
 )
-from mhc_compile.hosts import for_trace
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.input_spec import AnyTensor, InputSpec, TensorLeaf
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.owner import Transformed, disown
+from mhc_compile.looks import for_trace
+from mhc_compile.ownership import Served
+from mhc_compile.plain_twin import disown
 from mhc_compile.program import Program, build_program
 from mhc_compile.side_effects import describe_effects
-from mhc_compile.stage import Stage, StageInfo, portable_state
-from mhc_compile.transform import MODES, check_modes
-from mhc_compile.variants import check_parameters, plan_of, training_mode
+from mhc_compile.stage import Stage, StageInfo, module_state
+from mhc_compile.variants import plan_of, training_mode
 
 if TYPE_CHECKING:
     from mhc_compile.passes.partition import StageGraph
@@ -87,7 +89,7 @@ def split(
         StageOutputError: the model returns neither a tensor nor a tuple or list of tensors.
         CaptureError: as for `transform`.
     """
-    if not isinstance(model, Transformed):
+    if not isinstance(model, Served):
         raise NotTransformedError(
             f"{type(model).__name__} was not made by mhc_compile.transform: write "
             "mhc_compile.pipeline.split(mhc_compile.transform(model, ...), at=...)"
@@ -111,7 +113,7 @@ def _check_at(at: Sequence[str] | str) -> tuple[str, ...]:
     return names
 
 
-def _check_outputs(model: Transformed, traces: Sequence[_Trace]) -> None:
+def _check_outputs(model: Served, traces: Sequence[_Trace]) -> None:
     for spec in (trace.captured.out_spec for trace in traces):
         flat = spec.type in (tuple, list) and spec.num_nodes == spec.num_leaves + 1
         if not (spec.is_leaf() or flat):
@@ -123,7 +125,7 @@ def _check_outputs(model: Transformed, traces: Sequence[_Trace]) -> None:
             )
 
 
-def _trace(model: Transformed, inputs: Inputs, mode: str, at: Sequence[str]) -> list[_Trace]:
+def _trace(model: Served, inputs: Inputs, mode: str, at: Sequence[str]) -> list[_Trace]:
     """Trace one mode; twice if the graph depends on whether gradients are on."""
     training = None if model.training == (mode == "train") else mode == "train"
     with training_mode(model, training):
@@ -134,7 +136,7 @@ def _trace(model: Transformed, inputs: Inputs, mode: str, at: Sequence[str]) -> 
     return traces
 
 
-def _trace_once(model: Transformed, inputs: Inputs, training: bool | None, at: Sequence[str]) -> _Trace:
+def _trace_once(model: Served, inputs: Inputs, training: bool | None, at: Sequence[str]) -> _Trace:
     from mhc_compile.passes.pipeline import rewrite_stages
 
     config = model._mhc.config
@@ -153,7 +155,7 @@ def _trace_once(model: Transformed, inputs: Inputs, training: bool | None, at: S
 # --- who owns what -----------------------------------------------------------------------------------------------
 
 
-def _share_out(model: Transformed, traces: Sequence[_Trace], count: int) -> list[set[str]]:
+def _share_out(model: Served, traces: Sequence[_Trace], count: int) -> list[set[str]]:
     """The names of the parameters and buffers of each stage. Every one of the model is in one stage at least."""
     aliases = _aliases(model)
     names: list[set[str]] = [set() for _ in range(count)]
@@ -207,13 +209,14 @@ def _nearest(name: str, names: Sequence[set[str]]) -> int:
 # --- putting stages together -------------------------------------------------------------------------------------
 
 
-def _build(model: Transformed, index: int, names: Sequence[set[str]], traces: Sequence[_Trace]) -> Stage:
+def _build(model: Served, index: int, names: Sequence[set[str]], traces: Sequence[_Trace]) -> Stage:
     graph = traces[0].graphs[index]
     elsewhere = frozenset().union(*names) - names[index]
     stage = Stage(model, names[index], StageInfo(index, len(names), graph.receives, graph.sends, elsewhere))
     for trace in traces:
         with training_mode(stage, trace.training):
-            stage.mhc_stage.programs.append(_program(stage, trace.captured, trace.graphs[index]))
+            program = _program(stage, trace.captured, trace.graphs[index])
+            stage.mhc_stage.programs.append((module_state(stage), program))
     return stage
 
 
@@ -222,7 +225,7 @@ def _program(stage: Stage, captured: Captured, graph: StageGraph) -> Program:
     spec = _received(graph) if info.index else _on_any_device(captured.input_spec)
     out = captured.out_spec if info.index == info.count - 1 else _returned(graph)
     own = replace(captured, gm=graph.gm, input_spec=spec, out_spec=out)
-    return replace(build_program(own, graph.gm, stage), state=portable_state(stage))
+    return build_program(own, graph.gm, stage)
 
 
 def _received(graph: StageGraph) -> InputSpec:

@@ -12,13 +12,12 @@ from dataclasses import replace
 import torch
 
 from mhc_compile.errors import NotPreservingError, NotPreservingWarning
-from mhc_compile.owner import Transformed
-from mhc_compile.stage import Stage
-from mhc_compile.variants import all_specs
+from mhc_compile.owned import Owner
+from mhc_compile.specs import all_specs
 from mhc_compile.whole import own_part, placed
 
 
-def why_not_preserving(model: Transformed | Stage) -> str | None:
+def why_not_preserving(model: Owner) -> str | None:
     """What keeps a transformed model from computing what the plain one does; None if nothing does.
 
     Of a sharded model each process looks at its own part.
@@ -38,7 +37,7 @@ def why_not_preserving(model: Transformed | Stage) -> str | None:
     return None
 
 
-def check_preserving(model: Transformed, *, strict: bool) -> None:
+def check_preserving(model: Owner, *, strict: bool) -> None:
     """Say that a plain model will compute something else than this one, if so.
 
     Raises:
@@ -56,7 +55,7 @@ def check_preserving(model: Transformed, *, strict: bool) -> None:
     warnings.warn(f"{message}; with mhc_compile.revert(model, strict=True) this is an error", NotPreservingWarning, 3)
 
 
-def warn_of_trained(model: Transformed | Stage) -> None:
+def warn_of_trained(model: Owner) -> None:
     """Say that a plain checkpoint is about to be loaded beside hyper-connections without their initial values.
 
     A model that never was function-preserving, by `init="random"`, is used as it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,20 +14,12 @@ from mhc_compile._torch_compat import tree_unflatten
 from mhc_compile.autocast import autocast_state
 from mhc_compile.capture import Captured
 from mhc_compile.errors import CaptureError
-from mhc_compile.hosts import Hosted
 from mhc_compile.input_spec import InputSpec
 from mhc_compile.linking import compile_graph, split
+from mhc_compile.owned import Owner
 from mhc_compile.reads import Reads
 
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
-    from mhc_compile.stage import Stage
-
 _MISSING = object()
-
-State = list[Any]
-Attribute = tuple[str, str, Any]
-"""Module, attribute of it, value."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +32,6 @@ class Program:
 
     Attributes:
         reads: what it depends on in the model.
-        state: `module_state` of the owner it was traced for, and `attributes` what else it has read there: the same
-            once more, as plain values, for Dynamo to look at and guard.
         input_spec: the calls it is valid for.
         grad_mode: gradient mode it needs, None for any.
         autocast: state of autocast that it needs, None for any.
@@ -53,8 +43,6 @@ class Program:
     """
 
     reads: Reads
-    state: State
-    attributes: tuple[Attribute, ...]
     input_spec: InputSpec
     grad_mode: bool | None
     autocast: tuple[Any, ...] | None
@@ -65,42 +53,19 @@ class Program:
     entered: frozenset[str]
 
     def takes(self, flat: Sequence[Any], tree: Any) -> bool:
-        """Whether it is for inputs like these, in the modes of the moment."""
+        """Whether it is for inputs like these, in the modes of the moment. Plain Python: Dynamo inlines it."""
         if self.grad_mode is not None and self.grad_mode != torch.is_grad_enabled():
             return False
         if self.autocast is not None and self.autocast != autocast_state():
             return False
         return self.input_spec.matches(flat, tree)
 
-    def matches(self, state: State, owner: nn.Module, flat: Sequence[Any], tree: Any) -> bool:
-        """Whether a call on an owner in this state is computed correctly. Plain Python: Dynamo inlines it."""
-        if self.state != state or not self.takes(flat, tree):
-            return False
-        return all([getattr(owner.get_submodule(path), name) == value for path, name, value in self.attributes])
-
     def __call__(self, owner: nn.Module, flat: Sequence[Any]) -> Any:
         """Run on the owner's parameters; outputs have the structure of the model's own."""
         return tree_unflatten(self.function(owner, *self.constants, *flat), self.out_spec)
 
 
-def module_state(module: nn.Module) -> State:
-    """What a trace bakes in about a module tree: training flags, dtypes and devices of parameters."""
-    state: State = []
-    modules = list(module.modules())
-    sharded = compat.sharded_dtypes(modules)
-    for child in modules:
-        if compat.WRAPPED in child._modules:  # activation checkpointing changes nothing that is traced
-            continue
-        state.append(child.training)
-        state.append(isinstance(child, Hosted))  # one that was replaced is none, and is traced as it is
-        for parameter in child._parameters.values():
-            if parameter is not None:
-                state.append(sharded.get(id(parameter), parameter.dtype))
-                state.append(parameter.device)
-    return state
-
-
-def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | Stage, path: str = "") -> Program:
+def build_program(captured: Captured, gm: fx.GraphModule, owner: Owner, path: str = "") -> Program:
     """Compile a rewritten graph for `owner`, whose current state it is bound to.
 
     Args:
@@ -115,11 +80,8 @@ def build_program(captured: Captured, gm: fx.GraphModule, owner: Transformed | S
     constants = _lift_constants(gm, owner)
     graph, entered = split(gm.graph, owner, captured.calls, path)
     function, source = compile_graph(graph)
-    reads = captured.reads.of_program(entered).found_in(owner)
     return Program(
-        reads,
-        module_state(owner),
-        tuple(reads.attributes()),
+        captured.reads.of_program(entered).found_in(owner),
         captured.input_spec,
         captured.grad_mode,
         captured.autocast,

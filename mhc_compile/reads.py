@@ -38,7 +38,7 @@ class Read:
         place: where it was found.
         kind: `equal`, `same` (the object itself), `type`, `length`, `keys`, `absent`, `has` or `parameter`.
         value: what it was; for `absent` the name of the attribute, for `has` also whether it was there, for
-            `parameter` dtype and device.
+            `parameter` dtype, device and whether it requires gradients, None if nobody asks.
     """
 
     place: Place
@@ -65,17 +65,18 @@ class Read:
         return f"{self.path if outside is None else getattr(outside, '__name__', 'globals')}{self.tail}".lstrip(".")
 
 
-def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord]) -> tuple[Read, ...]:
+def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord], *, gradients: bool) -> tuple[Read, ...]:
     """The reads behind Dynamo's guards.
 
     Args:
         model: what was traced, in the state it was traced in.
         guards: of the trace.
+        gradients: whether the traced code asks what requires gradients.
     """
     found: dict[tuple[Any, ...], Read] = {}
     for guard in guards:
         place = place_of(model, guard)
-        read = None if place is None else _read(model, place, guard)
+        read = None if place is None else _read(model, place, guard, gradients)
         if read is not None:
             outside = read.place.outside
             start = read.path if outside is None else id(outside)
@@ -84,7 +85,7 @@ def reads_of(model: nn.Module, guards: Iterable[compat.GuardRecord]) -> tuple[Re
     return tuple(found.values())
 
 
-def _read(model: nn.Module, place: Place, guard: compat.GuardRecord) -> Read | None:
+def _read(model: nn.Module, place: Place, guard: compat.GuardRecord, gradients: bool) -> Read | None:
     kind, tail = guard.kind, place.tail
     if tail.startswith(tuple(_HOOKS)) and kind != "EMPTY_NN_MODULE_HOOKS_DICT":
         return None  # hooks that were traced stay; later ones are looked at where the dict was empty
@@ -96,8 +97,9 @@ def _read(model: nn.Module, place: Place, guard: compat.GuardRecord) -> Read | N
     if value is MISSING or isinstance(value, (nn.Module, types.ModuleType)):
         return None  # modules are compared one by one
     if kind == "TENSOR_MATCH":
-        is_parameter = isinstance(value, nn.Parameter)
-        return Read(place, "parameter", (value.dtype, value.device)) if is_parameter else None
+        if not isinstance(value, nn.Parameter):
+            return None
+        return Read(place, "parameter", (value.dtype, value.device, value.requires_grad if gradients else None))
     return _read_of_value(place, kind, value)
 
 
@@ -144,12 +146,16 @@ def agrees(read: Read, found: Any) -> bool:
     if read.kind == "type":
         return type(found) is read.value
     if read.kind == "length":
-        return len(found) == read.value
+        return hasattr(found, "__len__") and len(found) == read.value
     if read.kind == "keys":
-        return tuple(found) == read.value
+        return isinstance(found, Mapping) and tuple(found) == read.value
     if read.kind == "parameter":
-        return isinstance(found, torch.Tensor) and found.device == read.value[1]
+        return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[2])
     return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
+
+
+def _requires(found: torch.Tensor, gradients: bool | None) -> bool:
+    return gradients is None or found.requires_grad == gradients
 
 
 @dataclass(frozen=True)
@@ -159,24 +165,27 @@ class Reads:
     Attributes:
         values: what was read.
         classes: name of each module -> its class, without what this package derives from it.
-        forwards: class -> the forward it had.
+        looked_up: class and name of a method or another attribute that was looked up in it -> what it was.
         called: names of the modules that the program calls.
     """
 
     values: tuple[Read, ...]
     classes: Mapping[str, type[nn.Module]]
-    forwards: Mapping[type[nn.Module], Any]
+    looked_up: Mapping[tuple[type[nn.Module], str], Any]
     called: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, model: nn.Module, guards: Iterable[compat.GuardRecord], path: str = "") -> Reads:
+    def of(
+        cls, model: nn.Module, guards: Iterable[compat.GuardRecord], path: str = "", *, gradients: bool = False
+    ) -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
         modules: dict[str, nn.Module] = {n: m for n, m in named_modules(model) if lies_in(n, path)}
         names = {id(module): name for name, module in modules.items()}
         classes = {name: original_class(module) for name, module in modules.items()}
-        named = [(names.get(id(submodule(model, read.path))), read) for read in reads_of(model, guards)]
+        found = reads_of(model, guards, gradients=gradients)
+        named = [(names.get(id(submodule(model, read.path))), read) for read in found]
         inside = tuple(replace(read, place=replace(read.place, path=n)) for n, read in named if n is not None)
-        return cls(inside, classes, {kind: kind.forward for kind in classes.values()})
+        return cls(inside, classes, _looked_up(inside, classes))
 
     def of_program(self, called: frozenset[str]) -> Reads:
         """The same for a program that calls these modules, so that their hooks run without being traced."""
@@ -196,13 +205,6 @@ class Reads:
         """
         return replace(self, values=tuple(r for r in self.values if agrees(r, _found(r, model))))
 
-    def attributes(self) -> Iterator[tuple[str, str, Any]]:
-        """Numbers, flags and texts that are attributes of modules: module, attribute, value."""
-        for read in (read for read in self.values if read.place.outside is None):
-            name = read.tail.removeprefix(".")
-            if read.kind == "equal" and name.isidentifier() and isinstance(read.value, (bool, int, float, str)):
-                yield read.path, name, read.value
-
     def other_modules(self, modules: Mapping[str, nn.Module]) -> str:
         """What differs in the module tree, "" if nothing does."""
         for name, kind in self.classes.items():
@@ -215,6 +217,14 @@ class Reads:
                 return f"{name} was replaced"
         root = next(iter(self.classes))
         return next((f"{name} is new" for name in modules if lies_in(name, root) and name not in self.classes), "")
+
+
+def _looked_up(reads: Iterable[Read], classes: Mapping[str, type[nn.Module]]) -> dict[tuple[type[nn.Module], str], Any]:
+    """Methods and properties: Dynamo notes only that an instance has none of its own, so it took that of the class."""
+    asked = {(classes[r.path], r.value) for r in reads if r.kind == "absent" and r.place.outside is None and not r.tail}
+    asked |= {(kind, "forward") for kind in classes.values()}
+    found = {(kind, name): getattr(kind, name, MISSING) for kind, name in asked}
+    return {at: v for at, v in found.items() if v is MISSING or callable(v) or isinstance(v, property)}
 
 
 def _found(read: Read, model: nn.Module) -> Any:

@@ -32,8 +32,8 @@ _ADVICE = {
         "write it around the call, as in x + torch.cond(condition, f, g, (x,))."
     ),
     Reason.INJECTED: (
-        "an early value that is added before every block is no residual around all of them: it is added to every "
-        "stream. There is nothing to change."
+        "an early value or a bias that is added in every block is no residual around all of them: what is added to the "
+        "stream is added to every one. There is nothing to change."
     ),
     Reason.MULTI_STREAM: "the model keeps residual streams of its own here: convert a variant without them.",
 }

@@ -10,19 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mhc_compile.checkpoint import write_atomically
+from mhc_compile.atomic import write_atomically
 from mhc_compile.config import Config
 from mhc_compile.errors import NewerCheckpointError, UnreadableCheckpointError
+from mhc_compile.owned import Owner
 from mhc_compile.passes.plan import SCHEMA_VERSION, Plan
-
-if TYPE_CHECKING:
-    from mhc_compile.owner import Transformed
 
 RECORD = "hyper_connections.json"
 """Name of the file."""
 FORMAT = 1
+
+LOCK = "transformers_weights"
+"""The entry of `config.json` that names the file with the weights, if it is no file of the usual name."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Record:
     plans: tuple[Plan, ...]
 
     @classmethod
-    def of(cls, owner: Transformed) -> Record:
+    def of(cls, owner: Owner) -> Record:
         """The record of a transformed model."""
         return cls(owner._mhc.original.__name__, owner._mhc.config, owner._mhc.plans)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.panel import Panel
@@ -17,6 +16,7 @@ from mhc_compile.explain import Explanation
 from mhc_compile.passes.plan import Plan, Rejection, Segment, Site
 from mhc_compile.passes.steps import StepKind, Unfused
 from mhc_compile.recommendations import recommend
+from mhc_compile.report_parts import bulleted, facts, new_table, section
 from mhc_compile.roles import Role
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 
@@ -54,20 +54,20 @@ def render(plan: Plan, console: Console, *, target: str, show_all: bool = False)
         InconsistentPlanError: the totals of the plan do not add up.
     """
     _render_plan(plan, console, target, show_all)
-    _bulleted(console, "Recommendations", recommend(plan))
+    bulleted(console, "Recommendations", recommend(plan))
 
 
 def _render_plan(plan: Plan, console: Console, target: str, show_all: bool) -> None:
     check_totals(plan)
     console.print(_header(plan, target, boxed=console.is_terminal))
     if plan.sites:
-        _section(console, "Sites", _site_table(plan, console.is_terminal, show_all))
-        _section(console, "Segments", _segment_table(plan, console.is_terminal))
-        _section(console, "Kernels of one forward pass", _kernel_table(plan, console.is_terminal))
+        section(console, "Sites", _site_table(plan, console.is_terminal, show_all))
+        section(console, "Segments", _segment_table(plan, console.is_terminal))
+        section(console, "Kernels of one forward pass", _kernel_table(plan, console.is_terminal))
     if plan.rejected:
         rejected = _rejection_list if show_all else _rejection_table
-        _section(console, "Adds left alone", rejected(plan, console.is_terminal))
-    _bulleted(console, "Notes", plan.notes)
+        section(console, "Adds left alone", rejected(plan, console.is_terminal))
+    bulleted(console, "Notes", plan.notes)
 
 
 def render_explanation(found: Explanation, console: Console, *, target: str, show_all: bool = False) -> None:
@@ -81,16 +81,16 @@ def render_explanation(found: Explanation, console: Console, *, target: str, sho
     """
     console.print(facts([("target", target), ("compiled", found.headline())]))
     if found.breaks:
-        table = _table(console.is_terminal, "Breaks", "Where", "Why", right=("Breaks",))
+        table = new_table(console.is_terminal, "Breaks", "Where", "Why", right=("Breaks",))
         for b in found.breaks:
             why = Text(b.reason).append(f"\n{b.remark}" if b.remark else "", style="yellow")
             table.add_row(str(b.count), short_location(b.location) or "unknown", why)
-        _section(console, "Graph breaks (streams are reduced before and expanded after)", table)
+        section(console, "Graph breaks (streams are reduced before and expanded after)", table)
     for i, record in enumerate(found.graphs):
         console.print()
         _render_plan(record.plan, console, f"graph {i}: {short_location(record.origin.frame)}", show_all)
     if found.graphs:
-        _bulleted(console, "Recommendations", recommend(*found.plans))
+        bulleted(console, "Recommendations", recommend(*found.plans))
 
 
 def render_roles(roles: Sequence[Role], console: Console) -> None:
@@ -101,33 +101,6 @@ def render_roles(roles: Sequence[Role], console: Console) -> None:
         console.print(Text(role.sentence, style="bold"))
         if role.facts:
             console.print(Padding(facts(role.facts), (0, 0, 0, 2)) if console.is_terminal else facts(role.facts))
-
-
-def bullets(sentences: Sequence[str]) -> Table:
-    """A list whose wrapped lines stay indented."""
-    grid = Table.grid(padding=(0, 1))
-    for sentence in sentences:
-        grid.add_row(Text("•", style="cyan"), Text(sentence, overflow="fold"))
-    return grid
-
-
-def facts(rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and values in two columns."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        grid.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
-    return grid
-
-
-def _bulleted(console: Console, title: str, sentences: Sequence[str]) -> None:
-    if sentences:
-        _section(console, title, bullets(sentences))
-
-
-def _section(console: Console, title: str, body: Table) -> None:
-    console.print()
-    console.print(Text(title, style="bold"))
-    console.print(Padding(body, (0, 0, 0, 2)) if console.is_terminal else body)
 
 
 def _header(plan: Plan, target: str, boxed: bool) -> Panel | Table:
@@ -146,29 +119,13 @@ def _header(plan: Plan, target: str, boxed: bool) -> Panel | Table:
     return Panel.fit(table, title="[bold]mhc-compile inspect", border_style="cyan", padding=(0, 2)) if boxed else table
 
 
-def _table(boxed: bool, *names: str, right: Sequence[str] = (), footer: Sequence[str] = ()) -> Table:
-    """A table that folds long words and truncates none."""
-    table = Table(
-        box=box.SIMPLE_HEAD if boxed else None,
-        show_footer=bool(footer),
-        show_edge=False,
-        pad_edge=False,
-        header_style="dim",
-        border_style="dim",
-    )
-    for name, foot in zip(names, footer or [""] * len(names), strict=True):
-        numeric = name in right
-        table.add_column(name, foot, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    return table
-
-
 def _site_table(plan: Plan, boxed: bool, show_all: bool) -> Table:
     """In a terminal the branch and the source stand below the key, so that rows fit 80 columns; else in columns."""
     names = ["Segment", "Site", "Count", "Kind", "Shape", "Parameters"]
     footer = ["", "total", str(len(plan.sites)), "", "", f"{plan.parameters:,}"]
     if not boxed:
         names, footer = [*names, "Branch", "Source"], [*footer, "", ""]
-    table = _table(boxed, *names, right=("Segment", "Count", "Parameters"), footer=footer)
+    table = new_table(boxed, *names, right=("Segment", "Count", "Parameters"), footer=footer)
     for segment in plan.segments:
         for cells in _segment_rows(plan, segment, boxed, show_all):
             table.add_row(*cells)
@@ -198,7 +155,7 @@ def _site_cells(index: str, group: Group, boxed: bool) -> list[str | Text]:
 
 def _segment_table(plan: Plan, boxed: bool) -> Table:
     names = ("Segment", "Sites", "Entry", "Readouts", "Lifted ops", "Streams")
-    table = _table(boxed, *names, right=("Segment", "Sites"))
+    table = new_table(boxed, *names, right=("Segment", "Sites"))
     for segment in plan.segments:
         places = [names_text([r.node for r in segment.readouts]), names_text(segment.lifts)]
         streams = "may differ" if segment.linear else "equal"
@@ -208,7 +165,7 @@ def _segment_table(plan: Plan, boxed: bool) -> Table:
 
 def _kernel_table(plan: Plan, boxed: bool) -> Table:
     """One row for each kind of step and each reason why steps stay apart, in order of first appearance."""
-    table = _table(boxed, "Count", "Step", "Why not fused further", right=("Count",))
+    table = new_table(boxed, "Count", "Step", "Why not fused further", right=("Count",))
     groups: dict[tuple[StepKind, Unfused | None, str], int] = Counter()
     for step in plan.steps:
         detail = step.detail if step.reason in (Unfused.LIFTED, Unfused.CONNECTION) else ""
@@ -224,7 +181,7 @@ def _kernel_table(plan: Plan, boxed: bool) -> Table:
 
 def _rejection_table(plan: Plan, boxed: bool) -> Table:
     """One row for each reason, the most frequent first, with its first add as the example."""
-    table = _table(boxed, "Adds", "Reason", "Example", right=("Adds",))
+    table = new_table(boxed, "Adds", "Reason", "Example", right=("Adds",))
     by_reason: dict[str, list[Rejection]] = {}
     for rejection in plan.rejected:
         by_reason.setdefault(rejection.reason.name, []).append(rejection)
@@ -236,7 +193,7 @@ def _rejection_table(plan: Plan, boxed: bool) -> Table:
 
 def _rejection_list(plan: Plan, boxed: bool) -> Table:
     """One row for each rejected sum, in graph order."""
-    table = _table(boxed, "Adds", "Reason", "Add", right=("Adds",))
+    table = new_table(boxed, "Adds", "Reason", "Add", right=("Adds",))
     for r in plan.rejected:
         table.add_row(str(len(r.adds)), _reason_text(r.reason.name, r, boxed), _example_text(r, boxed))
     return table

@@ -14,7 +14,7 @@ from mhc_compile.capture_errors import describe_call
 from mhc_compile.dispatch import Entry, kind_of
 from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
 from mhc_compile.fallback import Fallback
-from mhc_compile.owner import Transformed
+from mhc_compile.ownership import Served
 from mhc_compile.variants import add_variant
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def _never_compiled(function: Function) -> Function:
 
 
 @_never_compiled
-def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run a call that no program serves: trace it, or hand it to Dynamo. At this, a Dynamo outside breaks its graph.
 
     Raises:
@@ -59,7 +59,7 @@ def serve_new(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: M
     return entry.fallback(args, kwargs)
 
 
-def _trace(owner: Transformed, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Any) -> Any:
+def _trace(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Any) -> Any:
     """A new program; None if calls of this kind are for Dynamo."""
     flat, tree = tree_flatten((args, dict(kwargs)))
     alike = [p for p in entry.programs if p.input_spec.alike(flat, tree)]

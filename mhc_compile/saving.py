@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mhc_compile.checkpoint import write_atomically
-from mhc_compile.record import Record
+from mhc_compile.atomic import write_atomically
+from mhc_compile.loading import load_either
+from mhc_compile.record import LOCK, Record
 
-LOCK = "transformers_weights"
-"""The entry of `config.json` that names the file with the weights, if it is no file of the usual name."""
 _CONFIG = "config.json"
+_RENAMED = "save_original_format"
+"""Whether the library writes weights under the names of earlier versions of a model, as for mixtures of experts."""
 
 
 def is_pretrained(kind: type) -> bool:
@@ -29,16 +30,14 @@ def is_pretrained(kind: type) -> bool:
     return library is not None and issubclass(kind, library.PreTrainedModel)
 
 
-def methods_of_pretrained(original: Any) -> dict[str, Any]:
-    """Methods for the transformed class of a model of Transformers; none for others."""
+def methods_of_pretrained(original: Any, own: Callable[..., Any]) -> dict[str, Any]:
+    """Methods for the transformed class of a model of Transformers; none for others. `own` is that of `owner.py`."""
     if not is_pretrained(original):
         return {}
 
     def from_pretrained(kind: Any, folder: Any, *args: Any, **kwargs: Any) -> Any:
         """The transformed model in a folder, or the plain one, where there is no hyper-connection."""
-        from mhc_compile.pretrained import load_either
-
-        return load_either(original, folder, args, kwargs)
+        return load_either(original, folder, args, kwargs, own)
 
     return {"save_pretrained": _saving(original), "from_pretrained": classmethod(from_pretrained)}
 
@@ -51,6 +50,8 @@ def _saving(original: Any) -> Callable[..., None]:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        if _RENAMED in given:  # its patterns would take names of hyper-connections for those of modules
+            given[_RENAMED] = False
         folder, hub = Path(given["save_directory"]), _taken_for_hub(given)
         writes = _writes_model(self, given)
         if writes:

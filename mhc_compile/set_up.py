@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mhc_compile.hosts import trace_hooks_since
+from mhc_compile.looks import trace_hooks_since
 from mhc_compile.module_tree import original_class
 
 _INSTALLED = "_output_capturing_hooks_installed"

@@ -7,17 +7,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture_errors import describe_call
 from mhc_compile.errors import StageCallError
 from mhc_compile.header import check_state, is_plain
+from mhc_compile.hosts import Hosted
 from mhc_compile.hyper_connections import HyperConnections
-from mhc_compile.owner import Ownership, Transformed, complete_plain
+from mhc_compile.owned import Conversion, Owner
 from mhc_compile.passes.partition import Crossing
-from mhc_compile.program import Program, State, module_state
+from mhc_compile.plain_checkpoint import complete_plain
+from mhc_compile.program import Program
+
+State = list[Any]
+"""What code depends on in the modules of a stage; see `module_state`."""
 
 
 @dataclass
@@ -30,7 +35,7 @@ class StageInfo:
         receives: the tensors that the stage before sends, in the order in which `forward` takes them.
         sends: the tensors that `forward` returns, except in the last stage.
         elsewhere: names of parameters and buffers that other stages have.
-        programs: the code, one for each kind of call.
+        programs: the code, one for each kind of call, and the state of the modules that it is for.
     """
 
     index: int
@@ -38,10 +43,10 @@ class StageInfo:
     receives: tuple[Crossing, ...]
     sends: tuple[Crossing, ...]
     elsewhere: frozenset[str]
-    programs: list[Program] = field(default_factory=list)
+    programs: list[tuple[State, Program]] = field(default_factory=list)
 
 
-class Stage(nn.Module):
+class Stage(Owner):
     """A part of a transformed model, for `torch.distributed.pipelining.PipelineStage`.
 
     Parameters keep their names, `blocks.7.mlp.up.weight`, so that a state dict of the whole model loads (entries of
@@ -53,9 +58,8 @@ class Stage(nn.Module):
     """
 
     mhc_stage: StageInfo
-    hyper_connections: HyperConnections
 
-    def __init__(self, model: Transformed, names: Collection[str], info: StageInfo) -> None:
+    def __init__(self, model: Owner, names: Collection[str], info: StageInfo) -> None:
         """Take a part of a model, whose modules and parameters are shared with it.
 
         Args:
@@ -69,7 +73,7 @@ class Stage(nn.Module):
             vars(self)[kind] = copy.copy(vars(part)[kind])
         self.training = model.training
         self.mhc_stage = info
-        self._mhc = Ownership(model._mhc.original, model._mhc.config, model._mhc.plans)
+        self._mhc = Conversion(model._mhc.original, model._mhc.config, model._mhc.plans)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the stage.
@@ -85,9 +89,9 @@ class Stage(nn.Module):
             StageCallError: the model was not traced for this kind of call.
         """
         flat, tree = tree_flatten((args, kwargs))
-        state = portable_state(self)
-        for program in self.mhc_stage.programs:
-            if program.state == state and program.takes(flat, tree):
+        now = module_state(self)
+        for state, program in self.mhc_stage.programs:
+            if state == now and program.takes(flat, tree):
                 return program(self, flat)
         raise StageCallError(self._explain(args, kwargs))
 
@@ -116,9 +120,23 @@ class Stage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-def portable_state(module: nn.Module) -> State:
-    """`module_state` without devices, which the code of a stage does not depend on."""
-    return [value for value in module_state(module) if not isinstance(value, torch.device)]
+def module_state(module: nn.Module) -> State:
+    """What the code of a stage depends on in a module tree: training flags and dtypes of parameters.
+
+    It does not depend on devices. Plain Python, so that Dynamo inlines it and guards what it sees.
+    """
+    state: State = []
+    modules = list(module.modules())
+    sharded = compat.sharded_dtypes(modules)
+    for child in modules:
+        if compat.WRAPPED in child._modules:  # activation checkpointing changes nothing that is traced
+            continue
+        state.append(child.training)
+        state.append(isinstance(child, Hosted))  # one that was replaced is none, and is traced as it is
+        for parameter in child._parameters.values():
+            if parameter is not None:
+                state.append(sharded.get(id(parameter), parameter.dtype))
+    return state
 
 
 def prune(module: nn.Module, names: Collection[str], prefix: str = "") -> nn.Module:

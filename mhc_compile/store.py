@@ -15,7 +15,7 @@ from mhc_compile.errors import LateParametersError, OtherParametersError
 from mhc_compile.header import Header, check_state
 from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.reserved import check_free
-from mhc_compile.variants import initial_sites, specs_of, weights_of
+from mhc_compile.specs import initial_sites, specs_of, weights_of
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan import Plan

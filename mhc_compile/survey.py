@@ -21,8 +21,8 @@ from mhc_compile.errors import CaptureError, MhcError, UncompiledCodeWarning
 from mhc_compile.graphs import GraphRecord, check_cut, examine, no_graph
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.instances import Instances, Served
-from mhc_compile.owner import check_module
 from mhc_compile.store import Claims
+from mhc_compile.untransformed import check_module
 from mhc_compile.variants import training_mode
 
 

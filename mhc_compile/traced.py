@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.config import make_config
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
+from mhc_compile.graph_module import copy_graph_module
 from mhc_compile.hyper_connections import CHILD, HyperConnections
 from mhc_compile.inference import make_ordinary
-from mhc_compile.owner import check_untransformed
+from mhc_compile.nothing_found import warn_of_nothing
 from mhc_compile.passes.plan import Plan
 from mhc_compile.reserved import check_free
-from mhc_compile.transform import make_config, warn_of_nothing
-from mhc_compile.variants import initial_sites
+from mhc_compile.specs import initial_sites
+from mhc_compile.untransformed import check_untransformed
 
 
 def rewrite(
@@ -64,35 +65,6 @@ def rewrite(
     rewritten.graph.lint()
     rewritten.recompile()
     return rewritten, plan
-
-
-def copy_graph_module(gm: fx.GraphModule) -> fx.GraphModule:
-    """A second graph over the same submodules, parameters and attributes, unused ones included."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(gm.graph, {}))
-    for old, new in zip(gm.graph.nodes, graph.nodes, strict=True):
-        new.meta = copy.copy(old.meta)
-    graph._codegen = copy.deepcopy(gm.graph._codegen)
-    twin = fx.GraphModule(nn.Module(), fx.Graph(), type(gm).__name__)
-    for name, value in vars(gm).items():
-        if name.startswith("_forward") or name in (
-            "_parameters",
-            "_buffers",
-            "_modules",
-            "_non_persistent_buffers_set",
-        ):
-            setattr_plain(twin, name, copy.copy(value))
-        elif name not in vars(twin):
-            setattr_plain(twin, name, value)
-    twin.meta = dict(gm.meta)
-    twin.training = gm.training
-    twin.graph = graph
-    return twin
-
-
-def setattr_plain(module: nn.Module, name: str, value: Any) -> None:
-    """Set an attribute past `nn.Module.__setattr__`, which registers what it is given."""
-    vars(module)[name] = value
 
 
 def _has_shapes(gm: fx.GraphModule) -> bool:

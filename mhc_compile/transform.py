@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
 
 from mhc_compile._torch_compat import tree_flatten
-from mhc_compile.capture import Captured, capture, reject_wrapped
-from mhc_compile.config import Config
+from mhc_compile.config import MODES, Config, check_modes, make_config
 from mhc_compile.dispatch import kind_of
 from mhc_compile.errors import (
     CaptureError,
-    InvalidOptionError,
     NoFloatError,
-    NoGraphError,
-    NothingToTransformError,
-    NothingToTransformWarning,
-    UncompiledCodeWarning,
 )
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.owner import Transformed, check_untransformed, disown, own
+from mhc_compile.modes import ModeTrace, trace_modes, trace_one
+from mhc_compile.nothing_found import warn_of_nothing
+from mhc_compile.owner import own
+from mhc_compile.ownership import Served
 from mhc_compile.passes.plan import Plan, Reason
+from mhc_compile.plain_twin import disown
+from mhc_compile.preserved import check_preserving
 from mhc_compile.reserved import OWNERSHIP, PLAN, check_free
-from mhc_compile.set_up import finish_set_up
-from mhc_compile.several_graphs import in_several_graphs, plan_in_parts
-from mhc_compile.side_effects import describe_effects
-from mhc_compile.variants import add_program, initial_sites, plan_of, training_mode, weights_of
+from mhc_compile.specs import initial_sites, weights_of
+from mhc_compile.untransformed import check_untransformed
+from mhc_compile.variants import add_program, training_mode
+from mhc_compile.wrapped import reject_wrapped
 
 Module = TypeVar("Module", bound=nn.Module)
-MODES = ("train", "eval")
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """One kind of call with its plan; `training` is the flag all modules had, None for the flags of the model.
-
-    `captured` is None where it is no one graph: then Dynamo serves the calls.
-    """
-
-    training: bool | None
-    captured: Captured | None
-    plan: Plan
 
 
 def transform(
@@ -89,7 +73,7 @@ def transform(
         if inputs is None:
             plans, variants = [_plan_without_inputs(model, config)], []
         else:
-            variants = _trace_modes(model, inputs, config, modes)
+            variants = trace_modes(model, inputs, config, modes)
             plans = [v.plan for v in variants]
         if not any(p.sites for p in plans):
             warn_of_nothing(plans[0], config)
@@ -120,7 +104,7 @@ def plan(
     if inputs is None:
         return _plan_without_inputs(model, config)
     mode = "train" if model.training else "eval"
-    return _trace(model, inputs, config, mode, (mode,)).plan
+    return trace_one(model, inputs, config, mode, (mode,)).plan
 
 
 def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
@@ -137,10 +121,8 @@ def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
         NotTransformedError: `model` was not made by `transform`.
         NotPreservingError: under `strict=True`, the plain model would compute something else.
     """
-    from mhc_compile.preserved import check_preserving
-
     plain = disown(model)
-    assert isinstance(model, Transformed)
+    assert isinstance(model, Served)
     check_preserving(model, strict=strict)
     return plain
 
@@ -156,108 +138,7 @@ def check_model(model: object) -> None:
     check_free(model, (CHILD, PLAN, OWNERSHIP))
 
 
-def make_config(n: int, options: Mapping[str, Any]) -> Config:
-    """Validate options by name and value.
-
-    Raises:
-        InvalidOptionError: an option is unknown or out of its domain.
-    """
-    valid = [f.name for f in fields(Config)]
-    unknown = [name for name in options if name not in valid]
-    if unknown:
-        raise InvalidOptionError(f"unknown option {', '.join(unknown)}: the options are {', '.join(valid)}")
-    return Config(n=n, **options)
-
-
-def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
-    """The modes in a tuple, without repetitions.
-
-    Raises:
-        InvalidOptionError: there is none, or another than `train` and `eval`.
-    """
-    chosen = (modes,) if isinstance(modes, str) else tuple(modes)
-    if not chosen or any(mode not in MODES for mode in chosen):
-        raise InvalidOptionError(f"modes={modes!r}: write ('train', 'eval'), ('train',) or ('eval',)")
-    return tuple(dict.fromkeys(chosen))
-
-
-def _is(model: nn.Module, mode: str) -> bool:
-    return model.training == (mode == "train")
-
-
-def _trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequence[str]) -> list[_Variant]:
-    """One trace per mode, the model's own first; two for evaluation if the graph depends on the gradient mode."""
-    variants: list[_Variant] = []
-    failed: dict[str, NoGraphError] = {}
-    for mode in sorted(modes, key=lambda m: not _is(model, m)):
-        try:
-            variants += _trace_mode(model, inputs, config, mode, modes, variants)
-        except NoGraphError as error:
-            failed[mode] = error
-    for mode, why in failed.items():
-        if config.strict or not variants:
-            raise why
-        message = f"{str(why).splitlines()[0]}. In {mode} mode the model runs without hyper-connections"
-        warnings.warn(message, UncompiledCodeWarning, stacklevel=4)
-    return variants
-
-
-def _trace_mode(
-    model: nn.Module, inputs: Inputs, config: Config, mode: str, modes: Sequence[str], before: Sequence[_Variant]
-) -> list[_Variant]:
-    found = [_trace(model, inputs, config, mode, modes, before)]
-    if mode == "eval" and found[0].captured is not None and found[0].captured.grad_mode:
-        with torch.no_grad():
-            found.append(_trace(model, inputs, config, mode, modes, [*before, *found]))
-    return found
-
-
-def _trace(
-    model: nn.Module,
-    inputs: Inputs,
-    config: Config,
-    mode: str,
-    modes: Sequence[str],
-    before: Sequence[_Variant] = (),
-) -> _Variant:
-    """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched."""
-    training = None if _is(model, mode) else mode == "train"
-    try:
-        with training_mode(model, training):
-            captured = _capture(model, inputs)
-            found = plan_of(captured, config, [variant.plan for variant in before])
-    except CaptureError as error:
-        try:
-            if not in_several_graphs(error):
-                raise
-            return _Variant(training, None, plan_in_parts(model, inputs, config, mode, error))
-        except CaptureError as final:
-            raise _in_mode(final, mode, training, modes) from error
-    if captured.effects:
-        note = f"a call changes {describe_effects(captured.effects)}: it runs through Dynamo, which does so each time"
-        return _Variant(training, None, replace(found, notes=(*found.notes, *captured.notes, note)))
-    return _Variant(training, captured, replace(found, notes=(*found.notes, *captured.notes)))
-
-
-def _capture(model: nn.Module, inputs: Inputs) -> Captured:
-    try:
-        return capture(model, inputs.args, inputs.kwargs)
-    except CaptureError:
-        if not finish_set_up(model):
-            raise
-    return capture(model, inputs.args, inputs.kwargs)
-
-
-def _in_mode(error: CaptureError, mode: str, training: bool | None, modes: Sequence[str]) -> CaptureError:
-    if training is None or len(modes) == 1:
-        return error
-    other = next(m for m in MODES if m != mode)
-    return type(error)(
-        f"in {mode} mode: {error}\nIf {mode} mode is not needed, write transform(..., modes=('{other}',))"
-    )
-
-
-def _serve(owner: Transformed, variant: _Variant, inputs: Inputs | None) -> None:
+def _serve(owner: Served, variant: ModeTrace, inputs: Inputs | None) -> None:
     entry = owner._mhc.entry("")
     if variant.captured is not None:
         add_program(owner, entry, variant.captured, variant.plan)
@@ -286,20 +167,3 @@ def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     if not found.sites and any(r.reason is Reason.UNKNOWN_CHANNELS for r in found.rejected):
         raise missing_inputs(model, "the sizes of its residual connections are unknown")
     return found
-
-
-def warn_of_nothing(found: Plan, config: Config) -> None:
-    """Say that a plan holds no site, and why.
-
-    Raises:
-        NothingToTransformError: under `strict=True`.
-    """
-    reasons = sorted({r.reason.value for r in found.rejected})
-    message = (
-        f"no residual connection to rewrite among {found.float_adds} floating point adds"
-        + (f" ({'; '.join(reasons)})" if reasons else "")
-        + ": see print(mhc_compile.plan(model, ...)), and check include, exclude and min_sites"
-    )
-    if config.strict:
-        raise NothingToTransformError(message)
-    warnings.warn(f"{message}. The model is returned unchanged", NothingToTransformWarning, stacklevel=3)

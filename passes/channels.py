@@ -58,7 +58,7 @@ def _ballot(graph: Ancestry, candidate: Candidate) -> list[Vote]:
     fixed = [axis for axis, size in enumerate(shape) if axis > 0 and isinstance(size, int)]
     found = votes_of(graph, candidate, _axes_at_add(graph, candidate))
     sure = [vote for vote in found if vote.axis in fixed]
-    if not sure and len(fixed) == 1:
+    if not sure and len(fixed) == 1 and shape[fixed[0]] != 1:  # what is 1 there is mostly open elsewhere
         return [Vote(fixed[0], Evidence.SIZE, "every other size is open")]
     strong = [vote for vote in sure if vote.evidence is not Evidence.STATISTIC]
     return strong or sure

@@ -10,7 +10,7 @@ from mhc_compile.errors import PatternError
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.chains import company, resolve_nesting
 from mhc_compile.passes.channels import Channels, find_channels
-from mhc_compile.passes.injections import find_constants, find_injections, find_merges
+from mhc_compile.passes.injections import find_biases, find_constants, find_injections, find_merges
 from mhc_compile.passes.keys import Known, Owner, former_keys, keys_of, module_of, unique
 from mhc_compile.passes.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan import Reason
@@ -80,7 +80,8 @@ def weights_of(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
     """Drop what would swallow sites without being one, step by step: each changes what follows what."""
     dropped: list[Rejected] = []
-    for look in (find_merges, find_own_streams, find_injections, find_constants, _exchanges, find_crossings):
+    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, _exchanges, find_crossings)
+    for look in looks:
         rejected = list(look(graph, found))
         dropped += rejected
         gone = {r.add for r in rejected}

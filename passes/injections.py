@@ -1,4 +1,4 @@
-"""Sums that look like long residuals and are none: values injected again and again, merges by a mask, sums of weights.
+"""Sums that look like long residuals and are none: biases, injections, merges by a mask, sums of weights.
 
 Each of them would swallow every site between the value it starts from and itself.
 """
@@ -15,6 +15,8 @@ from mhc_compile.passes.links import find_link, find_links
 from mhc_compile.passes.op_kinds import Kind, canonical_name
 from mhc_compile.passes.plan import Reason
 from mhc_compile.passes.residuals import Candidate, Rejected
+from mhc_compile.passes.skips import full_size
+from mhc_compile.passes.values import same_shape
 
 _OFTEN = 2  # a value that comes back once is a long skip around what lies between
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert", "__invert__"})
@@ -34,7 +36,9 @@ def find_injections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rej
         onto = [c for c in group if _adds_to_a_stream(graph, c, sites)]
         if len(onto) >= _OFTEN and all(graph.reach(a.add, b.add) for a, b in pairwise(onto)):
             for candidate in onto:
-                yield Rejected(candidate.total.adds, Reason.INJECTED, f"{graph.names[base]} is added again and again")
+                yield Rejected(
+                    candidate.total.adds, Reason.INJECTED, f"{graph.names[base]} is added in layer after layer"
+                )
 
 
 def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int, Candidate]) -> bool:
@@ -43,6 +47,54 @@ def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int,
         return False
     inside = {add: c for add, c in sites.items() if add in candidate.branch_nodes}
     return bool(inside) and find_link(graph, candidate.branches[0].node, inside) is not None
+
+
+def find_biases(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
+    """Candidates whose skip is added to other values as well, and is seen by the branch through those sums alone.
+
+    A position, a mask or a learned bias that is added in every layer: each sum is read, and the next one begins with
+    the same value again. A stream is rewritten: what reads it next reads the last sum, be it of learned queries.
+    """
+    links = find_links(graph, found)
+    continued = {link.source for link in links.values()}
+    for candidate in found:
+        base = candidate.skip.base
+        if candidate.add in links or not _is_bias(graph, candidate):
+            continue
+        onto = {c.add: c for c in found if c.skip.base != base}
+        is_last_word = candidate.add not in continued or _adds_to_a_stream(graph, candidate, onto)
+        if is_last_word and (not graph.from_input[base] or not candidate.branch_nodes.isdisjoint(onto)):
+            yield Rejected(candidate.total.adds, Reason.INJECTED, f"{graph.names[base]} is added in every layer")
+
+
+def _is_bias(graph: Ancestry, candidate: Candidate) -> bool:
+    """Whether the branch reads the base through nothing but other sums that add it to data not computed from it."""
+    base, last = candidate.skip.base, candidate.add
+    sums = {i for i in _sums_with(graph, base) if i < last} - {*candidate.total.adds}
+    if not sums:
+        return False
+    flow = {base}
+    for i in range(base + 1, last):
+        above = [j for j in graph.inputs[i] if j in flow]
+        given = [j for j in graph.inputs[i] if j not in flow]
+        if above and not (i in sums and any(graph.from_input[j] for j in given)):
+            flow.add(i)
+    return not any(branch.node in flow for branch in candidate.branches)
+
+
+def _sums_with(graph: Ancestry, base: int) -> set[int]:
+    """Sums that have the value for a term: as it is, seen another way, or scaled."""
+    found: set[int] = set()
+    todo, seen = [base], {base}
+    while todo:
+        here = todo.pop()
+        for i in (graph.index[user] for user in graph.nodes[here].users):
+            if graph.kinds[i] in (Kind.ADD, Kind.SUB) and same_shape(graph.nodes[here], graph.nodes[i]):
+                found.add(i)
+            elif i not in seen and graph.kinds[i] in _PLAIN | {Kind.SCALE, Kind.DROPOUT} and full_size(graph, i, here):
+                seen.add(i)
+                todo.append(i)
+    return found
 
 
 def find_merges(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:

@@ -14,7 +14,7 @@ from torch import fx
 
 from mhc_compile.passes.arrange import Part, arrange
 from mhc_compile.passes.keys import identifier
-from mhc_compile.passes.rewrite import OWNER
+from mhc_compile.passes.plan import OWNER
 from mhc_compile.passes.scopes import ModuleNames, common, homes, inside
 
 HOSTED = "_hyper_connections"

@@ -18,8 +18,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import UnsentValueError
 from mhc_compile.passes.movable import is_plain
 from mhc_compile.passes.plan import Dim
-from mhc_compile.passes.stages import META
-from mhc_compile.passes.values import STREAMS_OF, example_of, location_of, value_of
+from mhc_compile.passes.values import STAGE, STREAMS_OF, example_of, location_of, value_of
 
 
 @dataclass(frozen=True)
@@ -76,26 +75,26 @@ def _received(graph: fx.Graph, count: int) -> list[list[fx.Node]]:
     """What each stage receives: streams first, else in graph order. One more at the end, which is empty."""
     needed: list[dict[fx.Node, None]] = [{} for _ in range(count + 1)]
     for node in graph.nodes:
-        stage = node.meta.get(META)
+        stage = node.meta.get(STAGE)
         if stage is not None:
             needed[stage].update(dict.fromkeys(_from_before(node.all_input_nodes, stage)))
     order = {node: i for i, node in enumerate(graph.nodes)}
     for stage in range(count - 1, 0, -1):
-        passed_on = (node for node in needed[stage + 1] if node.meta[META] < stage)
+        passed_on = (node for node in needed[stage + 1] if node.meta[STAGE] < stage)
         needed[stage].update(dict.fromkeys(passed_on))
     return [sorted(nodes, key=lambda n: (STREAMS_OF not in n.meta, order[n])) for nodes in needed]
 
 
 def _from_before(nodes: Sequence[fx.Node], stage: int) -> Iterator[fx.Node]:
     for node in nodes:
-        if node.op == "get_attr" or is_plain(value_of(node)) or node.meta[META] == stage:
+        if node.op == "get_attr" or is_plain(value_of(node)) or node.meta[STAGE] == stage:
             continue
-        if node.meta[META] is None:
+        if node.meta[STAGE] is None:
             yield from _from_before(node.all_input_nodes, stage)
             continue
         if example_of(node) is None:
             raise UnsentValueError(
-                f"{node.name} ({location_of(node) or 'unknown line'}) of stage {node.meta[META]} is used in stage "
+                f"{node.name} ({location_of(node) or 'unknown line'}) of stage {node.meta[STAGE]} is used in stage "
                 f"{stage} and is no tensor, so it cannot be sent: cut in front of that line, or behind the last use"
             )
         yield node
@@ -134,7 +133,7 @@ class _Stage:
             self.copies[node].meta = dict(node.meta)
         gradients = self._switch_gradients()
         for node in self.whole.nodes:
-            if node.meta.get(META) == self.stage:
+            if node.meta.get(STAGE) == self.stage:
                 self.copies[node] = self.graph.node_copy(node, self._fetch)
                 gradients = node.args[0] if node.target is compat.set_grad_enabled else gradients
         if not self.last:
@@ -145,7 +144,7 @@ class _Stage:
 
     def _switch_gradients(self) -> bool:
         """Begin as the stage before ended, where a cut lies inside `torch.no_grad()`."""
-        switches = [n for n in self.whole.nodes if n.target is compat.set_grad_enabled and n.meta[META] < self.stage]
+        switches = [n for n in self.whole.nodes if n.target is compat.set_grad_enabled and n.meta[STAGE] < self.stage]
         enabled = bool(switches[-1].args[0]) if switches else True
         if not enabled:
             self.graph.call_function(compat.set_grad_enabled, (False,))
@@ -157,7 +156,7 @@ class _Stage:
     def _fetch(self, node: fx.Node) -> Any:
         """What stands for a node of the whole graph in this stage."""
         if node not in self.copies:
-            if node.op == "get_attr" or node.meta[META] is None:
+            if node.op == "get_attr" or node.meta[STAGE] is None:
                 self.copies[node] = self.graph.node_copy(node, self._fetch)
             else:
                 return self._number(value_of(node))

@@ -15,6 +15,8 @@ from typing import Any
 from mhc_compile.passes.steps import Step
 
 SCHEMA_VERSION = 1
+OWNER = "hyper_connections"
+"""Name of the child of a model under which every new parameter lives."""
 Dim = int | str  # a symbolic size is written as its expression, for example "s0"
 
 
@@ -32,7 +34,7 @@ class Reason(Enum):
     SLICED = "the branch lies between the positions of the skip: an even convolution, whose surplus is cut off"
     NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
     INPUT_INDEPENDENT = "the skip does not depend on the model's input: a sum of weights, or a position added again"
-    INJECTED = "an earlier value is added to the stream again and again: an injection, which streams pass"
+    INJECTED = "the same value is added in layer after layer: a bias, or an injection, which streams pass"
     MERGE = "takes one operand or the other by a mask, so it is no sum of both"
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
     MUTATED = "an operand is changed in place and the change is seen elsewhere"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import fx
 
 from mhc_compile.config import Config
-from mhc_compile.kernels.connections import parameter_count, parameter_shapes, readout_shapes
+from mhc_compile.kernels.connections import find, parameter_count, parameter_shapes, readout_shapes
 from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.channels import axis_behind, axis_of_size
 from mhc_compile.passes.choice import Choice, choose, weights_of
@@ -19,9 +19,10 @@ from mhc_compile.passes.gradients import notes as gradient_notes
 from mhc_compile.passes.keys import Known, unique
 from mhc_compile.passes.op_kinds import MOVING
 from mhc_compile.passes.plan import Plan, Readout, Reason, Rejection, Segment, Site
-from mhc_compile.passes.recompute import notes as recompute_notes
+from mhc_compile.passes.recompute_notes import recompute_notes
 from mhc_compile.passes.residuals import Candidate, Rejected
 from mhc_compile.passes.segments import Chain, asks_size, build_chains
+from mhc_compile.passes.single_pass import single_pass_notes
 from mhc_compile.passes.subgraphs import hidden_adds
 from mhc_compile.passes.sums import is_float_add
 from mhc_compile.passes.values import dtype_of, location_of, module_path_of, shape_of
@@ -69,7 +70,8 @@ def _assemble(
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )
-    return replace(plan, notes=(*recompute_notes(plan, by_name, config), *gradient_notes(plan, by_name)))
+    single = single_pass_notes(plan, by_name) if find(config.effective_connection, config.streams).single_pass else ()
+    return replace(plan, notes=(*recompute_notes(plan, by_name, config), *gradient_notes(plan, by_name), *single))
 
 
 def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice) -> Site:

@@ -9,7 +9,6 @@ inside a branch is part of its output, and dropout (or anything else) on the str
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -18,7 +17,6 @@ from mhc_compile.config import Config
 from mhc_compile.kernels import streams as kernels
 from mhc_compile.passes.checkpoints import META as CHECKPOINT
 from mhc_compile.passes.plan import Plan
-from mhc_compile.passes.steps import StepKind
 
 _STEPS = (kernels.write_packed, kernels.boundary, kernels.leave)
 _ENTRY_STEPS = (kernels.entry_write_packed, kernels.entry_boundary)
@@ -48,23 +46,6 @@ def recompute(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
         if node.target in _STEPS or node.target in _ENTRY_STEPS:
             _visit(node, sizes[node.meta["mhc"]["site"]], histories)
     return gm
-
-
-def notes(plan: Plan, nodes: Mapping[str, fx.Node], config: Config) -> tuple[str, ...]:
-    """What a plan says about sites that keep their streams although `recompute` was asked for."""
-    if config.recompute is None or not plan.sites:
-        return ()
-    if config.effective_connection != "mhc":
-        name = config.effective_connection
-        return (f"recompute has no effect: connection='{name}' has no steps that restore streams",)
-    inside = sum(CHECKPOINT in nodes[site.add].meta for site in plan.sites)
-    if inside:
-        return (f"recompute leaves out {inside} sites in checkpointed blocks, which are recomputed as a whole",)
-    if not any(step.kind is StepKind.BOUNDARY for step in plan.steps):
-        return ("recompute has no effect: no site follows another without an operation on every stream between them",)
-    if all(config.group_size(len(segment.sites)) == 1 for segment in plan.segments):
-        return (f"recompute={config.recompute!r} has no effect: segments this short make groups of one site",)
-    return ()
 
 
 def _visit(step: fx.Node, size: int, histories: dict[fx.Node, _History]) -> None:

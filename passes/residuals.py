@@ -82,8 +82,9 @@ def find_mixers(graph: Ancestry, rejected: Sequence[Rejected]) -> list[Candidate
         total = direct_sum(graph, refused.add)
         assert isinstance(total, Sum)
         skip = find_skip(graph, [o.node for o in total.operands], through_mixer)
-        negated = any(o.negated for o in total.operands)
-        if isinstance(skip, Skip) and not negated and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
+        if any(o.negated for o in total.operands):
+            continue  # `x - average(x)` is a filter, as the mean taken away by a norm is
+        if isinstance(skip, Skip) and not _disqualify(graph, total, skip, {skip.base: []}, mutated):
             found.append(replace(_candidate(graph, total, skip), weightless=True))
     return found
 
@@ -161,7 +162,7 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
     if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
-        return Rejected(total.adds, Reason.NESTED, f"{graph.nodes[skip.base].name} is added in every layer")
+        return Rejected(total.adds, Reason.INJECTED, f"{graph.nodes[skip.base].name} is added in every layer")
     return _unliftable(graph, total, skip) or _misplaced(graph, total, skip)
 
 

@@ -14,18 +14,15 @@ from torch import fx
 
 from mhc_compile.config import Config
 from mhc_compile.kernels import streams as kernels
-from mhc_compile.kernels.connections import parameter_shapes, readout_shapes
+from mhc_compile.kernels.connections import find, parameter_shapes, readout_shapes
 from mhc_compile.passes.checkpoints import META as CHECKPOINT
 from mhc_compile.passes.gradients import is_switch, place_with_gradients
 from mhc_compile.passes.keys import identifier
 from mhc_compile.passes.lifting import lift
-from mhc_compile.passes.plan import Plan, Readout, Site
+from mhc_compile.passes.plan import OWNER, Plan, Readout, Site
 from mhc_compile.passes.segments import asks_size
-from mhc_compile.passes.stages import META as STAGE
-from mhc_compile.passes.values import STREAMS_OF, value_of
-
-OWNER = "hyper_connections"
-"""Attribute of the model under which every new parameter lives."""
+from mhc_compile.passes.single_pass import authors
+from mhc_compile.passes.values import STAGE, STREAMS_OF, value_of
 
 _INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT, STAGE)
 
@@ -51,6 +48,8 @@ class _Rewriter:
         self.lifts = [self.nodes[name] for segment in plan.segments for name in segment.lifts]
         self.sides = {pair for segment in plan.segments for pair in segment.sides}
         self.stale = {*self.lifts, *(self.nodes[name] for site in plan.sites for name in site.adds)}
+        single_pass = find(config.effective_connection, config.streams).single_pass
+        self.authors = authors(plan, self.original) if single_pass else None
         self.streams: dict[fx.Node, fx.Node] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted for a value, where the next one goes
         self.coefficients: dict[str, dict[fx.Node, list[fx.Node]]] = {}
@@ -99,15 +98,27 @@ class _Rewriter:
         `value` is the base or lifted from it.
         """
         site, value = opened
-        self._read(site, self.nodes[value], self._coefficients(site, self.nodes[site.base], site.base_axis))
+        own = self._coefficients(site, self.nodes[site.base], site.base_axis)[0]
+        self._read(site, self.nodes[value], own if self.authors is None else self._weights_before(site, value))
 
-    def _read(self, site: Site, value: fx.Node, coefficients: list[fx.Node]) -> None:
+    def _weights_before(self, site: Site, value: str) -> fx.Node:
+        """The read weights of the site before, or equal ones where these do not fit: at an entry, streams are equal."""
+        before = self.authors.get(value) if self.authors is not None else None
+        if before is not None and before.channel_axis == site.base_axis:
+            return self._coefficients(before, self.nodes[before.skip], before.channel_axis)[0]
+        node = self.nodes[value]
+        entry = node not in self.streams
+        return self._emit(
+            site, node, "equal_weights", (self._stream(node),), {"n": self.config.streams} if entry else {}, entry=entry
+        )
+
+    def _read(self, site: Site, value: fx.Node, pre: fx.Node) -> None:
         own = {*site.adds, *site.lifts}
         users = [u for u in value.users if u not in self.stale and u.name not in own]
         readers = [u for u in users if u.name in site.branch_nodes or (value in self.streams and asks_size(u))]
         if not readers:
             return
-        u = self._emit(site, value, "read", (self._stream(value), coefficients[0]), entry=value not in self.streams)
+        u = self._emit(site, value, "read", (self._stream(value), pre), entry=value not in self.streams)
         for reader in readers:
             reader.replace_input_with(value, u)
 
@@ -192,14 +203,25 @@ class _Rewriter:
         learned = self.config.reduce == "learned" and readout.parameters > 0
         names = readout_shapes("learned", self.config.streams, readout.channels) if learned else {}
         params = tuple(self._attribute(readout.key, name, value) for name in names)
+        how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
+        weights = self._weights_behind(readout) if how == "mean" else None
         with self.graph.inserting_before(_after(self.last[value])):
-            how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
             constants: dict[str, Any] = {"how": how, "axis": readout.channel_axis}
-            single = self.graph.call_function(kernels.reduce, (self.streams[value], params), constants)
+            if weights is not None:
+                single = self.graph.call_function(kernels.read, (self.streams[value], weights))
+            else:
+                single = self.graph.call_function(kernels.reduce, (self.streams[value], params), constants)
         self._describe(single, value, identifier(readout.key))
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
         for user in users:
             self.read_by.setdefault(user, {})[value] = single
+
+    def _weights_behind(self, readout: Readout) -> fx.Node | None:
+        """Under single-pass connections, the read weights of the last site, where they fit."""
+        last = self.authors.get(readout.node) if self.authors is not None else None
+        if last is None or last.channel_axis != readout.channel_axis:
+            return None
+        return self._coefficients(last, self.nodes[last.skip], last.channel_axis)[0]
 
     def _keep(self, value: fx.Node, streams: fx.Node) -> None:
         self.streams[value] = self.last[value] = streams

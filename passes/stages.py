@@ -21,10 +21,7 @@ from mhc_compile.passes.normalise import aliases
 from mhc_compile.passes.op_kinds import Kind, canonical_name, kind_of
 from mhc_compile.passes.plan import Plan, Site
 from mhc_compile.passes.steps import Step, StepKind, Unfused
-from mhc_compile.passes.values import module_path_of, value_of
-
-META = "mhc_stage"
-"""Key of a node's meta that holds its stage, None for a node that every stage computes where it needs it."""
+from mhc_compile.passes.values import STAGE, module_path_of, value_of
 
 
 def label_stages(gm: fx.GraphModule, plan: Plan, at: Sequence[str]) -> None:
@@ -47,11 +44,11 @@ def label_stages(gm: fx.GraphModule, plan: Plan, at: Sequence[str]) -> None:
     _check_order(nodes, anywhere, at, cuts)
     for position, node in enumerate(nodes):
         if node.op == "placeholder":
-            node.meta[META] = 0
+            node.meta[STAGE] = 0
         elif node in anywhere:
-            node.meta[META] = None
+            node.meta[STAGE] = None
         elif node.op != "get_attr":
-            node.meta[META] = _producer(node) if _is_part(node) else bisect_right(cuts, position)
+            node.meta[STAGE] = _producer(node) if _is_part(node) else bisect_right(cuts, position)
     _check_branches(nodes, plan, at, cuts)
     _check_writes(nodes)
 
@@ -77,7 +74,7 @@ def split_steps(plan: Plan, stage_of: Mapping[str, int], at: Sequence[str]) -> P
 
 def stage_of_sites(gm: fx.GraphModule, plan: Plan) -> dict[str, int]:
     """The stage of each site of a marked graph, by key."""
-    stages = {node.name: node.meta[META] for node in gm.graph.nodes if META in node.meta}
+    stages = {node.name: node.meta[STAGE] for node in gm.graph.nodes if STAGE in node.meta}
     return {site.key: stages[site.add] for site in plan.sites}
 
 
@@ -123,14 +120,14 @@ def _is_part(node: fx.Node) -> bool:
 
 
 def _producer(node: fx.Node) -> int:
-    return max((n.meta.get(META) or 0 for n in node.all_input_nodes), default=0)
+    return max((n.meta.get(STAGE) or 0 for n in node.all_input_nodes), default=0)
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
 def _check_branches(nodes: Sequence[fx.Node], plan: Plan, at: Sequence[str], cuts: Sequence[int]) -> None:
-    stage = {node.name: node.meta.get(META) for node in nodes}
+    stage = {node.name: node.meta.get(STAGE) for node in nodes}
     for site in plan.sites:
         inside = {stage[name] for name in (*site.branch_nodes, *site.lifts, *site.adds)} - {None}
         if len(inside) > 1:
@@ -166,9 +163,9 @@ def _span(site: Site, position: Mapping[str, int]) -> tuple[int, int]:
 def _check_writes(nodes: Sequence[fx.Node]) -> None:
     """What is written to must have been made in the same stage: a write does not travel back over a border."""
     for node, operand in writes(nodes):
-        own = node.meta[META]
+        own = node.meta[STAGE]
         for alias in aliases(operand):
-            stages = {alias.meta.get(META)} if alias.op != "get_attr" else _users_of(nodes, str(alias.target))
+            stages = {alias.meta.get(STAGE)} if alias.op != "get_attr" else _users_of(nodes, str(alias.target))
             others = {s for s in stages if s is not None and (s < own or alias.op == "get_attr")} - {own}
             if others:
                 what = str(alias.target) if alias.op in ("get_attr", "placeholder") else alias.name
@@ -181,4 +178,4 @@ def _check_writes(nodes: Sequence[fx.Node]) -> None:
 
 def _users_of(nodes: Sequence[fx.Node], target: str) -> set[int]:
     users = (user for node in nodes if node.op == "get_attr" and node.target == target for user in node.users)
-    return {user.meta[META] for user in users if user.meta.get(META) is not None}
+    return {user.meta[STAGE] for user in users if user.meta.get(STAGE) is not None}

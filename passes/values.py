@@ -15,6 +15,9 @@ from mhc_compile.passes.plan import Dim
 STREAMS_OF = "mhc_streams_of"
 """Key of a node's meta that holds, for streams `[n, *x.shape]`, the fake value of the `x` they stand for."""
 
+STAGE = "mhc_stage"
+"""Key of a node's meta that holds its pipeline stage, None for a node that every stage computes where it needs it."""
+
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY = re.compile(r"/torch/(nn|_|fx|utils|functional)|^<eval_with_key>")
 

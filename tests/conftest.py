@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests import quick_compiler
 from tests.where_time_goes import WhereTimeGoes
+
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+"""It keeps shapes of operators for a second layer that is alike, and models of tests have one or two: to trace a Llama
+of two layers takes a third less without it. Processes that tests start inherit this."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A worker reports to the process that hands out tests: there the times are added up, or in the only process."""
+    quick_compiler.choose(config)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(WhereTimeGoes())
 
@@ -24,6 +31,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         if not torch.cuda.is_available():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # To loggers that do not propagate pytest adds handlers of its own. With one on this, PyTorch writes every graph
+        # and every tensor that it traces into records that nobody reads.
+        logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,9 +43,18 @@ def _small_heap() -> Iterator[None]:
     Python, Dynamo and this package go over all objects again and again: with those of hundreds of compiled models, the
     last files would take four times as long as by themselves.
     """
-    gc.collect()
-    gc.freeze()
-    yield
     import torch
 
+    gc.collect()
+    gc.freeze()
+    torch.manual_seed(0)
+    yield
     torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same numbers whichever tests ran before in this process: workers take them in an order that changes."""
+    import torch
+
+    torch.manual_seed(0)

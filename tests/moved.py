@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import mhc_compile
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block
 
 X = torch.randn(4, 5, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -32,6 +33,12 @@ def moved(model: nn.Module, **options: object) -> nn.Module:
     """`transform` in the mode of the model alone, with new parameters moved by noise."""
     options = {"example_inputs": (X,), "modes": ("train" if model.training else "eval",), **options}
     return move(mhc_compile.transform(model, **options))
+
+
+@copied
+def net(kind: type[nn.Module] = Net) -> nn.Module:
+    """`moved` of a class that is made without arguments, in training; traced once for all tests of a process."""
+    return moved(kind())
 
 
 def move(model: nn.Module) -> nn.Module:

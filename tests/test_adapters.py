@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.hyper_connections import HyperConnections
 from mhc_compile.store import connections_of
+from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
 
 peft = pytest.importorskip("peft")
@@ -30,13 +31,18 @@ def moved(model: nn.Module) -> nn.Module:
     return model
 
 
+@copied
+def tower() -> nn.Module:
+    return mhc_compile.transform(Tower(), n=2, example_inputs=(X,), modes=("train",))
+
+
 def transformed() -> nn.Module:
-    return moved(mhc_compile.transform(Tower(), n=2, example_inputs=(X,)))
+    return moved(tower())
 
 
 def compiled() -> nn.Module:
     model, backend = Tower(), mhc_compile.backend(n=2, inner="eager")
-    backend.attach(model, (X,))
+    backend.attach(model, (X,), modes=("train",))
     model.compile(backend=backend)
     return moved(model)
 
@@ -110,9 +116,18 @@ def test_the_file_of_an_adapter_holds_what_was_trained(tmp_path) -> None:
     model = adapted(model)
     after = train(model)
     model.save_pretrained(tmp_path)
-    base = mhc_compile.transform(Tower(), n=2, example_inputs=(X,))
+    base = tower()
     base.load_state_dict(state)
     assert_close(peft.PeftModel.from_pretrained(base, tmp_path)(X), after)
+
+
+def test_an_adapter_of_other_sites_is_refused(tmp_path) -> None:
+    adapted(transformed()).save_pretrained(tmp_path)
+    other = mhc_compile.transform(Tower(), n=2, example_inputs=(X,), modes=("eval",), exclude=["blocks.1"])
+    with pytest.raises(mhc_compile.errors.CheckpointMismatchError, match=r"hyper-connections at blocks__1, which this"):
+        peft.PeftModel.from_pretrained(other, tmp_path)
+    with pytest.raises(ValueError, match=r"modules \{'blocks\.7'\} not found"):
+        adapted(transformed(), "blocks.7")
 
 
 def test_a_copy_of_the_whole_is_apart_and_copies_no_module_twice() -> None:
@@ -146,7 +161,7 @@ def test_traces_made_under_an_adapter_serve_the_others() -> None:
 
 
 def test_what_looks_at_hyper_connections_looks_at_those_in_use() -> None:
-    model = mhc_compile.transform(Tower(), n=2, example_inputs=(X,))
+    model = tower()
     base = adapted(model).get_base_model()
     train(base)
     with pytest.raises(mhc_compile.errors.NotPreservingError, match=r"hyper_connections\['blocks\.0'\]"):

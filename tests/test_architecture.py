@@ -83,7 +83,7 @@ def test_kernels_know_nothing_of_graphs_and_models(path):
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"report", "cli"}
+    assert found == {"report", "report_parts", "cli"}
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.name != "__init__.py"], ids=label)
@@ -91,9 +91,14 @@ def test_every_file_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_importing_the_package_imports_neither_dynamo_nor_rich():
-    code = (
-        "import mhc_compile, sys; print([m for m in ('torch._dynamo', 'torch._inductor', 'rich') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+IMPORTS = """
+import sys, mhc_compile
+print([m for m in ("torch._dynamo", "torch._inductor", "rich") if m in sys.modules])
+import mhc_compile.cli
+print([m for m in ("timm", "torchvision", "transformers") if m in sys.modules])
+"""
+
+
+def test_importing_the_package_imports_neither_dynamo_nor_rich_and_its_command_line_no_model_library():
+    out = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["[]", "[]"]

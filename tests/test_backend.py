@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import InvalidOptionError, NothingToTransformError, NothingToTransformWarning, SecondModelError
+from tests.copies import copied
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower
 
@@ -20,9 +21,15 @@ def _fresh_dynamo() -> None:
     torch.compiler.reset()
 
 
-def tower() -> Tower:
+def tower(blocks: int = 3) -> Tower:
     torch.manual_seed(0)
-    return Tower().double()
+    return Tower(blocks).double()
+
+
+@copied
+def in_advance(blocks: int = 3) -> nn.Module:
+    """`tower(blocks)`, given to `transform`."""
+    return mhc_compile.transform(tower(blocks), example_inputs=(inputs(),), modes=("train",))
 
 
 def inputs(*sizes: int) -> torch.Tensor:
@@ -34,12 +41,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).abs().max() / b.square().mean().sqrt()).item()
 
 
-# In training, the next test has every inner backend.
+# In training, the next test has every inner backend; `test_backend_modes.py` has Inductor without gradients.
 @pytest.mark.parametrize(
     ("inner", "training"),
-    [("eager", True), ("eager", False), ("inductor", False),
-     *also(("inductor", True), ("aot_eager", True), ("aot_eager", False))],
-)  # fmt: skip
+    [("eager", True), ("eager", False), *also(*product(("inductor", "aot_eager"), (True, False)))],
+)
 def test_the_function_is_kept(inner: str, training: bool) -> None:
     model, x = tower().train(training), inputs()
     wanted = model(x)
@@ -48,8 +54,8 @@ def test_the_function_is_kept(inner: str, training: bool) -> None:
 
 @pytest.mark.parametrize("inner", ["eager", "aot_eager", "inductor"])
 def test_outputs_and_gradients_are_those_of_transform(inner: str) -> None:
-    model, x = tower(), inputs()
-    transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+    blocks = 2 if inner == "inductor" else 3  # an entry, a boundary, a readout: Inductor compiles each of them
+    model, x, transformed = tower(blocks), inputs(), in_advance(blocks)
     compiled = torch.compile(model, backend=mhc_compile.backend(inner=inner))
     compiled(x)
     randomise(model, transformed)
@@ -91,7 +97,7 @@ def randomise(*models: nn.Module) -> None:
 
 def test_keys_names_and_initial_values_are_those_of_transform() -> None:
     model, x = tower(), inputs()
-    transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+    transformed = in_advance()
     torch.compile(model, backend=mhc_compile.backend(inner="eager"))(x)
     assert list(model.hyper_connections) == list(transformed.hyper_connections)
     assert list(model.state_dict()) == list(transformed.state_dict())
@@ -255,8 +261,7 @@ class TestNested:
     """One rewriting, never none and never two."""
 
     def test_a_transformed_model_is_not_rewritten_again(self) -> None:
-        model, x = tower(), inputs()
-        transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+        transformed, x = in_advance(), inputs()
         names = list(transformed.state_dict())
         backend = mhc_compile.backend(inner="eager")
         assert backend.attach(transformed, (x,)) == ()
@@ -271,7 +276,7 @@ class TestNested:
         model = nn.ModuleDict({"before": Block(), "body": tower(), "after": Block()}).double()
         outer = Chain(model)
         wanted = outer(x)
-        outer.parts["body"] = mhc_compile.transform(outer.parts["body"], example_inputs=(x,))
+        outer.parts["body"] = in_advance()
         compiled = torch.compile(outer, backend=mhc_compile.backend(inner="eager"))
         assert distance(compiled(x), wanted) <= 1e-10
         assert list(outer.hyper_connections) == ["parts.before", "parts.after"]

@@ -23,13 +23,13 @@ def _fresh_dynamo() -> None:
     torch.compiler.reset()
 
 
-def llama() -> nn.Module:
+def llama(layers: int = LAYERS) -> nn.Module:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
@@ -43,7 +43,7 @@ def ids(batch: int = 2, length: int = 8) -> torch.Tensor:
 
 def attached(model: nn.Module) -> mhc_compile.Backend:
     backend = mhc_compile.backend(inner="eager")
-    backend.attach(model, example_kwargs={"input_ids": ids(), "use_cache": False})
+    backend.attach(model, example_kwargs={"input_ids": ids(), "use_cache": False}, modes=("eval",))
     return backend
 
 
@@ -62,10 +62,10 @@ def test_keyword_inputs_labels_masks_and_dataclass_outputs() -> None:
 
 
 def test_batch_and_length_cost_one_recompile_each() -> None:
-    model = llama()
+    model = llama(1)
     backend = mhc_compile.backend(inner="eager")
     compiled = torch.compile(model, backend=backend)
-    for size in ((2, 8), (3, 8), (3, 9), (5, 11), (7, 20)):
+    for size in ((2, 8), (3, 8), (3, 9), (7, 20)):
         compiled(ids(*size), use_cache=False)
     assert len(backend.records) <= 3
 
@@ -86,19 +86,18 @@ def test_methods_run_with_hyper_connections_once_the_backend_is_attached() -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [{"cache_implementation": "static"}, *also({})])
 def test_generate_with_a_cache_gives_the_tokens_it_gives_without(cache: dict[str, str]) -> None:
-    model = llama().double()
+    model = llama(1).double()
     backend = attached(model)
-    plain = model.generate(ids(2, 5), max_new_tokens=10, do_sample=False, use_cache=False)
     randomise(model)
     model.forward = torch.compile(model.forward, backend=backend)
     torch.manual_seed(1)
     start = ids(2, 5)
-    without = model.generate(start, max_new_tokens=10, do_sample=False, use_cache=False)
+    without = model.generate(start, max_new_tokens=5, do_sample=False, use_cache=False)
     seen = len(backend.records)
-    assert torch.equal(model.generate(start, max_new_tokens=10, do_sample=False, **cache), without)
+    assert torch.equal(model.generate(start, max_new_tokens=5, do_sample=False, **cache), without)
     assert seen and len(backend.records) > seen, "it was not the backend that ran"
-    assert list(model.hyper_connections) == KEYS
-    assert plain.shape == without.shape
+    assert list(model.hyper_connections) == KEYS[:2]
+    assert without.shape == (2, 10)
 
 
 @pytest.mark.parametrize("reentrant", [False, *also(True)])  # Dynamo traces both alike

@@ -66,12 +66,13 @@ def test_the_mode_reaches_the_inner_backend() -> None:
 
 @pytest.mark.parametrize("inner", ["inductor", "cudagraphs"])
 def test_reduce_overhead_and_cudagraphs_keep_the_function(inner: str) -> None:
-    model, x = tower(), inputs()
-    wanted = model(x)
+    model, x = tower(2).eval(), inputs()
     mode = "reduce-overhead" if inner == "inductor" else None
     compiled = torch.compile(model, backend=mhc_compile.backend(inner=inner, mode=mode))
-    for _ in range(3):
-        assert distance(compiled(x), wanted) <= 1e-10
+    with torch.no_grad():
+        wanted = model(x)
+        for _ in range(3):
+            assert distance(compiled(x), wanted) <= 1e-10
 
 
 def test_new_parameters_have_static_addresses_like_those_of_the_model() -> None:
@@ -111,7 +112,7 @@ class TestDistributed:
     def wide(self) -> Tower:
         """Large enough that DDPOptimizer makes several buckets of it."""
         torch.manual_seed(0)
-        model = Tower(4, 256)
+        model = Tower(2, 256)
         model.unused.requires_grad_(False)
         return model
 
@@ -119,19 +120,19 @@ class TestDistributed:
         model, x = self.wide(), torch.randn(3, 5, 256)
         wanted = model(x)
         backend = mhc_compile.backend(inner="aot_eager")
-        backend.attach(model, (x,))
+        backend.attach(model, (x,), modes=("train",))
         compiled = torch.compile(DistributedDataParallel(model), backend=backend)
         with torch._dynamo.config.patch(optimize_ddp=False):
             got = compiled(x)
             got.square().sum().backward()
         assert distance(got, wanted) <= 1e-4
-        assert list(model.hyper_connections) == [f"blocks.{i}" for i in range(4)]
+        assert list(model.hyper_connections) == ["blocks.0", "blocks.1"]
         assert all(p.grad is not None for p in backend.parameters())
 
     def test_cuts_of_ddp_optimizer_are_refused(self) -> None:
         model, x = self.wide(), torch.randn(3, 5, 256)
         backend = mhc_compile.backend(inner="aot_eager")
-        backend.attach(model, (x,))
+        backend.attach(model, (x,), modes=("train",))
         compiled = torch.compile(DistributedDataParallel(model, bucket_cap_mb=1), backend=backend)
         with (
             torch._dynamo.config.patch(optimize_ddp="ddp_optimizer"),

@@ -28,7 +28,7 @@ from mhc_compile.errors import (
     SecondModelError,
     UnusedParametersWarning,
 )
-from tests.test_backend import distance, inputs, randomise, tower
+from tests.test_backend import distance, in_advance, inputs, randomise, tower
 from tests.test_graph_breaks import Loop, made
 from tests.toy_models import WIDTH, Block, Normalised
 
@@ -42,6 +42,9 @@ class Skipped(Block):
     """A block that Dynamo is told to leave alone."""
 
     forward = torch.compiler.disable(Block.forward)
+
+
+TRAIN = ("train",)  # most models here are called in one mode, and are traced in that
 
 
 def eager(**options: object) -> mhc_compile.Backend:
@@ -92,14 +95,14 @@ class TestAttach:
 
     def test_attaching_again_keeps_the_parameters(self) -> None:
         model, x = tower(), inputs()
-        eager().attach(model, (x,))
+        eager().attach(model, (x,), modes=TRAIN)
         made = [id(p) for p in model.hyper_connections.parameters()]
-        eager().attach(model, (x,))
+        eager().attach(model, (x,), modes=TRAIN)
         assert [id(p) for p in model.hyper_connections.parameters()] == made
 
     def test_a_copy_has_its_own(self) -> None:
         model, x = tower(), inputs()
-        eager().attach(model, (x,))
+        eager().attach(model, (x,), modes=TRAIN)
         twin = copy.deepcopy(model)
         randomise(twin)
         wanted = model(x)
@@ -108,17 +111,17 @@ class TestAttach:
 
     def test_other_options_than_those_it_was_made_with_are_refused(self) -> None:
         model, x = tower(), inputs()
-        eager(n=4).attach(model, (x,))
+        eager(n=4).attach(model, (x,), modes=TRAIN)
         with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
             torch.compile(model, backend=eager(n=2))(x)
 
     def test_parameters_of_another_readout_are_refused(self) -> None:
         model, x = tower(), inputs()
-        eager(reduce="learned").attach(model, (x,))
+        eager(reduce="learned").attach(model, (x,), modes=TRAIN)
         with pytest.raises(OtherParametersError, match=r"reduce='learned'.*reduce='mean'"):
             torch.compile(model, backend=eager())(x)
         with pytest.raises(OtherParametersError, match="reduce='learned'"):
-            eager().attach(model, (x,))
+            eager().attach(model, (x,), modes=TRAIN)
 
     def test_wrong_arguments_are_errors_with_advice(self) -> None:
         with pytest.raises(NotAModuleError):
@@ -126,16 +129,16 @@ class TestAttach:
         with pytest.raises(MissingInputsError):
             eager().attach(tower())
         with pytest.raises(PatternError, match=r"the sites are blocks\.0, blocks\.1"):
-            eager(exclude=["nothing.*"]).attach(tower(), (inputs(),))
+            eager(exclude=["nothing.*"]).attach(tower(), (inputs(),), modes=TRAIN)
         with pytest.warns(NothingToTransformWarning):
             eager().attach(nn.Linear(3, 3), (torch.ones(2, 3),))
 
     def test_two_models_are_refused(self) -> None:
         backend = eager()
         kept = tower()
-        backend.attach(kept, (inputs(),))
+        backend.attach(kept, (inputs(),), modes=TRAIN)
         with pytest.raises(SecondModelError):
-            backend.attach(tower(), (inputs(),))
+            backend.attach(tower(), (inputs(),), modes=TRAIN)
 
     def test_a_model_dynamo_skips_is_said(self) -> None:
         with pytest.raises(CaptureError, match="no graph"):
@@ -145,10 +148,10 @@ class TestAttach:
 class TestCheckpoints:
     def test_one_of_transform_loads_and_back(self) -> None:
         model, x = tower(), inputs()
-        transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+        transformed = in_advance()
         randomise(transformed)
         backend = eager()
-        backend.attach(model, (x,))
+        backend.attach(model, (x,), modes=TRAIN)
         assert str(model.load_state_dict(transformed.state_dict())) == "<All keys matched successfully>"
         compiled = torch.compile(model, backend=backend)
         assert distance(compiled(x), transformed(x)) <= 1e-10
@@ -158,7 +161,7 @@ class TestCheckpoints:
 
     def test_loaded_before_the_first_call_they_are_there_at_it(self) -> None:
         model, x = tower(), inputs()
-        transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(x,))
+        transformed = in_advance()
         randomise(transformed)
         backend = eager()
         backend.load_state_dict(transformed.state_dict())
@@ -187,11 +190,11 @@ class TestCheckpoints:
         assert distance(compiled(x), before) > 1e-3
 
     def test_those_of_another_n_are_refused(self) -> None:
-        state = mhc_compile.transform(tower(), n=2, example_inputs=(inputs(),)).state_dict()
+        state = mhc_compile.transform(tower(), n=2, example_inputs=(inputs(),), modes=TRAIN).state_dict()
         with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
             eager().load_state_dict(state)
         model = tower()
-        eager(n=4).attach(model, (inputs(),))
+        eager(n=4).attach(model, (inputs(),), modes=TRAIN)
         with pytest.raises(CheckpointMismatchError, match=r"with n=2 .*with n=4"):
             model.load_state_dict(state)
 
@@ -200,7 +203,7 @@ class TestCheckpoints:
         torch.compile(model, backend=eager())(x)
         for target in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             before = {name: value.clone() for name, value in target.state_dict().items()}
-            other = mhc_compile.transform(tower(), n=2, example_inputs=(x,))
+            other = mhc_compile.transform(tower(), n=2, example_inputs=(x,), modes=TRAIN)
             state = {
                 name: torch.zeros_like(v) if v.is_floating_point() else v for name, v in other.state_dict().items()
             }
@@ -210,9 +213,9 @@ class TestCheckpoints:
 
     def test_the_check_follows_the_parameters(self) -> None:
         model, x = tower(), inputs()
-        eager(n=4).attach(model, (x,))
+        eager(n=4).attach(model, (x,), modes=TRAIN)
         del model.hyper_connections
-        transformed = mhc_compile.transform(model, n=2, example_inputs=(x,))
+        transformed = mhc_compile.transform(model, n=2, example_inputs=(x,), modes=TRAIN)
         del model
         gc.collect()
         transformed.load_state_dict(transformed.state_dict())
@@ -220,12 +223,12 @@ class TestCheckpoints:
     def test_the_names_of_a_compiled_model_are_understood(self) -> None:
         model, x = tower(), inputs()
         first, second = eager(), eager()
-        first.attach(model, (x,))
+        first.attach(model, (x,), modes=TRAIN)
         randomise(model)
         state = torch.compile(model, backend=first).state_dict()
         assert all(name.startswith("_orig_mod.") for name in state)
         other = tower()
-        second.attach(other, (x,))
+        second.attach(other, (x,), modes=TRAIN)
         second.load_state_dict(state)
         pairs = zip(first.parameters(), second.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
@@ -237,7 +240,7 @@ class TestCheckpoints:
 
     def test_what_was_refused_works_once_it_is_put_right(self) -> None:
         model, x = tower(), inputs()
-        mhc_compile.backend(n=2, inner="eager").attach(model, (x,))
+        mhc_compile.backend(n=2, inner="eager").attach(model, (x,), modes=TRAIN)
         compiled = torch.compile(model, backend=mhc_compile.backend(n=4, inner="eager"))
         with pytest.raises(OtherParametersError, match=r"del model\.hyper_connections"):
             compiled(x)
@@ -269,12 +272,12 @@ class TestUntaken:
     STRANGE: ClassVar = {"hyper_connections.blocks__9.phi": torch.zeros(3)}
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {**mhc_compile.transform(tower(), example_inputs=(inputs(),)).state_dict(), **self.STRANGE}
+        return {**in_advance().state_dict(), **self.STRANGE}
 
     def test_behind_attach_values_are_refused_before_anything_is_loaded(self) -> None:
         model = tower()
         backend = eager()
-        backend.attach(model, (inputs(),))
+        backend.attach(model, (inputs(),), modes=TRAIN)
         randomise(model)
         before = {name: value.clone() for name, value in backend.state_dict().items()}
         with pytest.raises(
@@ -288,7 +291,7 @@ class TestUntaken:
         backend = eager()
         backend.load_state_dict(self.state())
         with pytest.raises(OtherParametersError, match="blocks__9"):
-            backend.attach(model, (inputs(),))
+            backend.attach(model, (inputs(),), modes=TRAIN)
         assert "hyper_connections" not in model._modules
 
     def test_the_first_call_of_one_graph_warns(self) -> None:
@@ -327,7 +330,7 @@ class TestUntaken:
         with pytest.raises(PatternError) as refused:
             mhc_compile.transform(tower(), example_inputs=(inputs(),), exclude=["zz*"])
         with pytest.raises(PatternError) as attached:
-            eager(exclude=["zz*"]).attach(tower(), (inputs(),))
+            eager(exclude=["zz*"]).attach(tower(), (inputs(),), modes=TRAIN)
         assert str(attached.value) == str(refused.value)
         with pytest.warns(PatternWarning) as seen:
             torch.compile(tower(), backend=eager(exclude=["zz*"]))(inputs())
@@ -341,7 +344,7 @@ class TestUntaken:
 
     def test_a_wrong_shape_stays_an_error_until_it_is_put_right(self) -> None:
         backend = eager()
-        good = mhc_compile.transform(tower(), example_inputs=(inputs(),)).state_dict()
+        good = in_advance().state_dict()
         backend.load_state_dict({**good, "hyper_connections.blocks__0.alpha": torch.ones(7)})
         compiled = torch.compile(tower(), backend=backend)
         for _ in range(2):
@@ -380,7 +383,7 @@ class TestReplaced:
 class TestLifetime:
     def test_neither_attach_nor_a_call_keeps_a_model_alive(self) -> None:
         x = inputs()
-        for use in (lambda b, m: b.attach(m, (x,)), lambda b, m: torch.compile(m, backend=b)(x)):
+        for use in (lambda b, m: b.attach(m, (x,), modes=TRAIN), lambda b, m: torch.compile(m, backend=b)(x)):
             torch.compiler.reset()
             model = tower()
             backend, seen = eager(), weakref.ref(model)
@@ -414,7 +417,7 @@ class TestEarlyOptimizer:
         model = tower()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with pytest.warns(EarlyOptimizerWarning, match="SGD"):
-            eager().attach(model, (inputs(),))
+            eager().attach(model, (inputs(),), modes=TRAIN)
         assert optimizer.param_groups
 
     def test_one_of_another_model_is_not(self) -> None:

@@ -6,10 +6,16 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile import errors
+from tests.copies import copied
 from tests.toy_models import WIDTH, Block, Branching, Integers, Tower
 
 X = torch.randn(2, 3, WIDTH)
 GIVEN = {"example_inputs": (X,)}
+
+
+@copied
+def transformed() -> nn.Module:
+    return mhc_compile.transform(Tower(), n=2, modes=("train",), **GIVEN)
 
 
 def snapshot(model: nn.Module):
@@ -39,7 +45,7 @@ class Holder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = mhc_compile.transform(Tower(), n=2, **GIVEN)
+        self.inner = transformed()
 
     def forward(self, x):
         return self.inner(x)
@@ -59,7 +65,7 @@ CASES = {
     "two devices": (split_devices, GIVEN, errors.MixedDeviceError, r"write model\.to"),
     "input elsewhere": (Tower, {"example_inputs": (X.to("meta"),)}, errors.MixedDeviceError, r"write x\.to\('cpu'\)"),
     "transformed": (
-        lambda: mhc_compile.transform(Tower(), n=2, **GIVEN),
+        transformed,
         GIVEN,
         errors.AlreadyTransformedError,
         r"revert\(model\)",

@@ -200,14 +200,6 @@ def test_help_shows_targets_examples_and_exit_codes(capsys: pytest.CaptureFixtur
     assert "TARGET is one of" in out and "examples" in out and "exit codes" in out
 
 
-def test_the_command_line_module_imports_no_model_library() -> None:
-    code = (
-        "import sys, mhc_compile.cli; print([m for m in ('timm', 'torchvision', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_the_module_can_be_run_as_the_command_is(tmp_path: Path) -> None:
     (tmp_path / "inspect.py").write_text("import torch\ndef build(): return torch.nn.Linear(3, 3)\n")
     command = [sys.executable, "-m", "mhc_compile.cli", "inspect", f"{tmp_path}/inspect.py:build", "--input", "2x3"]

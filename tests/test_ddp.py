@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from tests.ranks import run_ranks
 from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
-STEPS = 20
+STEPS = 8
 CONNECTIONS = ["mhc", "hc", "hc-static", "mhc-lite", "identity"]
 
 
@@ -67,22 +69,31 @@ def compare(rank, twin, wrapped, single):
 
 
 def eager(rank, folder, connections):
+    wrapping_spreads_the_first_process(rank)
     for connection in connections:
         twin = transformed(connection=connection)
-        compare(rank, twin, DistributedDataParallel(twin), transformed(connection=connection))
+        single = copy.deepcopy(twin)
+        compare(rank, twin, DistributedDataParallel(twin), single)
 
 
-def compiled_inside(rank, folder, backend):
+def compiled(rank, folder, backends):
+    for call, backend in backends:
+        call(rank, backend)
+
+
+def compiled_inside(rank, backend):
     twin = transformed()
-    compare(rank, twin, DistributedDataParallel(torch.compile(twin, backend=backend, fullgraph=True)), transformed())
+    single = copy.deepcopy(twin)
+    compare(rank, twin, DistributedDataParallel(torch.compile(twin, backend=backend, fullgraph=True)), single)
 
 
-def compiled_outside(rank, folder, backend):
+def compiled_outside(rank, backend):
     twin = transformed()
-    compare(rank, twin, torch.compile(DistributedDataParallel(twin), backend=backend), transformed())
+    single = copy.deepcopy(twin)
+    compare(rank, twin, torch.compile(DistributedDataParallel(twin), backend=backend), single)
 
 
-def wrapping_spreads_the_first_process(rank, folder):
+def wrapping_spreads_the_first_process(rank):
     """Parameters drawn differently on each process, as `init="random"` does without a common seed."""
     twin = transformed(seed=rank, init="random")
     phi = twin.hyper_connections[twin.mhc_plan.sites[0].key].phi
@@ -93,25 +104,22 @@ def wrapping_spreads_the_first_process(rank, folder):
     assert torch.equal(phi, before)
 
 
+# That every new parameter has a gradient, which is all that the wrapper asks, is tested for each connection below.
 @pytest.mark.slow
-def test_gradients_of_two_processes_are_those_of_one(tmp_path):
-    run_ranks(eager, tmp_path, CONNECTIONS)
+@pytest.mark.parametrize("connections", [["mhc", "hc"], *also(["hc-static", "mhc-lite", "identity"])])
+def test_wrapping_makes_new_parameters_equal_and_gradients_of_two_processes_are_those_of_one(tmp_path, connections):
+    run_ranks(eager, tmp_path, connections)
 
 
+# Hooks of parameters are all that is special, and those are there under every backend.
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", *also("inductor")])  # hooks of parameters are all that is special
-def test_gradients_agree_around_a_compiled_model(tmp_path, backend):
-    run_ranks(compiled_inside, tmp_path, backend)
-
-
-@pytest.mark.slow
-def test_gradients_agree_where_the_wrapper_is_compiled(tmp_path):
-    run_ranks(compiled_outside, tmp_path, "aot_eager")
-
-
-@pytest.mark.slow
-def test_new_parameters_are_made_equal_by_wrapping(tmp_path):
-    run_ranks(wrapping_spreads_the_first_process, tmp_path)
+@pytest.mark.parametrize(
+    "backends",
+    [[(compiled_inside, "aot_eager"), (compiled_outside, "eager")], *also([(compiled_inside, "inductor")])],
+    ids=["aot_eager", "inductor"],
+)
+def test_gradients_agree_around_a_compiled_model_and_where_the_wrapper_is_compiled(tmp_path, backends):
+    run_ranks(compiled, tmp_path, backends)
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)

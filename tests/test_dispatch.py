@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mhc_compile.dispatch import kind_of
-from tests.moved import Net, X, moved, programs
+from tests.moved import Net, X, moved, net, programs
 
 
 class Halved(Net):
@@ -18,7 +18,7 @@ class Halved(Net):
 
 
 def test_a_mode_or_an_attribute_that_is_switched_to_and_fro_is_traced_once():
-    t = moved(Net())
+    t = net()
     train = t(X)
     for _ in range(3):
         t.eval()(X)
@@ -44,7 +44,7 @@ def test_a_number_is_open_from_its_second_value_on():
 
 
 def test_kinds_of_calls_leave_out_sizes_and_numbers_but_not_modes():
-    t = moved(Net())
+    t = net()
     first = kind_of(t, [X, 1, "a"], None)
     assert first == kind_of(t, [X[:1], 2, "a"], None)
     assert first != kind_of(t, [X, 1, "b"], None)
@@ -54,7 +54,7 @@ def test_kinds_of_calls_leave_out_sizes_and_numbers_but_not_modes():
 
 
 def test_first_calls_from_several_threads_are_right_and_trace_once():
-    t = moved(Net()).eval()
+    t = net().eval()
     found: list[Tensor | None] = [None] * 4
 
     def call(index: int) -> None:
@@ -73,7 +73,7 @@ def test_first_calls_from_several_threads_are_right_and_trace_once():
 
 
 def test_a_copy_has_the_programs_and_its_own_modules_to_look_at():
-    t = moved(Net())
+    t = net()
     want = t(X)
     other = copy.deepcopy(t)
     other.blocks[0].drop.p = 1.0
@@ -83,7 +83,7 @@ def test_a_copy_has_the_programs_and_its_own_modules_to_look_at():
 
 
 def test_a_pickle_traces_again_what_it_needs():
-    t = moved(Net())
+    t = net()
     want, door = t(X), t.blocks[0](X)
     file = io.BytesIO()
     torch.save(t, file)
@@ -95,7 +95,7 @@ def test_a_pickle_traces_again_what_it_needs():
 
 
 def test_other_parameters_for_one_call_lead_to_no_trace():
-    t = moved(Net())
+    t = net()
     want = t(X)
     values = {name: p.detach() * 1.5 for name, p in t.named_parameters()}
     found = torch.func.functional_call(t, values, (X,))
@@ -108,7 +108,7 @@ def test_other_parameters_for_one_call_lead_to_no_trace():
 
 
 def test_frozen_parts_lead_to_no_trace():
-    t = moved(Net())
+    t = net()
     t.stem.requires_grad_(False)
     t(X).sum().backward()
     assert t.stem.weight.grad is None and t.head.weight.grad is not None

@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 import mhc_compile
 from mhc_compile.errors import DetachedModuleWarning, MhcError, StreamsCutWarning
-from tests.moved import Net, X, moved, programs
+from tests.moved import Net, X, moved, net, programs
+from tests.tables import also
+from tests.test_reads import PLACES
 from tests.toy_models import WIDTH, Block
 
 
@@ -51,7 +53,7 @@ class Features(nn.Module):
 
 
 def test_a_method_that_calls_a_part_has_the_hyper_connections_and_trains_them():
-    t = moved(Lit())
+    t = net(Lit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss = t.training_step(X)
@@ -62,12 +64,12 @@ def test_a_method_that_calls_a_part_has_the_hyper_connections_and_trains_them():
 
 @pytest.mark.parametrize("call", [lambda t: t.forward(X), lambda t: t.net.forward(X)])
 def test_forward_itself_is_a_call(call):
-    t = moved(Lit())
+    t = net(Lit)
     assert_close(call(t), t(X))
 
 
 def test_methods_that_call_the_model_are_calls_of_it():
-    t = moved(Lit())
+    t = net(Lit)
     assert_close(t.score(X), t(X)[:, -1])
     assert torch.equal(t.predict(X), t(X).argmax(-1))
 
@@ -78,7 +80,7 @@ def test_features_are_those_inside_the_model():
 
 
 def test_blocks_in_a_loop_are_cut_with_one_warning_that_names_a_module():
-    t = moved(Net())
+    t = net()
     with pytest.warns(StreamsCutWarning, match=r"blocks\.0 is called by itself and holds 1 of the 2 sites"):
         x = t.blocks[0](X)
     plain = mhc_compile.revert(t)
@@ -89,14 +91,14 @@ def test_blocks_in_a_loop_are_cut_with_one_warning_that_names_a_module():
 
 
 def test_a_module_without_sites_inside_computes_what_it_always_did():
-    t = moved(Net())
+    t = net()
     assert torch.equal(t.blocks[0].up(X), mhc_compile.revert(t).blocks[0].up(X))
     assert programs(t, "blocks.0.up") == 0
 
 
 @pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
 def test_what_a_part_reads_is_never_stale_behind_its_door():
-    t = moved(Net())
+    t = net()
     before = t.blocks[0](X)
     t.blocks[0].drop.p = 1.0
     assert not torch.allclose(t.blocks[0](X), before)
@@ -130,7 +132,7 @@ def test_a_model_in_a_larger_one_runs_as_it_is_and_keeps_the_larger_one_from_bei
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x)
 
-    t = moved(Net())
+    t = net()
     outer = Outer(t)
     assert_close(outer(X), t(X))
     assert_close(copy.deepcopy(outer)(X), t(X))
@@ -139,7 +141,7 @@ def test_a_model_in_a_larger_one_runs_as_it_is_and_keeps_the_larger_one_from_bei
 
 
 def test_a_part_copied_without_the_model_runs_plain_with_a_warning():
-    t = moved(Net())
+    t = net()
     block = copy.deepcopy(t.blocks[0])
     with pytest.warns(DetachedModuleWarning, match="runs without hyper-connections"):
         found = block(X)
@@ -147,7 +149,7 @@ def test_a_part_copied_without_the_model_runs_plain_with_a_warning():
 
 
 def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
-    t = moved(Net())
+    t = net()
     block, plain = t.blocks[0], mhc_compile.revert(t).blocks[0]
     del t
     gc.collect()
@@ -155,12 +157,30 @@ def test_a_part_that_outlives_its_model_runs_plain_with_a_warning():
         assert_close(block(X), plain(X))
 
 
-def test_an_outer_compile_sees_what_has_changed():
-    t = moved(Net())
+@pytest.mark.parametrize("place", ["attribute", "config", *also("class", "global object", "dict in a dict", "list")])
+def test_an_outer_compile_sees_what_has_changed_wherever_it_lies(place):
+    make, change, change_back = PLACES[place]
+    t = moved(make())
     compiled = torch.compile(t, backend="eager")
     before = compiled(X)
     assert_close(before, t(X))
-    t.blocks[0].drop.p = 1.0
-    t(X)
-    assert_close(compiled(X), t(X))
-    assert not torch.allclose(compiled(X), before)
+    try:
+        change(t)
+        assert_close(compiled(X), 3 * before)
+    finally:
+        change_back(t)
+    assert_close(compiled(X), before)
+
+
+def test_an_outer_compile_sees_a_variable_of_the_function_around():
+    gain = 1.0
+
+    class Inner(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * gain
+
+    t = moved(Inner())
+    compiled = torch.compile(t, backend="eager")
+    before = compiled(X)
+    gain = 3.0
+    assert_close(compiled(X), 3 * before)

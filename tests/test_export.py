@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mhc_compile.errors import CaptureError
 from mhc_compile.export import decompose
 from mhc_compile.kernels import ops
 from mhc_compile.kernels.sinkhorn import sinkhorn
+from mhc_compile.plain_twin import disown
 from tests.kernels.step_inputs import step_inputs
 from tests.tables import also
 
@@ -32,9 +34,9 @@ WITHOUT_THIS_PACKAGE = """
 import sys
 sys.modules["mhc_compile"] = None
 import torch
-run = {load}
-calls = torch.load(sys.argv[2])
-torch.save([run(*call) for call in calls], sys.argv[3])
+programs = [{programs}]
+calls = torch.load(sys.argv[1])
+torch.save([[run(*call) for call in calls] for run in programs], sys.argv[2])
 assert not any(name.startswith("mhc_compile.") for name in sys.modules)
 """
 
@@ -46,7 +48,7 @@ def moved(model: nn.Module, example: Tensor, connection: str = "mhc", n: int = 4
     with torch.no_grad():
         for parameter in hyper.hyper_connections.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        plain = mhc_compile.owner.disown(hyper)
+        plain = disown(hyper)
         assert (tensor(hyper(example)) - tensor(plain(example))).abs().max() > 100 * TOLERANCE
     return hyper
 
@@ -73,37 +75,46 @@ def export(model: nn.Module, example: Tensor, axes: Sequence[int] = (0, 1)) -> t
         return torch.export.export(model, (example,), dynamic_shapes=({axis: OPEN for axis in axes},))
 
 
+@cache
+def exported_gpt() -> tuple[nn.Module, torch.export.ExportedProgram, torch.export.ExportedProgram]:
+    """A model, its program, and that decomposed: who changes one of them makes their own."""
+    model = moved(gpt(), characters(2, 12))
+    program = export(model, characters(2, 12))
+    return model, program, decompose(program)
+
+
 def operators(program: torch.export.ExportedProgram) -> set[str]:
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     return {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
 
 
-def elsewhere(load: str, file: Path, calls: Sequence[tuple[Tensor, ...]]) -> Any:
-    """What `load`, code for a loaded program, returns for these calls in a process without this package."""
-    given, found = file.with_suffix(".in"), file.with_suffix(".out")
+def elsewhere(folder: Path, programs: Sequence[str], calls: Sequence[tuple[Tensor, ...]]) -> Any:
+    """What `programs`, code that loads each, return for these calls in a process without this package."""
+    given, found = folder / "calls", folder / "results"
     torch.save(calls, given)
-    code = WITHOUT_THIS_PACKAGE.format(load=load)
-    done = subprocess.run(
-        [sys.executable, "-c", code, file, given, found], cwd=file.parent, capture_output=True, text=True
-    )
+    code = WITHOUT_THIS_PACKAGE.format(programs=", ".join(programs))
+    done = subprocess.run([sys.executable, "-c", code, given, found], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(found)
 
 
 @pytest.mark.parametrize("connection", ["mhc", "hc"])
 def test_an_exported_model_computes_the_same_under_the_same_names_for_other_sizes(connection: str) -> None:
-    model = moved(gpt(), characters(2, 12), connection)
-    exported = export(model, characters(2, 12))
-    for program in (exported, decompose(exported)) if connection == "mhc" else (exported,):
+    if connection == "mhc":
+        model, *programs = exported_gpt()
+    else:
+        model = moved(gpt(), characters(2, 12), connection)
+        programs = [export(model, characters(2, 12))]
+    for program in programs:
         assert set(program.state_dict) == set(model.state_dict()) - {"hyper_connections._extra_state"}
         for call in (characters(2, 12), characters(3, 7), characters(1, 16), characters(1, 1)):
             torch.testing.assert_close(program.module()(call), model(call), rtol=0, atol=TOLERANCE)
 
 
 def test_decompose_leaves_no_operator_of_this_package_and_no_other_behind() -> None:
-    exported = export(moved(gpt(), characters(2, 12)), characters(2, 12))
+    _, exported, decomposed = exported_gpt()
     assert {"mhc.gate.default", "mhc.boundary.default", "mhc.leave.default"} <= operators(exported)
-    left = operators(decompose(exported))
+    left = operators(decomposed)
     assert not {name for name in left if name.startswith("mhc.")}
     assert {"aten.linear.default", "aten.gelu.default", "aten.layer_norm.default"} <= left
 
@@ -125,9 +136,8 @@ def test_decompose_knows_the_sinkhorn_iterations_of_sites_that_are_not_fused() -
 
 
 def test_a_decomposed_program_trains_as_the_model_does() -> None:
-    model = moved(gpt(), characters(2, 12))
-    call = characters(2, 12)
-    program = decompose(torch.export.export(model, (call,))).module()
+    model, _, decomposed = exported_gpt()
+    call, program = characters(2, 12), decomposed.module()
     found = torch.autograd.grad(program(call).square().sum(), list(program.parameters()))
     names = [name for name, _ in program.named_parameters()]
     expected = torch.autograd.grad(model(call).square().sum(), [model.get_parameter(name) for name in names])
@@ -144,30 +154,24 @@ def test_a_call_that_was_not_traced_yet_is_refused_with_what_to_do() -> None:
     torch.testing.assert_close(program(characters(1, 12)), model(characters(1, 12)))
 
 
-@pytest.mark.slow
-def test_a_saved_decomposed_program_runs_without_this_package(tmp_path: Path) -> None:
-    model = moved(gpt(), characters(2, 12))
-    exported = export(model, characters(2, 12))
-    load, file = "torch.export.load(sys.argv[1]).module()", tmp_path / "program.pt2"
-    calls = [(characters(2, 12),), (characters(3, 7),)]
-    torch.export.save(decompose(exported), file)
-    for call, found in zip(calls, elsewhere(load, file, calls), strict=True):
-        torch.testing.assert_close(found, model(*call), rtol=0, atol=TOLERANCE)
-
-
-# With "hc" the package holds nothing of ours: a program of PyTorch's own operators.
+# With "hc" they hold nothing of ours: programs of PyTorch's own operators.
 @pytest.mark.slow
 @pytest.mark.parametrize(("connection", "n"), [("mhc", 4), *also(("hc", 2))])
-def test_a_package_of_aotinductor_runs_without_this_package(connection: str, n: int, tmp_path: Path) -> None:
-    model = moved(gpt(), characters(2, 12), connection, n=n)
-    exported = export(model, characters(2, 12))
-    file = tmp_path / "model.pt2"
-    torch._inductor.aoti_compile_and_package(exported, package_path=str(file))
+def test_a_saved_program_and_a_package_of_aotinductor_run_without_this_package(
+    connection: str, n: int, tmp_path: Path
+) -> None:
+    model = exported_gpt()[0] if connection == "mhc" else moved(gpt(), characters(2, 12), connection, n=n)
+    exported = exported_gpt()[1] if connection == "mhc" else export(model, characters(2, 12))
+    torch.export.save(decompose(exported), tmp_path / "program.pt2")
+    # To parse headers beforehand pays for several packages.
+    once = {"aot_inductor.precompile_headers": False}
+    package = str(tmp_path / "package.pt2")
+    torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=once)
     calls = [(characters(2, 12),), (characters(3, 7),), (characters(1, 1),)]
-    for call, found in zip(
-        calls, elsewhere("torch._inductor.aoti_load_package(sys.argv[1])", file, calls), strict=True
-    ):
-        torch.testing.assert_close(found, model(*call), rtol=0, atol=TOLERANCE)
+    programs = ["torch.export.load('program.pt2').module()", "torch._inductor.aoti_load_package('package.pt2')"]
+    for results in elsewhere(tmp_path, programs, calls):
+        for call, found in zip(calls, results, strict=True):
+            torch.testing.assert_close(found, model(*call), rtol=0, atol=TOLERANCE)
 
 
 class Uncovered(nn.Module):
@@ -208,15 +212,18 @@ ONNX = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "connection"),
-    [("gpt", "hc"), ("vit", "mhc"), *also(("llama", "mhc"), ("gpt", "mhc"), ("resnet", "mhc"))],
+    [("gpt", "mhc"), *also(("gpt", "hc"), *((family, "mhc") for family in ("vit", "llama", "resnet")))],
 )
 def test_onnx_computes_the_same_for_other_batches_and_lengths(family: str, connection: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'mhc-compile[onnx]'")
     pytest.importorskip("onnxscript", reason="pip install 'mhc-compile[onnx]'")
     build, calls, axes = ONNX[family]
     torch.manual_seed(0)
-    model = moved(build(), calls[0], connection, n=2 if connection == "hc" else 4)
-    program = decompose(export(model, calls[0], axes))
+    if (family, connection) == ("gpt", "mhc"):
+        model, _, program = exported_gpt()
+    else:
+        model = moved(build(), calls[0], connection, n=2 if connection == "hc" else 4)
+        program = decompose(export(model, calls[0], axes))
     torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "model.onnx")
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     (name,) = (given.name for given in session.get_inputs())

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.errors import FallbackWarning, GraphBreakError, UncompiledCodeWarning
-from mhc_compile.fallback import RECOMPILE_LIMIT
-from tests.moved import Net, X, moved, programs
+from mhc_compile.apart import RECOMPILE_LIMIT
+from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
+from tests.moved import Net, X, moved, net, programs
 from tests.toy_models import Block
 
 
@@ -29,7 +29,7 @@ class Counting(Net):
 
 
 def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
-    t = moved(Counting())
+    t = net(Counting)
     want = t(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -40,7 +40,7 @@ def test_counters_and_numbers_that_decay_are_kept_and_never_make_it_run_plain():
 
 
 def test_a_loss_that_is_kept_has_a_gradient_for_the_new_parameters():
-    t = moved(Counting())
+    t = net(Counting)
     t(X)
     t.last.backward()
     assert all(p.grad is not None for p in t.hyper_connections.parameters())
@@ -71,6 +71,18 @@ def test_lists_that_blocks_append_to_are_filled_at_every_call():
             assert len(block.seen) == 1
             block.seen.clear()
     assert means[0] == means[1]
+
+
+def test_a_list_that_only_grows_is_told_of_and_never_makes_it_run_plain(monkeypatch):
+    monkeypatch.setattr("mhc_compile.fallback.RECOMPILE_LIMIT", 5)
+    monkeypatch.setattr("mhc_compile.fallback.OFTEN", 2)
+    t = moved(ListingNet())
+    want = t(X)
+    with pytest.warns(RecompilationWarning, match=r"blocks\.0\.seen, blocks\.1\.seen grow") as caught:
+        for _ in range(7):
+            assert_close(t(X), want)
+    assert sum(issubclass(w.category, RecompilationWarning) for w in caught) == 1
+    assert len(t.blocks[0].seen) == 8
 
 
 class Streaming(Net):

@@ -7,6 +7,8 @@ import torch
 
 from mhc_compile import transform
 from mhc_compile.passes.keys import identifier
+from tests.copies import copied
+from tests.passes.graphs import plan_of
 from tests.passes.layers import Net, PreNorm, tokens
 
 X = tokens()
@@ -18,10 +20,11 @@ def _lists(m, x):
     return x
 
 
+@copied
 def make(**options):
     torch.manual_seed(0)
     layers = {f"{name}{i}": torch.nn.Linear(8, 8) for name in "ab" for i in range(3)}
-    return transform(Net(_lists, **layers).double(), n=4, example_inputs=(X,), **options)
+    return transform(Net(_lists, **layers).double(), n=4, example_inputs=(X,), modes=("train",), **options)
 
 
 def moved(model):
@@ -68,8 +71,7 @@ def test_a_checkpoint_of_today_is_left_alone_and_a_wrong_one_still_refused():
 
 
 def test_keys_that_stayed_have_no_former_one():
-    model = transform(torch.nn.Sequential(PreNorm(), PreNorm()).double(), n=4, example_inputs=(X,))
-    assert not any(site.former for site in model.mhc_plan.sites)
+    assert not any(site.former for site in plan_of(torch.nn.Sequential(PreNorm(), PreNorm()).double(), X).sites)
 
 
 def test_a_layer_that_is_left_out_takes_its_parameters_with_it():
@@ -83,7 +85,7 @@ def test_a_layer_that_is_left_out_takes_its_parameters_with_it():
     torch.manual_seed(0)
     layers = {f"{name}{i}": torch.nn.Linear(8, 8) for name in "ab" for i in range(3)}
     model = Skipping(None, **layers).double()
-    new = transform(model, n=4, example_inputs=(X,))
+    new = transform(model, n=4, example_inputs=(X,), modes=("train",))
     with torch.no_grad():
         new.hyper_connections["b1"].bias.add_(1.0)
     assert torch.allclose(new(X, skip=(1,)), model(X, skip=(1,)))

@@ -15,12 +15,16 @@ import mhc_compile
 from benchmarks.allocations import peak_bytes
 from examples.train_char_gpt import CharGPT
 from mhc_compile.whole import own_part
+from tests.copies import copied
 from tests.ranks import run_ranks
-from tests.tables import also
-from tests.test_ddp import Net, transformed
+from tests.test_ddp import Net
+from tests.test_ddp import transformed as transformed_anew
 from tests.toy_models import Block
 
-STEPS = 20
+STEPS = 4
+
+
+transformed = copied(transformed_anew)
 
 
 def shard(model, **options):
@@ -57,13 +61,8 @@ def compare(rank, folder, connection):
     torch.testing.assert_close(model(ids), single(ids), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("connection", ["mhc", *also("hc")])
-def test_sharded_blocks_train_like_one_process(connection, tmp_path):
-    run_ranks(compare, tmp_path, connection)
-
-
 def parameters_of_a_group(rank, folder):
-    model = transformed()
+    model = transformed(modes=("train",))
     whole = sum(p.numel() for p in model.parameters())
     shard(model)
     sites = model.hyper_connections["blocks.1"]
@@ -75,10 +74,6 @@ def parameters_of_a_group(rank, folder):
     model.blocks[2].register_forward_hook(lambda *_: resharded.append(sites.phi.to_local().numel() < sites.phi.numel()))
     model(torch.zeros(2, 5, dtype=torch.long))
     assert resharded == [True]  # behind block 1 its hyper-connection is cut again
-
-
-def test_hyper_connections_are_sharded_with_the_block_that_uses_them(tmp_path):
-    run_ranks(parameters_of_a_group, tmp_path)
 
 
 def peak_of_a_step(rank, folder):
@@ -126,13 +121,8 @@ def new_kinds_of_calls(rank, folder, whole):
     assert len(model._mhc.programs) == traced == 3
 
 
-@pytest.mark.parametrize("whole", [False, *also(True)])  # the second gathers once, not twice
-def test_a_sharded_model_is_traced_for_new_kinds_of_calls(whole, tmp_path):
-    run_ranks(new_kinds_of_calls, tmp_path, whole)
-
-
 def checkpointed(rank, folder):
-    model = transformed()
+    model = transformed(modes=("train",))
     single = copy.deepcopy(model)
     apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
     shard(model)
@@ -146,26 +136,18 @@ def checkpointed(rank, folder):
             torch.testing.assert_close(mine.grad.full_tensor(), alone.grad)
 
 
-def test_blocks_under_activation_checkpointing_are_sharded(tmp_path):
-    run_ranks(checkpointed, tmp_path)
-
-
 def nested(rank, folder):
     """The modules that use hyper-connections lie inside those that are sharded."""
     torch.manual_seed(0)
     ids = torch.randint(16, (4, 5))
     model = Net()
     model.blocks = nn.Sequential(*(nn.Sequential(Block(), Block()) for _ in range(2)))
-    model = mhc_compile.transform(model, example_inputs=(ids,))
+    model = mhc_compile.transform(model, example_inputs=(ids,), modes=("train",))
     single = copy.deepcopy(model)
     shard(model)
     model(ids).square().mean().backward(), single(ids).square().mean().backward()
     for mine, alone in zip(model.parameters(), single.parameters(), strict=True):
         torch.testing.assert_close(mine.grad.full_tensor(), alone.grad)
-
-
-def test_hyper_connections_of_modules_inside_a_sharded_one_are_sharded_once(tmp_path):
-    run_ranks(nested, tmp_path)
 
 
 def mixed_precision(rank, folder):
@@ -185,5 +167,30 @@ def mixed_precision(rank, folder):
     torch.testing.assert_close(model(ids).float(), single(ids), rtol=0, atol=5e-2)
 
 
-def test_a_mixed_precision_policy_computes_in_its_dtype(tmp_path):
-    run_ranks(mixed_precision, tmp_path)
+def in_turn(rank, folder, checks):
+    """Several checks in one pair of processes: to start them and to trace the model takes longer than most checks."""
+    for check, *arguments in checks:
+        check(rank, folder, *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "checks",
+    [
+        pytest.param(
+            [
+                (compare, "mhc"),  # sharded blocks train like one process
+                (parameters_of_a_group,),  # hyper-connections are sharded with the block that uses them
+                (new_kinds_of_calls, False),  # a sharded model is traced for new kinds of calls
+                (checkpointed,),  # blocks under activation checkpointing are sharded
+                (nested,),  # hyper-connections of modules inside a sharded one are sharded once
+                (mixed_precision,),  # a policy of mixed precision computes in its dtype
+            ],
+            id="few",
+        ),
+        # Another number of gathered parameters; and what gathers once, not twice.
+        pytest.param([(compare, "hc"), (new_kinds_of_calls, True)], id="more", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_two_sharded_processes_compute_what_one_does(checks, tmp_path):
+    run_ranks(in_turn, tmp_path, checks)

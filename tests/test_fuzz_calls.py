@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from torch import nn
 
 from tests.fuzz.calls import Pair, actions_in_turn, cases, check_calls
 from tests.fuzz.checks import FuzzError
+from tests.fuzz.spec import Collect, Network, Res
 from tests.fuzz.streams import Drawn
+from tests.fuzz.whole_calls import ACTIONS, check_whole_calls
+from tests.fuzz.whole_calls import Pair as WholePair
+from tests.fuzz.whole_calls import cases as whole_cases
 
 SETTINGS = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
@@ -25,10 +31,12 @@ def one_thread() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@settings(max_examples=6, **SETTINGS)
+@settings(max_examples=3, **SETTINGS)
 @given(cases())
 def test_calls_are_the_formula(case):
-    check_calls(*case)
+    """With four streams: each number needs C++ kernels of its own."""
+    drawn, actions = case
+    check_calls(replace(drawn, n=4), actions)
 
 
 @pytest.mark.exhaustive
@@ -45,6 +53,35 @@ def test_every_action_once(actions):
 
 def test_every_action_once_where_branches_keep_something():
     check_calls(Drawn(False, ("pre_norm", "plain"), keeps=frozenset({"loss", "count", "list"})), (("step", 0, 1.0),))
+
+
+WHOLE = Network(
+    images=False,
+    channels=4,
+    start="stem",
+    body=(Res("pre_norm"), Collect(), Res("post_norm", uses=2)),
+    towers=((Res("plain"),), (Res("pre_norm"), Res("plain"))),
+    encoder=(Res("pre_norm"), Res("plain")),
+)
+
+
+def test_whole_networks_are_the_plan_of_a_fresh_trace():
+    check_whole_calls(WHOLE, tuple((name, 1, 1.0) for name in ACTIONS))
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=40, **SETTINGS)
+@given(whole_cases())
+def test_more_whole_networks_are_the_plan_of_a_fresh_trace(case):
+    check_whole_calls(*case)
+
+
+def test_what_is_stale_in_a_whole_network_is_noticed():
+    pair = WholePair(replace(WHOLE, towers=(), encoder=()))
+    pair.check("transform")
+    pair.modules(nn.LayerNorm, 0)[1].eps = 1.0
+    with pytest.raises(FuzzError, match="after a change of one of the two: output 0 is off by"):
+        pair.check("a change of one of the two")
 
 
 def test_what_is_stale_is_noticed():

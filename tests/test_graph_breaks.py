@@ -127,7 +127,7 @@ def reference(model: nn.Module, x: torch.Tensor, chosen: list[str]) -> torch.Ten
     """Each block alone: the chosen ones transformed, with the parameters they have in `model`."""
     for key, block in zip(LOOP, model.blocks, strict=True):
         if key in chosen:
-            block = mhc_compile.transform(block, example_inputs=(x,))
+            block = mhc_compile.transform(block, example_inputs=(x,), modes=("train",))
             (only,) = block.hyper_connections
             block.hyper_connections[only].load_state_dict(model.hyper_connections[key].state_dict())
         x = block(x)

@@ -82,7 +82,7 @@ class Region(nn.Module):
 
 def test_blocks_that_are_alike_are_compiled_once():
     torch.compiler.reset()
-    twin, graphs = transformed(Tower(depth=12)), []
+    twin, graphs = transformed(Tower(depth=12), modes=("train",)), []
     expected = twin(X)
 
     def count(gm, inputs):
@@ -262,7 +262,7 @@ def test_hooks_that_were_there_and_collect_something_do_so_at_every_call():
     model, calls = Tower(), []
     model.blocks[0].register_forward_hook(lambda *args: calls.append(args[2].sum()) or args[2] * 2)
     expected = model(X)
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     for module in (twin, mhc_compile.revert(twin)):
         calls.clear()
         torch.testing.assert_close(module(X), expected)
@@ -330,7 +330,7 @@ class Doubling(nn.Linear):
 
 def test_a_layer_put_in_place_of_one_with_the_same_parameters_is_traced():
     model = Tower()
-    twin = mhc_compile.transform(model, n=4, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     plain = copy.deepcopy(model)
     for tower in (twin, plain):
         tower.blocks[0].up, before = Doubling(WIDTH, 2 * WIDTH), tower.blocks[0].up

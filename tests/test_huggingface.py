@@ -14,7 +14,6 @@ import mhc_compile
 from examples import hf_trainer
 from examples.hf_llama import tiny_llama, tokens
 from mhc_compile.inputs import resolve_inputs
-from tests.tables import also
 from tests.zoo.build import build
 from tests.zoo.generators import build_generator
 
@@ -24,14 +23,14 @@ BATCH = tokens(2, 24)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_layers_are_recomputed_whenever_gradient_checkpointing_is_on(when):
     torch.manual_seed(0)
-    model = tiny_llama().train()
+    model = tiny_llama(layers=1).train()
     plain = copy.deepcopy(model)
     if when == "before":
         model.gradient_checkpointing_enable()
     hyper = mhc_compile.transform(model, n=4, example_kwargs=BATCH, modes=("train",))
     if when == "after":
         hyper.gradient_checkpointing_enable()
-    assert len(hyper.mhc_plan.sites) == 4
+    assert len(hyper.mhc_plan.sites) == 2
     runs = []
     hyper.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: runs.append(1))
     hyper(**BATCH).loss.backward()
@@ -42,6 +41,20 @@ def test_layers_are_recomputed_whenever_gradient_checkpointing_is_on(when):
     hyper.gradient_checkpointing_disable()
     hyper(**BATCH).loss.backward()
     assert len(runs) == 3 and len(hyper._mhc.programs) == 2  # one with recomputation, one without
+
+
+def test_embeddings_that_are_made_to_require_gradients_stay_in_one_graph():
+    """PEFT's recipe for checkpointing below frozen embeddings: `enable_input_require_grads` sets a hook on them."""
+    model = tiny_llama().train()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    hyper = mhc_compile.transform(model, n=4, example_kwargs=BATCH, modes=("train",))
+    assert not hyper.mhc_plan.notes and len(hyper._mhc.programs) == 1
+    hyper.model.layers[0].requires_grad_(True)  # after the trace
+    hyper(**BATCH).loss.backward()
+    assert all(parameter.grad is not None for parameter in hyper.model.layers[0].parameters())
 
 
 @pytest.fixture
@@ -55,7 +68,7 @@ def accelerate_anew():
 @pytest.mark.usefixtures("accelerate_anew")
 def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced():
     torch.manual_seed(0)
-    hyper = mhc_compile.transform(tiny_llama().train(), n=4, example_kwargs=BATCH, modes=("train",))
+    hyper = mhc_compile.transform(tiny_llama(layers=1).train(), n=4, example_kwargs=BATCH, modes=("train",))
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(hyper)
     seen = []
     prepared.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -65,7 +78,8 @@ def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced(
     assert "forward" not in vars(mhc_compile.revert(prepared))
 
 
-@pytest.mark.parametrize("tied", [True, *also(False)])  # untied is what `examples/hf_trainer.py` saves and loads
+@pytest.mark.exhaustive  # `test_pretrained.py` loads shards and tied weights, `examples/hf_trainer.py` a Llama
+@pytest.mark.parametrize("tied", [True, False])
 def test_what_save_pretrained_wrote_is_loaded(tied, tmp_path):
     config = tiny_llama().config
     config.tie_word_embeddings = tied

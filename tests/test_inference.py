@@ -30,7 +30,7 @@ def learns(model: nn.Module) -> bool:
 def test_what_is_built_and_transformed_without_recording_can_be_trained(mode, kind) -> None:
     with mode():
         x = torch.randn(2, 3, WIDTH)
-        twin = mhc_compile.transform(kind(), n=2, example_inputs=(x,))
+        twin = mhc_compile.transform(kind(), n=2, example_inputs=(x,), modes=("eval",))
         twin.eval()(x)
     assert learns(twin)
 
@@ -53,7 +53,7 @@ def test_what_a_backend_creates_can_be_trained(mode, attached) -> None:
     with mode():
         model = Tower() if attached else None
         if model is not None:
-            backend.attach(model, (X,))
+            backend.attach(model, (X,), modes=("train",))
     model = model or Tower()
     model.compile(backend=backend)
     with mode():

@@ -14,7 +14,8 @@ import mhc_compile
 from mhc_compile import pipeline
 from mhc_compile.config import Config
 from mhc_compile.errors import NotPreservingWarning, NotTransformedError
-from mhc_compile.variants import all_specs
+from mhc_compile.specs import all_specs
+from tests.copies import copied
 from tests.ranks import run_ranks
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower
@@ -23,11 +24,17 @@ X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 PLAIN = Tower()
 
 
+@copied
 def without_memory(connection="mhc", **options):
     with torch.device("meta"):
         return mhc_compile.transform(
             Tower(), n=4, connection=connection, example_inputs=(X.to("meta"),), modes=("eval",), **options
         ).eval()
+
+
+@copied
+def in_memory():
+    return mhc_compile.transform(copy.deepcopy(PLAIN), n=4, example_inputs=(X,), modes=("train",))
 
 
 def emptied(model):
@@ -52,7 +59,7 @@ def test_a_plain_checkpoint_that_is_assigned_brings_the_initial_values_along(opt
 
 
 def test_values_of_a_transformed_checkpoint_are_assigned_as_they_are():
-    trained = mhc_compile.transform(copy.deepcopy(PLAIN), n=4, example_inputs=(X,))
+    trained = in_memory()
     with torch.no_grad():
         trained.hyper_connections["blocks.0"].bias += 1
     twin = without_memory()
@@ -63,9 +70,10 @@ def test_values_of_a_transformed_checkpoint_are_assigned_as_they_are():
 def test_a_stage_without_memory_gets_the_initial_values_of_its_sites():
     plain = nn.Sequential(Block(), Block(), Block())
     with torch.device("meta"):
-        twin = mhc_compile.transform(copy.deepcopy(plain).to("meta"), n=4, example_inputs=(X.to("meta"),))
+        given = {"example_inputs": (X.to("meta"),), "modes": ("train",)}
+        twin = mhc_compile.transform(copy.deepcopy(plain).to("meta"), n=4, **given)
     value = X
-    for stage in pipeline.split(twin, ["1"], example_inputs=(X.to("meta"),)):
+    for stage in pipeline.split(twin, ["1"], **given):
         stage.load_state_dict(plain.state_dict(), assign=True)
         value = stage(value)
     torch.testing.assert_close(value, plain(X), rtol=1e-4, atol=1e-5)
@@ -80,7 +88,7 @@ def test_after_to_empty_the_warning_says_what_to_write():
 
 
 def test_resetting_a_trained_model_leaves_the_rest_of_it_alone():
-    twin = mhc_compile.transform(copy.deepcopy(PLAIN), n=4, example_inputs=(X,))
+    twin = in_memory()
     fresh = copy.deepcopy(twin.state_dict())
     parameters = list(twin.hyper_connections.parameters())
     with torch.no_grad():
@@ -117,7 +125,7 @@ def test_sharded_hyper_connections_get_the_same_values_on_all_processes(init, tm
     first, second = (torch.load(tmp_path / f"{init}-{rank}.pt") for rank in range(2))
     assert first and all(torch.equal(value, second[name]) for name, value in first.items())
     if init == "preserve":
-        whole = mhc_compile.transform(Tower(), n=4, example_inputs=(X,)).hyper_connections
+        whole = in_memory().hyper_connections
         assert all(torch.equal(value, first[name]) for name, value in whole.named_parameters())
 
 

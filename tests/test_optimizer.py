@@ -15,7 +15,7 @@ from tests.toy_models import WIDTH, Tokens, Tower
 
 @pytest.fixture(scope="module")
 def twin():
-    return mhc_compile.transform(Tower(), n=2, example_inputs=(torch.randn(2, 3, WIDTH),))
+    return mhc_compile.transform(Tower(), n=2, example_inputs=(torch.randn(2, 3, WIDTH),), modes=("train",))
 
 
 def names(model, group):
@@ -40,9 +40,7 @@ def test_only_matrices_decay(twin):
 
 
 def test_static_matrices_of_hyper_connections_do_not_decay():
-    twin = mhc_compile.transform(
-        Tower(), n=2, connection="hc", example_inputs=(torch.randn(2, 3, WIDTH),), modes=("train",)
-    )
+    twin = of("hc")
     decaying = names(twin, mhc_compile.parameter_groups(twin)[0])
     new = {name for name, _ in twin.named_parameters() if name.startswith("hyper_connections.")}
     static = {name for name in new if name.rpartition(".")[2].startswith(("static_", "scale", "bias", "alpha"))}
@@ -70,7 +68,7 @@ def test_groups_of_something_else_than_a_module():
         mhc_compile.parameter_groups(3)
 
 
-CONNECTIONS = ("mhc", "mhc-lite", "identity", "hc", "hc-static")
+CONNECTIONS = ("mhc", "mhc-single-pass", "mhc-lite", "circulant", "identity", "hc", "hc-static")
 
 
 @functools.cache
@@ -131,7 +129,8 @@ def test_what_a_model_of_timm_spares_is_spared_still():
         def no_weight_decay(self):
             return {"stem.weight"}
 
-    model = mhc_compile.transform(Own(), n=2, connection="hc", example_inputs=(torch.randn(2, 3, WIDTH),))
+    given = {"example_inputs": (torch.randn(2, 3, WIDTH),), "modes": ("train",)}
+    model = mhc_compile.transform(Own(), n=2, connection="hc", **given)
     assert {"stem.weight", "hyper_connections.blocks__0.static_res"} <= model.no_weight_decay()
 
 

@@ -15,10 +15,10 @@ from benchmarks.timing import saved_bytes
 from mhc_compile import errors, pipeline
 from tests.copies import copied
 from tests.ranks import run_ranks
+from tests.tables import also
 from tests.toy_models import WIDTH, Block, Tower
 
-STEPS, BATCH, MICRO, LENGTH, WORDS = 20, 8, 4, 6, 16
-CONNECTIONS = ["mhc", "hc"]
+STEPS, BATCH, MICRO, LENGTH, WORDS = 8, 8, 4, 6, 16
 SCHEDULES = [ScheduleGPipe, Schedule1F1B]
 
 
@@ -105,15 +105,16 @@ def loss_of(logits, labels):
 # --- two processes -----------------------------------------------------------------------------------------------
 
 
-def trained_in_a_pipeline(rank, folder, connections):
-    for connection in connections:
+def trained_in_a_pipeline(rank, folder, cases):
+    for connection, kinds in cases:
         model = decoder(connection=connection, init="random")
         single, start = copy.deepcopy(model), copy.deepcopy(model.state_dict())
         stage = cut(model, "blocks.2")[rank]
-        for kind in SCHEDULES:
+        for kind in kinds:
             single.load_state_dict(start)
             stage.load_state_dict(start)
             compare(rank, stage, kind(wrapped(stage, rank), BATCH // MICRO, loss_fn=loss_of), single)
+        other_batch_sizes(rank, stage)
 
 
 def wrapped(stage, rank):
@@ -152,14 +153,21 @@ def check_gradients(stage, single, step):
         assert difference <= 1e-5, f"step {step}: {name} differs by {difference}"
 
 
+# Schedules know nothing of connections: the other one and "hc", which sends streams as well, are for `make exhaustive`.
 @pytest.mark.slow
-def test_two_processes_compute_losses_and_gradients_of_one(tmp_path):
-    run_ranks(trained_in_a_pipeline, tmp_path, CONNECTIONS)
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param([("mhc", [Schedule1F1B])], id="few"),
+        pytest.param([("mhc", [ScheduleGPipe]), ("hc", SCHEDULES)], id="more", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_two_processes_compute_losses_and_gradients_of_one_and_a_new_schedule_takes_another_batch_size(cases, tmp_path):
+    run_ranks(trained_in_a_pipeline, tmp_path, cases)
 
 
-def other_batch_sizes(rank, folder):
+def other_batch_sizes(rank, stage):
     """PyTorch fixes the sizes at the first step of a schedule; a stage itself takes any batch."""
-    stage = cut(decoder(), "blocks.2")[rank]
     for size in (4, 6):
         schedule = ScheduleGPipe(wrapped(stage, rank), 2, loss_fn=loss_of)
         ids, keep, labels = batch(size=size)
@@ -167,15 +175,10 @@ def other_batch_sizes(rank, folder):
         assert rank == 0 or logits.shape == (size, LENGTH, WORDS)
 
 
-@pytest.mark.slow
-def test_a_new_schedule_takes_another_batch_size(tmp_path):
-    run_ranks(other_batch_sizes, tmp_path)
-
-
 # --- one process -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=CONNECTIONS)
+@pytest.fixture(scope="module", params=["mhc", *also("hc")])  # "hc" has other coefficients and crosses the same borders
 def parts(request):
     """A transformed model in both modes and its three stages."""
     model = decoder(connection=request.param, init="random", modes=("train", "eval"))
@@ -220,8 +223,9 @@ def test_streams_cross_as_one_tensor_and_constants_do_not(parts):
 def test_the_residual_stream_crosses_alone_where_there_is_nothing_else():
     torch.manual_seed(0)
     x = torch.randn(2, 3, WIDTH)
-    model = mhc_compile.transform(nn.Sequential(Block(), Block(), Block()), example_inputs=(x,))
-    stages = pipeline.split(model, "1", example_inputs=(x,))
+    given = {"example_inputs": (x,), "modes": ("train",)}
+    model = mhc_compile.transform(nn.Sequential(Block(), Block(), Block()), **given)
+    stages = pipeline.split(model, "1", **given)
     assert isinstance(stages[0](x), torch.Tensor) and stages[0](x).shape == (4, 2, 3, WIDTH)
     assert torch.equal(run(stages, x)[0], model(x))
 
@@ -295,7 +299,10 @@ def test_stages_together_have_the_state_of_the_model_under_its_names(parts):
 
 
 def test_a_state_dict_of_the_whole_model_loads_into_each_stage():
-    source, target = decoder(seed=1, init="random"), decoder(seed=2, init="random")
+    source, target = decoder(), decoder()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     stages = cut(target, "blocks.1", "blocks.3")
     for stage in stages:
         assert stage.load_state_dict(source.state_dict()) == ([], [])
@@ -307,18 +314,32 @@ def test_a_state_dict_of_the_whole_model_loads_into_each_stage():
     stages[1].load_state_dict(lacking)
 
 
-def test_a_plain_checkpoint_loads_into_each_stage():
+@pytest.fixture(scope="module")
+def made_halves():
+    model = decoder()
+    return model, cut(model, "blocks.2"), copy.deepcopy(model.state_dict())
+
+
+@pytest.fixture
+def halves(made_halves):
+    """A decoder and its two stages, which share its parameters, as they were made."""
+    model, stages, start = made_halves
+    yield model, stages
+    model.load_state_dict(start)
+
+
+def test_a_plain_checkpoint_loads_into_each_stage(halves):
     torch.manual_seed(5)
     plain = Decoder()
-    stages = cut(decoder(), "blocks.2")
+    _, stages = halves
     for stage in stages:
         stage.load_state_dict(plain.state_dict())
     ids, keep, _ = batch()
     torch.testing.assert_close(run(stages, ids, keep)[0], plain(ids, keep), rtol=0, atol=1e-5)
 
 
-def test_a_plain_checkpoint_beside_trained_connections_is_warned_of():
-    stage = cut(model := decoder(), "blocks.2")[1]
+def test_a_plain_checkpoint_beside_trained_connections_is_warned_of(halves):
+    model, (_, stage) = halves
     with torch.no_grad():
         model.hyper_connections["blocks.0.attn"].phi.fill_(1)
     with warnings.catch_warnings():
@@ -330,8 +351,8 @@ def test_a_plain_checkpoint_beside_trained_connections_is_warned_of():
         stage.load_state_dict(Decoder().state_dict())
 
 
-def test_a_checkpoint_of_another_connection_is_refused():
-    stage = cut(decoder(), "blocks.2")[1]
+def test_a_checkpoint_of_another_connection_is_refused(halves):
+    _, (_, stage) = halves
     with pytest.raises(errors.CheckpointMismatchError, match="'hc'"):
         stage.load_state_dict(decoder(connection="hc").state_dict())
 
@@ -342,8 +363,9 @@ def test_unused_parameters_are_in_exactly_one_stage():
     tower.head.weight = nn.Parameter(tower.head.weight.detach().clone())
     tower.blocks[2].spare = nn.Linear(2, 2)
     x = torch.randn(2, 3, WIDTH)
-    model = mhc_compile.transform(tower, example_inputs=(x,))
-    stages = pipeline.split(model, ["blocks.1", "blocks.2"], example_inputs=(x,))
+    given = {"example_inputs": (x,), "modes": ("train",)}
+    model = mhc_compile.transform(tower, **given)
+    stages = pipeline.split(model, ["blocks.1", "blocks.2"], **given)
     states = [set(stage.state_dict()) for stage in stages]
     assert set().union(*states) == set(model.state_dict())
     assert [("unused.weight" in s, "blocks.2.spare.bias" in s) for s in states] == [
@@ -354,8 +376,9 @@ def test_unused_parameters_are_in_exactly_one_stage():
 def test_a_weight_tied_within_one_stage_stays_tied():
     torch.manual_seed(0)
     x = torch.randn(2, 3, WIDTH)
-    model = mhc_compile.transform(TiedAtTheEnd(), example_inputs=(x,))
-    last = pipeline.split(model, "blocks.2", example_inputs=(x,))[1]
+    given = {"example_inputs": (x,), "modes": ("train",)}
+    model = mhc_compile.transform(TiedAtTheEnd(), **given)
+    last = pipeline.split(model, "blocks.2", **given)[1]
     assert last.head.weight is last.get_submodule("blocks.2").down.weight
     assert {"head.weight", "blocks.2.down.weight"} <= set(last.state_dict())
 

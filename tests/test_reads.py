@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mhc_compile.bound_reads import bind
-from tests.moved import Net, X, moved, programs
+from tests.moved import Net, X, moved, net, programs
 
 GAIN = 1.0
 SETTINGS = types.SimpleNamespace(gain=1.0)
@@ -200,7 +200,7 @@ PLACES: dict[str, tuple[type[Net], Callable[[Any], None], Callable[[Any], None]]
 @pytest.mark.parametrize("place", PLACES)
 def test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before(place):
     make, change, change_back = PLACES[place]
-    t = moved(make())
+    t = net(make)
     before = t(X)
     try:
         change(t)
@@ -212,7 +212,7 @@ def test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_befo
 
 
 def test_a_function_in_an_attribute_is_compared_by_itself():
-    t = moved(InFunction())
+    t = net(InFunction)
     before = t(X)
     t.function = lambda x: 3 * x
     assert_close(t(X), 3 * before)
@@ -264,23 +264,46 @@ def test_code_that_leaves_autocast_does_so_where_it_was_traced_without():
     assert t(X).dtype == torch.float32
 
 
+class AsksForGradients(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        frozen = not any(p.requires_grad for p in self.blocks.parameters())
+        return super().forward(x) * (3.0 if frozen else 1.0) * (0.5 if x.requires_grad else 1.0)
+
+
+def test_what_requires_gradients_is_read_where_code_asks_for_it():
+    t = moved(AsksForGradients())
+    before = t(X)
+    t.blocks.requires_grad_(False)
+    assert_close(t(X), 3 * before)
+    t.blocks.requires_grad_(True)
+    assert_close(t(X), before)
+    assert programs(t) == 2
+
+
+def test_whether_an_input_requires_gradients_is_read_where_code_asks_for_it():
+    t = moved(AsksForGradients())
+    before = t(X)
+    assert_close(t(X.clone().requires_grad_()), 0.5 * before)
+    assert_close(t(X), before)
+
+
 def test_an_attribute_that_nobody_reads_leads_to_no_trace():
-    t = moved(InConfig())
+    t = net(InConfig)
     t.comment, t.config.other = "changed", 3
     t(X)
     assert programs(t) == 1
 
 
 def test_what_has_changed_is_named():
-    t = moved(Net())
+    t = net()
     t.blocks[0].drop.p = 0.5
     assert bind(t._mhc.programs[0].reads, t) == "blocks.0.drop.p is 0.5, no longer 0.0"
 
 
 def test_a_module_of_another_class_or_one_that_is_new_is_named():
-    t = moved(Net())
+    t = net()
     t.blocks[0].norm = nn.Identity()
     assert "blocks.0.norm is a Identity, no longer a LayerNorm" in str(bind(t._mhc.programs[0].reads, t))
-    other = moved(Net())
+    other = net()
     other.blocks[0].more = nn.Linear(2, 2)
     assert "blocks.0.more is new" in str(bind(other._mhc.programs[0].reads, other))

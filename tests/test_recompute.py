@@ -45,7 +45,7 @@ def moved(model):
 
 
 def eager(recompute):
-    model = moved(mhc_compile.transform(network(), example_inputs=X, recompute=recompute))
+    model = moved(mhc_compile.transform(network(), example_inputs=X, modes=("train",), recompute=recompute))
     return model, model
 
 
@@ -61,7 +61,7 @@ def through_backend(inner):
     def make(recompute):
         model = network()
         backend = mhc_compile.backend(inner=inner, recompute=recompute)
-        backend.attach(model, X)
+        backend.attach(model, X, modes=("train",))
         return moved(model), torch.compile(model, backend=backend)
 
     return make

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mhc_compile.errors import CaptureError
-from tests.moved import Net, X, moved, programs
+from tests.moved import X, net, programs
 
 
 def doubled(self: nn.Module, x: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def doubled(self: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_a_forward_set_on_a_block_is_used_until_it_is_taken_away():
-    t = moved(Net())
+    t = net()
     before = t(X)
     for block in t.blocks:
         block.forward = types.MethodType(doubled, block)
@@ -32,7 +32,7 @@ def test_a_forward_set_on_a_block_is_used_until_it_is_taken_away():
 
 
 def test_a_forward_set_on_a_layer_is_used():
-    t = moved(Net())
+    t = net()
     before = t(X)
     up = t.blocks[0].up
     up.forward = lambda x: F.linear(x, up.weight, up.bias)
@@ -44,7 +44,7 @@ def test_a_forward_set_on_a_layer_is_used():
 
 
 def test_a_forward_set_around_that_of_a_block_is_called():
-    t = moved(Net())
+    t = net()
     before, calls = t(X), []
     inner = t.blocks[0].forward
 
@@ -60,7 +60,7 @@ def test_a_forward_set_around_that_of_a_block_is_called():
 
 
 def test_a_layer_replaced_by_another_of_the_same_class_is_the_one_that_runs():
-    t = moved(Net())
+    t = net()
     before = t(X)
     old = t.blocks[0].up
     t.blocks[0].up = nn.Linear(old.in_features, old.out_features)
@@ -71,7 +71,7 @@ def test_a_layer_replaced_by_another_of_the_same_class_is_the_one_that_runs():
 
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
 def test_a_parametrization_that_comes_and_goes(norm):
-    t = moved(Net()).eval()
+    t = net().eval()
     before = t(X)
     norm(t.blocks[0].down)
     parametrized = t(X)
@@ -81,7 +81,7 @@ def test_a_parametrization_that_comes_and_goes(norm):
 
 
 def test_one_line_for_each_trace_says_why(caplog):
-    t = moved(Net())
+    t = net()
     with caplog.at_level(logging.INFO, "mhc_compile.retrace"):
         t(X)
         assert "tracing" not in caplog.text
@@ -92,6 +92,6 @@ def test_one_line_for_each_trace_says_why(caplog):
 
 
 def test_export_of_a_kind_of_call_that_was_never_made_says_what_to_do():
-    t = moved(Net())
+    t = net()
     with pytest.raises(CaptureError, match="call the model once with the inputs to export"):
         torch.export.export(t.eval(), (X,), strict=False)

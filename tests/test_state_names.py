@@ -64,7 +64,7 @@ def test_blocks_with_tied_weights_keep_apart_behind_a_break(
     randomise(model)
     expected = x
     for key, block in zip(LOOP, model.blocks, strict=True):
-        alone = mhc_compile.transform(block, example_inputs=(x,))
+        alone = mhc_compile.transform(block, example_inputs=(x,), modes=("train",))
         (only,) = alone.hyper_connections
         alone.hyper_connections[only].load_state_dict(model.hyper_connections[key].state_dict())
         expected = alone(expected)
@@ -78,7 +78,7 @@ def test_blocks_with_tied_weights_keep_apart_behind_a_break(
 def test_without_a_break_tied_weights_are_named_as_by_transform() -> None:
     model = nn.Sequential(TwoLayers(), TwoLayers()).double()
     model[1].first.weight = model[0].first.weight
-    transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(inputs(),))
+    transformed = mhc_compile.transform(copy.deepcopy(model), example_inputs=(inputs(),), modes=("train",))
     torch.compile(model, backend=mhc_compile.backend(inner="eager"))(inputs())
     assert list(model.hyper_connections) == list(transformed.hyper_connections)
 
@@ -96,7 +96,7 @@ def test_functional_call_takes_plain_tensors(kind: Any, warm: bool) -> None:
     others = {n: torch.randn_like(p) * 0.3 for n, p in model.named_parameters()}
     given = {f"_orig_mod.{n}": nn.Parameter(v) if kind is nn.Parameter else v for n, v in others.items()}
     got = torch.func.functional_call(compiled, given, (x,))
-    transformed = mhc_compile.transform(tower(), example_inputs=(x,))
+    transformed = mhc_compile.transform(tower(), example_inputs=(x,), modes=("train",))
     transformed.load_state_dict(others, strict=False)
     assert distance(got, transformed(x)) <= 1e-10
 

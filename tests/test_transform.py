@@ -23,7 +23,7 @@ def test_plan_changes_nothing_and_agrees_with_transform():
     plan = mhc_compile.plan(model, n=2, example_inputs=(X,))
     assert set(vars(model)) == before and type(model) is Tower
     assert len(plan.sites) == 3 and plan.n == 2
-    twin = mhc_compile.transform(model, n=2, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",))
     assert [s.key for s in twin.mhc_plan.sites] == [s.key for s in plan.sites]
     assert sum(p.numel() for p in twin.hyper_connections.parameters()) == plan.parameters
 
@@ -37,26 +37,26 @@ def test_plan_of_a_meta_model():
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_function_is_preserved_in_double_precision(n):
     model, x = Tower().double(), X.double()
-    twin = mhc_compile.transform(model, n=n, example_inputs=(x,))
+    twin = mhc_compile.transform(model, n=n, example_inputs=(x,), modes=("train",))
     expected = model(x)
     assert (twin(x) - expected).abs().max() <= 1e-10 * expected.square().mean().sqrt()
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
 def test_new_parameters_are_fp32_or_fp64(dtype, expected):
-    twin = mhc_compile.transform(Tower().to(dtype), n=2, example_inputs=(X.to(dtype),))
+    twin = mhc_compile.transform(Tower().to(dtype), n=2, example_inputs=(X.to(dtype),), modes=("train",))
     assert {p.dtype for p in twin.hyper_connections.parameters()} <= {expected, torch.float32}
     assert twin.hyper_connections[twin.mhc_plan.sites[0].key].phi.dtype == expected
 
 
 def test_new_parameters_of_a_meta_model_are_on_meta():
     with torch.device("meta"):
-        twin = mhc_compile.transform(Tower(), n=2, example_inputs=(torch.empty(2, 3, WIDTH),))
+        twin = mhc_compile.transform(Tower(), n=2, example_inputs=(torch.empty(2, 3, WIDTH),), modes=("train",))
     assert {p.device.type for p in twin.parameters()} == {"meta"}
 
 
 def test_keyword_inputs():
-    twin = mhc_compile.transform(Tower(), n=2, example_kwargs={"x": X, "gain": 2.0})
+    twin = mhc_compile.transform(Tower(), n=2, example_kwargs={"x": X, "gain": 2.0}, modes=("train",))
     before = len(twin._mhc.programs)
     twin(gain=2.0, x=X)
     assert len(twin._mhc.programs) <= before + 1  # another order of keywords may be another trace
@@ -97,7 +97,7 @@ def test_failure_in_the_other_mode_says_how_to_leave_it_out():
 
 def test_revert_gives_the_trained_parameters_back():
     model = Tower()
-    twin = mhc_compile.transform(model, n=2, example_inputs=(X,))
+    twin = mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",))
     torch.optim.SGD(twin.parameters(), lr=0.1).zero_grad()
     twin(X).square().sum().backward()
     torch.optim.SGD(twin.parameters(), lr=0.01).step()
@@ -109,8 +109,9 @@ def test_revert_gives_the_trained_parameters_back():
 
 
 def test_reverted_model_can_be_transformed_again():
-    plain = mhc_compile.revert(mhc_compile.transform(Tower(), n=2, example_inputs=(X,)))
-    assert mhc_compile.transform(plain, n=3, example_inputs=(X,)).mhc_plan.n == 3
+    given = {"example_inputs": (X,), "modes": ("train",)}
+    plain = mhc_compile.revert(mhc_compile.transform(Tower(), n=2, **given))
+    assert mhc_compile.transform(plain, n=3, **given).mhc_plan.n == 3
 
 
 def test_revert_of_a_plain_model():

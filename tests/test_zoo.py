@@ -12,13 +12,13 @@ from tests.zoo.checks import check
 from tests.zoo.doors import check_doors
 
 FEW = (
-    "hf:bert",  # post-norm, and a module called `self`
     "hf:t5",  # cross-attention
-    "hf:mixtral",  # mixture of experts
-    "hf:swin",  # windows between skip and add
     "torchvision:resnet18",  # projected shortcuts
 )
 MORE = (
+    "hf:bert",  # post-norm, which `test_pretrained.py` has; a module called `self`, which `test_hosts.py` has
+    "hf:mixtral",  # mixture of experts: `passes/shapes.py` has one
+    "hf:swin",  # windows between skip and add: `passes/test_channels.py` has permutations inside the branch
     "hf:llama",  # pre-norm; `examples` and `test_huggingface.py` have one
     "hf:gpt2",
     "hf:gptj",  # parallel branches

@@ -5,7 +5,7 @@ The one exception is `inner_residual`, a true residual of its own, which is a si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ class Branch(nn.Module):
         self.a, self.b, self.c, self.d = (family.mix() for _ in range(4))
         self.wide = family.mix(before=2)
         self.vector = family.vector()
+        self.square, self.low, self.high = _matrices(family.channels)
         self._add_own_layers(family.images, family.channels)
 
     def _add_own_layers(self, images: bool, channels: int) -> None:
@@ -31,6 +32,7 @@ class Branch(nn.Module):
             self.norm, self.linear = nn.LayerNorm(channels), nn.Linear(channels, channels)
         else:
             self.conv = nn.Conv1d(channels, channels, 3, padding=1)
+            self.padded = nn.Conv1d(channels, channels, 3, padding=2)
             self.gru = nn.GRU(channels, channels, batch_first=True)
             self.bias = nn.Parameter(torch.randn(TOKENS, TOKENS))
             self.angles = nn.Buffer(torch.randn(TOKENS, channels))
@@ -38,6 +40,12 @@ class Branch(nn.Module):
     def forward(self, u: Tensor, memory: Tensor) -> Tensor:
         """`u` has the shape of the stream, `memory` is what cross-attention attends to."""
         return self.compute(self, u, memory)
+
+
+def _matrices(channels: int) -> Iterator[nn.Parameter]:
+    """A square matrix and two of rank 2."""
+    for rows, columns in ((channels, channels), (channels, 2), (2, channels)):
+        yield nn.Parameter(torch.randn(rows, columns) / channels**0.5)
 
 
 def tanh_gelu(h: Tensor) -> Tensor:
@@ -59,6 +67,10 @@ def _mixture(m: Branch, u: Tensor, _: Tensor) -> Tensor:
     gate = torch.softmax(m.c(u), dim=m.family.axis)
     first = gate.select(m.family.axis, 0).unsqueeze(m.family.axis)
     return first * m.a(u) + (1 - first) * m.b(u) + m.d(u)
+
+
+def _contracted(m: Branch, u: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("bchw,cd->bdhw" if m.family.images else "btc,cd->btd", u, weight)
 
 
 def _inner_residual(m: Branch, u: Tensor, _: Tensor) -> Tensor:
@@ -131,6 +143,10 @@ BOTH: dict[str, Compute] = {
     "mixture": _mixture,
     "dense": lambda m, u, _: m.wide(torch.cat((u, m.a(u)), dim=m.family.axis)),
     "eps": lambda m, u, _: m.b(m.a(u) / (m.c(u).abs().mean(m.family.axis, keepdim=True) + 1e-3)),
+    "centred": lambda m, u, _: m.a(u - u.mean(m.family.axis, keepdim=True)),
+    "contraction": lambda m, u, _: _contracted(m, u, m.square),
+    "summed_weight": lambda m, u, _: _contracted(m, u, m.square + m.low @ (m.high @ m.square)),
+    "mixed_without_weight": lambda m, u, _: m.a(torch.fft.fft(u, dim=m.family.mixed_axis).real),
     "dead_add": _with_dead_add,
     "inner_residual": _inner_residual,
 }
@@ -144,12 +160,15 @@ TOKEN: dict[str, Compute] = {
     "token_shift": _token_shift,
     "token_mixing": lambda m, u, _: m.bias @ m.a(u * m.vector),  # only the scale says which axis holds the channels
     "conv1d": lambda m, u, _: m.conv(u.transpose(1, 2)).transpose(1, 2),
+    "causal": lambda m, u, _: m.padded(u.transpose(1, 2))[:, :, :-2].transpose(1, 2),
     "recurrent": lambda m, u, _: m.gru(u)[0],
 }
 
 IMAGES: dict[str, Compute] = {
     "resnet": lambda m, u, _: m.bn(m.b(F.relu(m.a(u)))),
     "convnext": _convnext,
+    "response_norm": lambda m, u, _: m.a(F.local_response_norm(u, 3)),
+    "weight_on_the_left": lambda m, u, _: (m.square @ u.flatten(2)).view(u.shape),
     "repvgg": lambda m, u, _: m.c(F.silu(m.a(u) + m.one(u) + m.bn(u))),
 }
 

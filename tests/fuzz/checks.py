@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.errors import NothingToTransformWarning
 from mhc_compile.passes.normalise import normalise
+from mhc_compile.passes.pipeline import make_plan
 from mhc_compile.passes.plan import Plan
 from tests.fuzz.network import Model, build
 from tests.fuzz.oracle import Oracle
@@ -21,7 +23,8 @@ from tests.fuzz.spec import Network, expected_sites
 
 BOUND, MOVED = 1e-10, 1e-8
 _NOISE = 0.3  # how far new parameters are moved, which stands for training
-_ADDS = {"add": 1, "sub": 1, "iadd": 1, "isub": 1, "addcmul": 1, "addcdiv": 1, "index_add": 1, "cumsum": 1, "lerp": 2}
+_ADDS = {"add": 1, "sub": 1, "iadd": 1, "isub": 1, "addcmul": 1, "addcdiv": 1, "index_add": 1, "scatter_add": 1,
+         "cumsum": 1, "lerp": 2}  # fmt: skip
 """How many adds a call is, by name."""
 
 _STEPS, _RATE = 2, 1e-2
@@ -31,7 +34,7 @@ class FuzzError(AssertionError):
     """A drawn network is not rewritten as it must be."""
 
 
-class _Values(fx.Interpreter):
+class Values(fx.Interpreter):
     """Runs a graph and leaves each value on its node, as the passes want to find it."""
 
     def run_node(self, n: fx.Node) -> object:
@@ -45,12 +48,13 @@ def check_traced(net: Network, learn: bool = False) -> None:
     model, inputs = build(net)
     gm = fx.symbolic_trace(model)
     with torch.no_grad():
-        _Values(gm).run(*_copies(inputs))
+        Values(gm).run(*copies(inputs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
         rewritten, plan = mhc_compile.rewrite(gm, n=net.n, connection=net.connection, reduce=net.reduce)
     check_plan(net, plan, _float_adds(gm))
     check_preserved(model, rewritten, inputs)
+    check_left_out(net, plan)
     check_moved(net, gm, copy.deepcopy(rewritten), plan, inputs)
     if learn:
         check_training(model, rewritten, inputs, plan)
@@ -68,31 +72,62 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
             p.add_(_NOISE * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(net.seed + i)))
         for training in (False, True):
             for module in (plain, rewritten):
-                _without_dropout(module.train(training))
-            expected = Oracle(plain, plan, config, new).run(*_copies(inputs))
-            _compare(expected, rewritten(*_copies(inputs)), f"moved, {'train' if training else 'eval'} mode: ", MOVED)
+                without_dropout(module.train(training))
+            expected = _seeded(lambda: Oracle(plain, plan, config, new).run(*copies(inputs)))
+            compare(
+                expected,
+                _seeded(lambda: rewritten(*copies(inputs))),
+                f"moved, {'train' if training else 'eval'} mode: ",
+                MOVED,
+            )
 
 
 def check_transformed(net: Network) -> None:
     """All checks on `transform`, which captures with Dynamo, train mode included."""
     torch.compiler.reset()
     model, inputs = build(net)
-    _without_dropout(model)  # before the capture, which takes probabilities as constants
+    without_dropout(model)  # before the capture, which takes probabilities as constants
     options = {"connection": net.connection, "reduce": net.reduce}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToTransformWarning)
-        transformed = mhc_compile.transform(model, n=net.n, example_inputs=_copies(inputs), **options)
-    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=_copies(inputs))
+        transformed = mhc_compile.transform(model, n=net.n, example_inputs=copies(inputs), **options)
+    plan = getattr(transformed, "mhc_plan", None) or mhc_compile.plan(model, example_inputs=copies(inputs))
     check_plan(net, plan, plan.float_adds)
     check_preserved(model, transformed, inputs)
     check_training(model, transformed, inputs, plan)
 
 
+def check_left_out(net: Network, plan: Plan) -> None:
+    """Sites keep their keys where a layer is left out."""
+    if len(net.body) < 2:
+        return
+    model, inputs = build(net)
+    model.body.left_out = net.seed % len(net.body)
+    gm = fx.symbolic_trace(model)
+    with torch.no_grad():
+        Values(gm).run(*copies(inputs))
+    keys = _keys(plan)
+    for weights, found in _keys(make_plan(gm, Config(n=net.n))).items():
+        if not found <= keys.get(weights, found):
+            raise FuzzError(f"without layer {model.body.left_out}: {found} instead of {keys[weights]}")
+
+
+def _keys(plan: Plan) -> dict[tuple[str, ...], set[str]]:
+    """Weights of a branch -> the keys of all sites that have them."""
+    keys: dict[tuple[str, ...], set[str]] = {}
+    for site in plan.sites:
+        keys.setdefault(site.weights, set()).add(site.key)
+    return keys
+
+
 def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
-    """As many sites as there are by construction, and every float add is decided exactly once."""
+    """As many sites as there are by construction, over the channels, and every float add is decided exactly once."""
     expected = expected_sites(net)
     if len(plan.sites) != expected:
         raise FuzzError(f"found {len(plan.sites)} sites, there are {expected}\n{plan}")
+    wrong = [f"{s.key}: axis {s.channel_axis} of {s.shape}" for s in plan.sites if s.channels != net.channels]
+    if wrong:
+        raise FuzzError(f"not the channels: {', '.join(wrong)}\n{plan}")
     decided = list(chain.from_iterable(part.adds for part in (*plan.sites, *plan.rejected)))
     if len(set(decided)) != len(decided):
         twice = sorted({name for name in decided if decided.count(name) > 1})
@@ -104,11 +139,12 @@ def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
 def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
-        before, after = (tuple(m(*_copies(inputs))) for m in (model, rewritten))
-    _compare(before, after)
+        before, after = (_seeded(lambda m=m: tuple(m(*copies(inputs)))) for m in (model, rewritten))
+    compare(before, after)
 
 
-def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+def compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", bound: float = BOUND) -> None:
+    """Raise if outputs differ, relative to the size of the first ones."""
     if len(before) != len(after):
         raise FuzzError(f"{what}{len(after)} outputs instead of {len(before)}")
     for i, (a, b) in enumerate(zip(before, after, strict=True)):
@@ -121,28 +157,41 @@ def _compare(before: Sequence[Tensor], after: Sequence[Tensor], what: str = "", 
 
 def check_training(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> None:
     """The function is kept in train mode too, and every new parameter tensor gets a gradient within two steps."""
-    _without_dropout(model)
-    _without_dropout(rewritten)
-    check_preserved(model.train(), rewritten.train(), inputs)
+    check_preserved(model.train(), rewritten.train(), inputs)  # with the same random numbers
+    without_dropout(model)
+    without_dropout(rewritten)
     if not plan.sites:
         return
-    optimizer = torch.optim.SGD(rewritten.parameters(), lr=_RATE)
     new = dict(rewritten.get_submodule("hyper_connections").named_parameters())
     silent = set(new)
     for _ in range(_STEPS):
-        optimizer.zero_grad()
-        _loss(rewritten(*_copies(inputs))).backward()
+        rewritten.zero_grad()
+        _loss(rewritten(*copies(inputs))).backward()
         silent -= {name for name in silent if _has_gradient(new[name])}
-        nn.utils.clip_grad_norm_(rewritten.parameters(), 1.0)
-        optimizer.step()
+        _step(rewritten)
     if silent:
         raise FuzzError(f"no gradient in {_STEPS} steps: {', '.join(sorted(silent))}\n{plan}")
 
 
-def _without_dropout(model: nn.Module) -> None:
+def _step(model: nn.Module) -> None:
+    """A step of SGD. One of `torch.optim` would look through the process for all that it does not train."""
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(_RATE * parameter.grad)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Set all probabilities to zero."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def _seeded(call: Callable[[], Any]) -> Any:
+    torch.manual_seed(0)
+    return call()
 
 
 def _loss(outputs: Sequence[Tensor]) -> Tensor:
@@ -154,7 +203,7 @@ def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.count_nonzero())
 
 
-def _copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def copies(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Models may write into their inputs."""
     return tuple(x.clone() for x in inputs)
 

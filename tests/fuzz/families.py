@@ -23,6 +23,11 @@ class Family:
         return (BATCH, self.channels, SIDE, SIDE) if self.images else (BATCH, TOKENS, self.channels)
 
     @property
+    def of_samples(self) -> tuple[int, ...]:
+        """Shape of a value for each sample."""
+        return (BATCH, 1, 1, 1) if self.images else (BATCH, 1, 1)
+
+    @property
     def axis(self) -> int:
         """The channel axis."""
         return 1 if self.images else 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from tests.fuzz import branches, residuals, steps
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
+from tests.fuzz.spec import Collect, Element, Exchange, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
 
 MAX_LENGTH = 5
 
@@ -15,6 +16,9 @@ MAX_LENGTH = 5
 def networks() -> st.SearchStrategy[Network]:
     """Settled networks: `spec.expected_sites` holds for each."""
     return st.booleans().flatmap(_of_layout).map(_settled)
+
+
+RARE = ["identity", "hc", "mhc-lite", "kronecker", "circulant"]
 
 
 def _of_layout(images: bool) -> st.SearchStrategy[Network]:
@@ -29,9 +33,10 @@ def _of_layout(images: bool) -> st.SearchStrategy[Network]:
         join=st.sampled_from(["cat", "sum", "both"]),
         head=st.booleans(),
         n=st.integers(1, 8),
-        connection=st.sampled_from(["mhc", "mhc", "mhc", "identity", "hc", "mhc-lite"]),
+        connection=st.sampled_from(["mhc"] * 4 + ["mhc-single-pass"] * 2 + RARE),
         reduce=st.sampled_from(["mean", "mean", "learned"]),
         seed=st.integers(0, 2**16),
+        injects=st.booleans(),
     )
 
 
@@ -40,7 +45,8 @@ def _chain(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
     inner = st.lists(flat, min_size=1, max_size=MAX_LENGTH).map(tuple)
     long = st.builds(Long, inner, head=st.booleans(), tail=st.booleans())
     levels = st.builds(UNet, st.lists(flat | long, min_size=1, max_size=3).map(tuple))
-    element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels}.get(i, flat))
+    towers = st.builds(Exchange, st.integers(1, 2))
+    element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels, 3: towers}.get(i, flat))
     return st.lists(element, min_size=1, max_size=MAX_LENGTH).map(tuple)
 
 
@@ -70,13 +76,28 @@ def _without_unused(element: Res | Op) -> Res | Op:
     return element if uses_branch(element) else replace(element, branch="mlp")
 
 
+def _allowed(net: Network) -> int:
+    if net.connection == "kronecker":
+        return 1 << (net.n.bit_length() - 1)
+    return min(net.n, 4) if net.connection == "mhc-lite" else net.n
+
+
 def _settled(net: Network) -> Network:
     """Decide what depends on the whole: who holds the stream, and options that exclude each other."""
     start_owned = net.start != "input"
     return replace(
         net,
-        n=min(net.n, 4) if net.connection == "mhc-lite" else net.n,
+        n=_allowed(net),
+        injects=net.injects and _takes_injections(net.body),
         body=settle(net.body, start_owned, after=sum(map(count, (net.encoder, *net.towers)))),
         encoder=settle(net.encoder, True),
         towers=tuple(settle(t, False) for t in net.towers),
     )
+
+
+def _takes_injections(body: Sequence[Element]) -> bool:
+    """Whether every layer is a plain residual, and there are several: what comes back once is a long skip."""
+    return len(body) > 2 and all(isinstance(e, Res) and e.kind in _ONTO_STREAMS for e in body)
+
+
+_ONTO_STREAMS = frozenset({"plain", "pre_norm", "post_norm", "branch_first", "layer_scale", "lerp", "alpha"})

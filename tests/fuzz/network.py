@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.fuzz.branches import Branch
 from tests.fuzz.families import Family
 from tests.fuzz.residuals import Residual
-from tests.fuzz.spec import Collect, Element, Long, Network, Op, Recall, Res, UNet
+from tests.fuzz.spec import Collect, Element, Exchange, Long, Network, Op, Recall, Res, UNet
 from tests.fuzz.steps import Step
 
 States = list[Tensor]
@@ -25,15 +26,23 @@ class Chain(nn.Module):
         super().__init__()
         self.elements = elements
         self.layers = nn.ModuleList(_layer(e, family) for e in elements)
+        self.injects, self.left_out = False, -1
 
     def forward(self, x: Tensor, side: SideInputs, states: States) -> Tensor:
         """Hidden states are appended to `states`."""
         memory, mask, position = side
-        for element, layer in zip(self.elements, self.layers, strict=True):
+        first = x
+        for i, (element, layer) in enumerate(zip(self.elements, self.layers, strict=True)):
+            if i == self.left_out:
+                continue
+            if self.injects and i:
+                x = 0.9 * x + 0.3 * first
             if isinstance(element, Collect):
                 states.append(x)
             elif isinstance(element, Recall):
                 x = x * states[-1] if states else x
+            elif isinstance(element, Exchange):
+                x = layer(x)
             elif isinstance(element, Op):
                 x = layer(x, memory, mask, position)
             elif isinstance(element, Res):
@@ -71,6 +80,24 @@ class Level(nn.Module):
         return self.up(torch.cat((x, self.inner(self.down(x), side, states)), dim=self.axis))
 
 
+class Towers(nn.Module):
+    """Two towers that read each other and themselves, and are joined."""
+
+    def __init__(self, element: Exchange, family: Family) -> None:
+        super().__init__()
+        parts = [(family.mix(before=2), family.mix(), family.norm()) for _ in range(2 * element.layers)]
+        self.parts = nn.ModuleList(nn.ModuleList(part) for part in parts)
+        self.second, self.joined, self.axis = family.mix(), family.mix(before=2), family.axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` has the shape of the stream."""
+        own, other = x, self.second(x)
+        for wide, mix, norm in self.parts:
+            own = norm(own + mix(F.silu(wide(torch.cat((own, other), dim=self.axis)))))
+            own, other = other, own
+        return self.joined(torch.cat((own, other), dim=self.axis))
+
+
 class Model(nn.Module):
     """The whole network; takes `x` and `z` of the shape of the stream, and a mask."""
 
@@ -81,6 +108,7 @@ class Model(nn.Module):
         self.stem, self.write = family.mix(), Branch("mlp", family)
         self.position, self.position_mix = nn.Parameter(torch.randn(family.shape)), family.mix()
         self.encoder, self.body = Chain(net.encoder, family), Chain(net.body, family)
+        self.body.injects = net.injects
         self.towers = nn.ModuleList(Chain(t, family) for t in net.towers)
         self.heads = nn.ModuleList(family.mix() for _ in range(2))
         self.wide, self.norm, self.head = family.mix(before=2), family.norm(), family.mix()
@@ -113,6 +141,8 @@ class Model(nn.Module):
 def _layer(element: Element, family: Family) -> nn.Module:
     if isinstance(element, Res):
         return Residual(element.kind, element.branch, family)
+    if isinstance(element, Exchange):
+        return Towers(element, family)
     if isinstance(element, Op):
         return Step(element.kind, element.branch, family)
     if isinstance(element, Long):

@@ -7,7 +7,7 @@ stand, so nothing here knows how they are lifted, fused or restored.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, fx, nn
 
 from mhc_compile.config import Config
 from mhc_compile.kernels import streams as formulas
-from mhc_compile.kernels.connections import parameter_shapes, readout_shapes
+from mhc_compile.kernels.connections import find, parameter_shapes, readout_shapes
 from mhc_compile.passes.plan import Plan, Readout, Site
 from mhc_compile.passes.segments import asks_size
+from mhc_compile.passes.single_pass import authors
 
 Streams = list[Tensor]
 
@@ -41,16 +42,26 @@ class Oracle(fx.Interpreter):
         self.sides = {pair for segment in plan.segments for pair in segment.sides}
         self.readouts = {readout.node: readout for segment in plan.segments for readout in segment.readouts}
         self.streams: dict[str, Streams] = {}
+        self.single_pass = find(config.effective_connection, config.streams).single_pass
+        self.before = authors(plan, gm.graph.nodes) if self.single_pass else {}
+        self.read_weights: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """One node: a site, an operator on every stream, or the model's own computation."""
         if n.name in self.site_at:
             self.streams[n.name] = self._write(self.site_at[n.name])
         elif n.name in self.lifts and self._streamed(n):
-            self.streams[n.name] = [self._call(n, i) for i in range(self.config.streams)]
+            self.streams[n.name] = [self._call(n, i) for i in self._drawing_once()]
         else:
             return self._call(n, None)
         return self._read_out(n.name)
+
+    def _drawing_once(self) -> Iterator[int]:
+        """Every stream, each with the random numbers of the first."""
+        state = torch.get_rng_state()
+        for i in range(self.config.streams):
+            torch.set_rng_state(state)
+            yield i
 
     def _streamed(self, n: fx.Node) -> list[fx.Node]:
         return [v for v in n.all_input_nodes if v.name in self.streams and (n.name, v.name) not in self.sides]
@@ -90,12 +101,20 @@ class Oracle(fx.Interpreter):
         return formulas.coefficients(self._stack(name), params, connection=connection, axis=axis)
 
     def _read(self, site: Site, v: fx.Node) -> Tensor:
-        pre = self._coefficients(site, site.base, site.base_axis)[0]
-        return formulas.read(self._stack(v.name), pre)
+        if self.single_pass:
+            pre = self._weights_before(v.name, site.base_axis)
+        else:
+            pre = self._coefficients(site, site.base, site.base_axis)[0]
+        X = self._stack(v.name)
+        return X.mean(0) if pre is None else formulas.read(X, pre)
+
+    def _weights_before(self, name: str, axis: int) -> Tensor | None:
+        site = self.before.get(name)
+        return self.read_weights[site.key] if site is not None and site.channel_axis == axis else None
 
     def _write(self, site: Site) -> Streams:
         moved = site.moves_axes
-        _, post, mixing = self._coefficients(
+        self.read_weights[site.key], post, mixing = self._coefficients(
             site, site.skip if moved else site.base, site.channel_axis if moved else site.base_axis
         )
         terms = [self.env[v] for name in site.branches for v in self.env if v.name == name]
@@ -110,5 +129,8 @@ class Oracle(fx.Interpreter):
         learned = self.config.reduce == "learned" and readout.parameters > 0
         names = readout_shapes("learned", self.config.streams, readout.channels) if learned else {}
         params = [getattr(self.parameters[readout.key], name) for name in names]
+        X = torch.stack(self.streams[name])
+        if self.config.reduce == "mean" and (pre := self._weights_before(name, readout.channel_axis)) is not None:
+            return formulas.read(X, pre)
         how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
-        return formulas.reduce(torch.stack(self.streams[name]), params, how=how, axis=readout.channel_axis)
+        return formulas.reduce(X, params, how=how, axis=readout.channel_axis)

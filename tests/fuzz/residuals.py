@@ -140,6 +140,17 @@ def _at_every_position(m: Residual, x: Tensor, f: Function, g: Function) -> Tens
     return x.index_add(0, torch.arange(BATCH), f(m.norm(x)))
 
 
+def _scattered(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    y = f(m.norm(x))
+    return x.scatter_add(0, torch.arange(BATCH).view(m.family.of_samples).expand(m.family.shape), y)
+
+
+def _with_mixer(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
+    """FNet: a branch without a weight beside one that has some."""
+    x = m.norm(x + torch.fft.fft(x, dim=m.family.mixed_axis).real)
+    return m.norm(x + f(x))
+
+
 def _after_slice(m: Residual, x: Tensor, f: Function, g: Function) -> Tensor:
     """A part of the stream goes on as the stream."""
     h = x[:, 1:]
@@ -192,6 +203,8 @@ BOTH: dict[str, Combine] = {
     "averaged": lambda m, x, f, g: torch.stack((f(m.norm(x)), x)).mean(0),
     "addcdiv": lambda m, x, f, g: torch.addcdiv(x, f(m.norm(x)), m.gamma, value=0.5),
     "at_every_position": _at_every_position,
+    "scattered": _scattered,
+    "with_mixer": _with_mixer,
     "cut": _cut,
     "cut_by_index": _cut_by_index,
     "post_dropout": lambda m, x, f, g: m.drop(x + f(x)),
@@ -218,6 +231,9 @@ WITH_POSITION = "position_in_branch"
 OWN_BRANCH = frozenset({"in_two_dimensions", "channels_first", "time_major", "through_tokens", "after_slice", "pooled",
                         "cropped"})  # fmt: skip
 """Kinds that bring their own branch and use no drawn one."""
+
+SITES = {"with_mixer": 2}
+"""Kinds that are more than one site."""
 
 ENDS_CHAIN = frozenset({"post_batch_norm"})
 """Kinds that no stream can leave by liftable ops alone."""

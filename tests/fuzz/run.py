@@ -1,6 +1,7 @@
 """Fuzz the passes on many drawn networks: `python -m tests.fuzz.run --cases 10000 --seed 0`.
 
-With `--what calls` it is the calls of transformed models, and what is done to them in between.
+With `--what calls` it is the calls of transformed models, and what is done to them in between; with `whole_calls` those
+of the networks that are drawn for the passes.
 
 Cases are drawn in batches, each with a seed of its own, by one process per core. The first failing batch is shrunk by
 hypothesis; the smallest network found is printed as data to paste into Python, and the exit code is 1.
@@ -28,6 +29,8 @@ from tests.fuzz.checks import check_traced
 from tests.fuzz.generator import networks
 from tests.fuzz.spec import Network
 from tests.fuzz.streams import Drawn
+from tests.fuzz.whole_calls import cases as whole_cases
+from tests.fuzz.whole_calls import check_whole_calls
 
 BATCH = 50
 LEARN_EVERY = 5  # one case in so many is also trained
@@ -47,6 +50,11 @@ def check(net: Network) -> None:
     check_traced(net, learn=net.seed % LEARN_EVERY == 0)
 
 
+def check_whole_case(case: tuple[Network, tuple[Action, ...]]) -> None:
+    """The checks of a whole network and what is done to it."""
+    check_whole_calls(*case)
+
+
 def check_case(case: tuple[Drawn, tuple[Action, ...]]) -> None:
     """The checks of a drawn network and what is done to it."""
     check_calls(*case)
@@ -55,6 +63,11 @@ def check_case(case: tuple[Drawn, tuple[Action, ...]]) -> None:
 DRAWN: dict[str, tuple[Callable[[], st.SearchStrategy[Any]], Callable[[Any], None], str]] = {
     "networks": (networks, lambda net: check(net), "from tests.fuzz.run import check\nfrom tests.fuzz.spec import *"),
     "calls": (cases, check_case, "from tests.fuzz.run import check_case as check\nfrom tests.fuzz.streams import *"),
+    "whole_calls": (
+        whole_cases,
+        check_whole_case,
+        "from tests.fuzz.run import check_whole_case as check\nfrom tests.fuzz.spec import *",
+    ),
 }
 """What can be drawn, how it is checked, and the imports to do it again."""
 

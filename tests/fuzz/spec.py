@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from tests.fuzz.branches import FREE_SITES
-from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH
+from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH, SITES
 from tests.fuzz.steps import END, MAYBE, USES_BRANCH
 
 
@@ -54,7 +54,14 @@ class UNet:
     inner: tuple[Element, ...]
 
 
-Element = Res | Op | Collect | Recall | Long | UNet
+@dataclass(frozen=True)
+class Exchange:
+    """Two towers that read each other, nodes and edges: the stream, and one that is made from it and joins it again."""
+
+    layers: int = 1
+
+
+Element = Res | Op | Collect | Recall | Long | UNet | Exchange
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Network:
         connection: connection of each site.
         reduce: how streams are read out.
         seed: seed of weights and inputs.
+        injects: whether the first value of the body is added to the stream before each of its layers but the first.
     """
 
     images: bool
@@ -88,6 +96,7 @@ class Network:
     connection: str = "mhc"
     reduce: str = "mean"
     seed: int = 0
+    injects: bool = False
 
 
 def expected_sites(net: Network) -> int:
@@ -103,7 +112,9 @@ def count(chain: Sequence[Element]) -> int:
 def _sites(chain: Sequence[Element], i: int) -> int:
     element = chain[i]
     if isinstance(element, Res):
-        return element.uses
+        return element.uses * SITES.get(element.kind, 1)
+    if isinstance(element, Exchange):
+        return 2 * element.layers
     if isinstance(element, Op):
         is_free = element.kind in USES_BRANCH and element.kind != "dead"
         return FREE_SITES.get(element.branch, 0) if is_free else 0
@@ -143,8 +154,16 @@ def _settle_element(element: Element, owned: bool) -> Element:
     if isinstance(element, Long):
         # Without a tail the chain must end in a residual: `x + (f(x) - x)` is no skip.
         tail = element.tail or not isinstance(element.inner[-1], Res)
-        return replace(element, inner=settle(element.inner, element.head), tail=tail)
+        inner = settle(element.inner, element.head)
+        return replace(element, inner=inner if element.head or tail else _first_without_inner(inner), tail=tail)
     return replace(element, inner=settle(element.inner, True)) if isinstance(element, UNet) else element
+
+
+def _first_without_inner(chain: tuple[Element, ...]) -> tuple[Element, ...]:
+    """`x + (h + g(h))` and a long skip from the same x are two levels, or a value injected twice into the stream h."""
+    first = chain[0]
+    is_open = isinstance(first, Res) and first.branch in FREE_SITES
+    return (replace(first, branch="mlp"), *chain[1:]) if is_open else chain
 
 
 def _owned_after(element: Element, owned: bool) -> bool:
@@ -188,6 +207,8 @@ def _run_lengths(chain: Sequence[Element], sure: bool) -> list[int]:
             lengths += _run_lengths(element.inner, sure)
         elif isinstance(element, Op):
             lengths.append(_sites(chain, i))
+        elif isinstance(element, Exchange):
+            lengths.append(element.layers)
     return lengths
 
 
@@ -197,14 +218,15 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
     for element in chain:
         kind = element.kind if isinstance(element, Res | Op) else ""
         ends = (
-            isinstance(element, UNet)
+            isinstance(element, UNet | Exchange)
             or kind in END
             or kind in ENDS_CHAIN
             or (sure and (kind in MAYBE or isinstance(element, Recall)))
         )
         # Where a kind ends its chain, every further use is a run of one site: never the longest alone.
         several = isinstance(element, Res) and not ends
-        yield run, element.uses if several else int(isinstance(element, Res | Long))
+        sites = element.layers if isinstance(element, Exchange) else int(isinstance(element, Res | Long))
+        yield run, element.uses if several else sites
         run += ends
 
 

@@ -52,6 +52,22 @@ def _gate(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Te
     return x * torch.sigmoid(m.a(x.mean(m.family.mixed_axis, keepdim=True)))
 
 
+def _merge(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    """One or the other by a mask."""
+    chosen = (mask > 1).to(x.dtype)
+    return chosen * m.a(x) + (1 - chosen) * x
+
+
+def _own_streams(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor) -> Tensor:
+    """Hyper-connections that the model brings along."""
+    axis = m.family.axis
+    streams = torch.cat((x.unsqueeze(1), 0.5 * x.unsqueeze(1)), 1)
+    for mix in (m.a, m.b):
+        post = torch.sigmoid(mix(streams.mean(1))).narrow(axis, 0, 2).movedim(axis, 1).unsqueeze(axis + 1)
+        streams = streams + post * mix(streams.sum(1)).unsqueeze(1)
+    return streams.mean(1)
+
+
 Compute = Callable[[Step, Tensor, Function, Tensor, Tensor], Tensor]
 
 PASS: dict[str, Compute] = {
@@ -75,6 +91,9 @@ PASS: dict[str, Compute] = {
     ),
     "unit length": lambda m, x, f, mask, pos: F.normalize(x, dim=m.family.axis),
     "padded and cut": _padded_and_cut,
+    "noise": lambda m, x, f, mask, pos: x + 0.1 * torch.randn_like(x),
+    "dropped samples": lambda m, x, f, mask, pos: x * mask.new_empty(m.family.of_samples).bernoulli_(0.5),
+    "dropped tokens": lambda m, x, f, mask, pos: (F.dropout2d if m.family.images else F.dropout1d)(x, 0.3),
 }
 """Liftable: a chain goes on. No sites; `f` is not used."""
 
@@ -86,6 +105,7 @@ MAYBE: dict[str, Compute] = {
     "snake": lambda m, x, f, mask, pos: snake(x, m.gamma),
     "tanh_gelu": lambda m, x, f, mask, pos: tanh_gelu(x),
     "mean_and_eps": lambda m, x, f, mask, pos: x / (x.abs().mean(m.family.axis, keepdim=True) + 1e-3),
+    "difference": lambda m, x, f, mask, pos: x - 0.5 * x.roll(1, m.family.mixed_axis),
     "dead": _dead,
 }
 """No sites, and nothing is said about whether the chain goes on."""
@@ -99,6 +119,8 @@ END: dict[str, Compute] = {
     "dense_concat": lambda m, x, f, mask, pos: m.wide(torch.cat((x, f(x)), dim=m.family.axis)),
     "lora": lambda m, x, f, mask, pos: m.a(x) + 0.5 * m.b(f(x)),
     "gate": _gate,
+    "merge": _merge,
+    "own_streams": _own_streams,
 }
 """No sites of their own, and no stream passes."""
 

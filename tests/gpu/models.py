@@ -56,9 +56,9 @@ def transformer(width: int, *, n: int = 4, reduce: str = "mean", **options: Any)
 
 
 def convolutions(channels: int, *, n: int = 4) -> Example:
-    """Three sites with the channels in front of height and width."""
+    """Two sites with the channels in front of height and width."""
     torch.manual_seed(0)
-    model = nn.Sequential(*(Convolution(channels) for _ in range(3)))
+    model = nn.Sequential(*(Convolution(channels) for _ in range(2)))
     return _transformed((model, (torch.randn(2, channels, 5, 6),)), n, "mean")
 
 

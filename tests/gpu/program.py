@@ -30,12 +30,12 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.utils import fresh_cache
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mhc_compile.kernels import triton_backward, triton_forward, triton_logits, triton_parameters
+from mhc_compile.kernels import triton_backward, triton_forward, triton_leave, triton_logits, triton_parameters
 from tests.gpu import models
 from tests.gpu.fake_cuda import fake_cuda
 from tests.gpu.kernel_source import sources
 
-MODULES = (triton_forward, triton_logits, triton_backward, triton_parameters)
+MODULES = (triton_forward, triton_leave, triton_logits, triton_backward, triton_parameters)
 OURS = {name for module in MODULES for name in vars(module) if name.endswith("_kernel")}
 DEVICE = torch.device("cuda", 0)
 

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent / "interpreter"
-LONG = FOLDER / "test_steps.py"
-PARTS = {"steps": [LONG], "others": sorted(set(FOLDER.glob("test_*.py")) - {LONG})}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
-def test_kernels_run_in_the_interpreter(part: str, pytestconfig: pytest.Config) -> None:
+def test_kernels_run_in_the_interpreter(pytestconfig: pytest.Config) -> None:
     all_entries = "not exhaustive" not in pytestconfig.getoption("markexpr")
     chosen = "" if all_entries else "not exhaustive"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", chosen, *map(str, PARTS[part])]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", chosen, str(FOLDER)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

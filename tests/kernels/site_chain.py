@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mhc_compile.kernels import connections, streams
 
-MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "identity")
+MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
 
 
 def takes(connection: str, n: int) -> bool:
-    return connection != "mhc-lite" or n <= 4
+    return n == 1 or (
+        n <= connections.CONNECTIONS[connection].max_streams and (connection != "kronecker" or n in (2, 4, 8))
+    )
 
 
 def site_parameters(connection: str, n: int, channels: int, **options) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from site_chain import MULTI_STREAM, Chain, site_parameters, takes
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels import connections, initial
 
-CASES = [(connection, n) for connection in MULTI_STREAM for n in range(1, 9) if takes(connection, n)]
+EVERY = (*MULTI_STREAM, "kronecker")
+CASES = [(connection, n) for connection in EVERY for n in range(1, 9) if takes(connection, n)]
 
 
 def values_of(**options):
@@ -176,7 +177,7 @@ def test_hyper_connection_reads_one_stream_in_turn():
 
 @pytest.mark.parametrize("connection", MULTI_STREAM)
 def test_no_two_values_share_memory(connection):
-    values = site_parameters(connection, 3, 4)
+    values = site_parameters(connection, 4, 4)
     assert len({v.untyped_storage().data_ptr() for v in values.values()}) == len(values)
 
 

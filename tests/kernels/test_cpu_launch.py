@@ -52,7 +52,7 @@ def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) 
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("n", [2, 3, *also(8)])  # a constant of templates; `test_packed.py` has 8 in the formulas
 def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
     """In fp64, as in the tests of the passes: each number and dtype is a C++ kernel that is compiled."""
     for name, arguments in all_arguments(n, "tiny", dtype=torch.float64):
@@ -66,10 +66,20 @@ def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: str) -> None
         assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("shape", [(63, 1000), (1000, 65), (17, 8), (1, 129)], ids=str)
+@pytest.mark.parametrize("shape", [(63, 1000), (1000, 65), (17, 8), (1, 129), (4, 300)], ids=str)
 def test_sizes_that_no_tile_divides(shape: tuple[int, int]) -> None:
     for name, arguments in all_arguments(4, (shape, 1)):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
+
+
+@pytest.mark.parametrize("step", ["gate", "boundary"])
+def test_a_token_alone_has_the_bits_it_has_among_others(step: str) -> None:
+    """Few tokens read phi as it is given, many a packed copy: decoding must say what the whole sequence says."""
+    X, *rest = forward_arguments(step, 4, ((6, 300), 1))
+    among = run(cpu_launch, step, (X, *rest))
+    rows = [rest[0][5:], rest[1][5:], *rest[2:]] if step == "boundary" else rest
+    for key, alone in run(cpu_launch, step, (X[:, 5:], *rows)).items():
+        assert torch.equal(alone, among[key][:, 5:] if key == "following" else among[key][5:]), key
 
 
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])

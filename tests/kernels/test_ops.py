@@ -1,9 +1,13 @@
 """The fused steps as operators: schema, shapes, autograd, compilers."""
 
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mhc_compile.kernels import ops, packed
 from mhc_compile.kernels.implementations import step_dtype, why_not_covered
@@ -11,8 +15,10 @@ from tests.kernels.step_calls import as_tuple, forward_arguments
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
 from tests.tables import also
 
+SMALLEST = ((2, 1, 3), 2)  # a derivative is looked at for each pair of numbers
 
-def arguments(name: str, n: int, layout: str, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
+
+def arguments(name: str, n: int, layout: Any, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
     """Positional arguments of `torch.ops.mhc.<name>`."""
     data = step_inputs(n, layout, equal=equal, dtype=dtype)
     X, y, mix = (t.requires_grad_() for t in (data.X, data.y, data.mix))
@@ -33,13 +39,13 @@ STEPS = ("gate", "write", "boundary", "leave")
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 @pytest.mark.parametrize("name", STEPS)
 def test_the_operators_pass_opcheck(name: str, equal: bool, layout: str) -> None:
-    args = arguments(name, 3, layout, equal)
+    args = arguments(name, 4, layout, equal)
     torch.library.opcheck(getattr(torch.ops.mhc, name).default, args)
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_backward_operators_pass_opcheck(name: str) -> None:
-    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(name, 3, "last", False)]
+    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(name, 4, "last", False)]
     outputs = getattr(torch.ops.mhc, name)(*args)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
@@ -54,7 +60,7 @@ def test_the_backward_operators_pass_opcheck(name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
-    args = arguments(name, 2, "tiny", equal, torch.float64)
+    args = arguments(name, 2, SMALLEST, equal, torch.float64)
     op = getattr(torch.ops.mhc, name)
 
     def differentiable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -66,8 +72,12 @@ def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
     assert torch.autograd.gradgradcheck(differentiable, tensors, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
+MIXED = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float64, torch.bfloat16)]
+PAIRS = {*product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (torch.float32, torch.bfloat16))}
+
+
+# A kernel is compiled for each.
+@pytest.mark.parametrize(("dtype", "branch"), [*MIXED, *also(*sorted(PAIRS - {*MIXED}, key=str))])
 def test_the_streams_have_the_dtype_of_the_sum(dtype: torch.dtype, branch: torch.dtype) -> None:
     data = step_inputs(4, "last", dtype=dtype)
     following, u, mix, stat = ops.boundary(data.X, data.y.to(branch), data.mix, data.params, n=4, axis=data.axis)
@@ -92,10 +102,13 @@ def test_the_plain_formula_serves_forward_mode() -> None:
     torch.testing.assert_close(tangent, expected)
 
 
-@pytest.mark.parametrize("n", [1, 3])
+PRECISIONS = [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+
+
+# One stream has no kernels to compile.
 @pytest.mark.parametrize(
-    ("streams", "branch"),
-    [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)],
+    ("n", "streams", "branch"),
+    [*((1, *pair) for pair in PRECISIONS), (3, *PRECISIONS[0]), *also(*((3, *pair) for pair in PRECISIONS[1:]))],
 )
 def test_the_formulas_take_streams_and_branch_of_two_precisions(
     n: int, streams: torch.dtype, branch: torch.dtype
@@ -124,3 +137,26 @@ def test_nothing_but_streams_branch_and_statistics_is_kept_for_the_backward() ->
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
         *_, stat = ops.boundary(*leaves[:3], leaves[3:], n=4, axis=2)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (*leaves, stat)}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records(name, monkeypatch) -> None:
+    args = arguments(name, 4, "last", False)
+    wanted = as_tuple(getattr(torch.ops.mhc, name)(*args))
+    seen: list[str] = []
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    args = tuple(value.detach() if isinstance(value, Tensor) else value for value in args)
+    with torch.no_grad(), Recording():
+        ops.call(name, *args)
+    assert f"mhc.{name}.default" in seen
+    monkeypatch.setattr(torch.ops.mhc, name, None)  # nobody may ask for it
+    with torch.no_grad():
+        found = as_tuple(ops.call(name, *args))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    with pytest.raises(TypeError, match="not callable"):
+        ops.call(name, *args)  # with gradients

@@ -7,14 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhc_compile.kernels.initial import write_code
+from mhc_compile.kernels.initial import read_code
 from mhc_compile.kernels.projections import PROJECTIONS, TAU
 
-DOUBLY_STOCHASTIC = ("sinkhorn", "permutations", "identity")
+DOUBLY_STOCHASTIC = ("sinkhorn", "permutations", "kronecker", "circulant", "identity")
 
 
-def sizes(name: str) -> range:
-    return range(2, PROJECTIONS[name].max_streams + 1)
+def sizes(name: str) -> list[int]:
+    row = PROJECTIONS[name]
+    return [n for n in range(2, row.max_streams + 1) if not row.powers or n.bit_count() == 1]
 
 
 CASES = [(name, n) for name in PROJECTIONS for n in sizes(name)]
@@ -29,8 +30,9 @@ def test_start_has_the_declared_number_of_logits(name, n):
 
 @pytest.mark.parametrize(("name", "n"), CASES)
 def test_start_is_row_stochastic_and_maps_the_write_code_to_a_multiple_of_itself(name, n):
-    R, e = PROJECTIONS[name].matrix(PROJECTIONS[name].start(n), n), write_code(n)
+    R, e = PROJECTIONS[name].matrix(PROJECTIONS[name].start(n), n), PROJECTIONS[name].code(n)
     torch.testing.assert_close(R.sum(1), torch.ones(n).double(), rtol=0, atol=1e-14)
+    assert e.sum() == e @ read_code(n) == 0
     image = R @ e
     torch.testing.assert_close(image, (image @ e) / (e @ e) * e, rtol=0, atol=1e-14)
     assert (R.diagonal() > 0.4).all()
@@ -56,6 +58,7 @@ def test_permutation_mixture_reaches_every_permutation(n):
 @given(n=st.integers(2, 4), seed=st.integers(0, 10_000), name=st.sampled_from(DOUBLY_STOCHASTIC))
 def test_matrices_are_doubly_stochastic(n, seed, name):
     row = PROJECTIONS[name]
+    n = 2 if row.powers and n == 3 else n
     logits = 0.3 * torch.randn(row.logits(n), 5, generator=torch.Generator().manual_seed(seed))
     R = row.matrix(logits, n)
     assert (R >= 0).all()
@@ -71,9 +74,10 @@ def test_unconstrained_is_not_stochastic():
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_logits_are_row_major_and_keep_dtype_and_token_dims(name):
     row = PROJECTIONS[name]
-    R = row.matrix(torch.zeros(row.logits(3), 2, 0, dtype=torch.float64), 3)
+    n = 4 if row.powers else 3
+    R = row.matrix(torch.zeros(row.logits(n), 2, 0, dtype=torch.float64), n)
     assert R.dtype == torch.float64
-    assert R.shape == ((3, 3, 1, 1) if name == "identity" else (3, 3, 2, 0))
+    assert R.shape == ((n, n, 1, 1) if name == "identity" else (n, n, 2, 0))
 
 
 def test_row_major_logits_put_the_output_stream_first():
@@ -82,3 +86,32 @@ def test_row_major_logits_put_the_output_stream_first():
     for name in ("sinkhorn", "unconstrained"):
         R = PROJECTIONS[name].matrix(logits, 3)
         assert R[0, 1] > R[1, 0]
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_kronecker_is_the_product_of_its_factors_the_first_of_which_mixes_halves(n):
+    row, logits = PROJECTIONS["kronecker"], torch.randn(PROJECTIONS["kronecker"].logits(n), dtype=torch.float64)
+    expected = torch.ones(1, 1, dtype=torch.float64)
+    for keep in torch.softmax(logits.reshape(-1, 2), 1)[:, 0]:
+        expected = torch.kron(expected, torch.stack([keep, 1 - keep, 1 - keep, keep]).reshape(2, 2))
+    torch.testing.assert_close(row.matrix(logits, n), expected)
+    torch.testing.assert_close(row.matrix(logits[:, None, None], n)[..., 0, 0], expected)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 7])
+def test_circulant_is_the_gated_mixture_of_cyclic_shifts(n):
+    logits = torch.randn(n + 1, dtype=torch.float64)
+    gate, weights = torch.sigmoid(logits[0]), torch.softmax(logits[1:], 0)
+    shift = torch.eye(n, dtype=torch.float64).roll(1, 1)
+    mixture = sum(w * torch.linalg.matrix_power(shift, k) for k, w in enumerate(weights))
+    R = PROJECTIONS["circulant"].matrix(logits, n)
+    torch.testing.assert_close(R, (1 - gate) * torch.eye(n, dtype=torch.float64) + gate * mixture)
+    assert (R - R.t()).abs().max() > 1e-3 or n == 2
+
+
+@pytest.mark.parametrize("name", ["permutations", "kronecker", "circulant"])
+@pytest.mark.parametrize("n", [2, 4])
+def test_every_start_has_the_diagonal_of_sinkhorn_of_tau_identity(name, n):
+    R = PROJECTIONS[name].matrix(PROJECTIONS[name].start(n), n)
+    expected = PROJECTIONS["sinkhorn"].matrix((TAU * torch.eye(n)).double().flatten(), n)
+    torch.testing.assert_close(R.diagonal(), expected.diagonal())

@@ -13,7 +13,7 @@ from torch import Tensor
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels import cpu_launch, ops, packed, recomputed
 from mhc_compile.kernels.restoring import MAX_WRITES
-from tests.kernels.step_inputs import LAYOUTS, step_inputs
+from tests.kernels.step_inputs import step_inputs
 from tests.tables import also
 
 
@@ -67,8 +67,14 @@ def equal(found: Sequence[Tensor | None], expected: Sequence[Tensor | None], tol
             assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max(), i
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *also(torch.float64)])
-@pytest.mark.parametrize("entry", [False, True], ids=["streams", "entry"])
+# In bf16 from an entry no other test needs the kernels.
+@pytest.mark.parametrize(
+    ("entry", "dtype"),
+    [
+        *((False, torch.float32), (False, torch.bfloat16), (True, torch.float32)),
+        *also((True, torch.bfloat16), (False, torch.float64), (True, torch.float64)),
+    ],
+)
 @pytest.mark.parametrize("layout", ["last", "first"])
 @pytest.mark.parametrize("n", [1, 4, *also(2, 8)])
 def test_gradients_have_the_same_bits(n: int, layout: str, entry: bool, dtype: torch.dtype) -> None:
@@ -92,9 +98,20 @@ def test_the_streams_of_a_group_are_not_kept() -> None:
     assert results and chain.X.data_ptr() in kept
 
 
-@pytest.mark.parametrize("writes", [1, 3, MAX_WRITES, MAX_WRITES + 3])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("entry", [False, True], ids=["streams", "entry"])
+WRITES = [1, 3, MAX_WRITES, MAX_WRITES + 3]
+
+
+# A kernel for each number in each layout, from streams or from an entry.
+@pytest.mark.parametrize(
+    ("entry", "layout", "writes"),
+    [
+        *((False, "last", writes) for writes in WRITES),
+        *((True, "first", writes) for writes in WRITES[1::2]),
+        (True, "tiny", 3),
+        *also(*((False, layout, writes) for layout in ("first", "tiny") for writes in WRITES)),
+        *also((True, "first", 1), (True, "first", MAX_WRITES), *((True, "last", writes) for writes in WRITES)),
+    ],
+)
 def test_restored_streams_have_the_bits_of_the_writes(entry: bool, layout: str, writes: int) -> None:
     X, past, n, axis = history(4, layout, writes, entry)
     expected = X

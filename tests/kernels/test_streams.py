@@ -248,3 +248,15 @@ def test_wrong_names_are_refused():
         streams.coefficients(X, (), connection="foo", axis=1)
     with pytest.raises(InvalidOptionError, match="reduce='max' is not known"):
         streams.reduce(X, how="max", axis=1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("connection", MULTI_STREAM)
+def test_what_is_read_lies_in_memory_as_the_stream_does(connection, layout):
+    """A view behind it, and random numbers drawn for it, are those of the plain model."""
+    x, y = (torch.randn(2, 3, 4, 5).double().contiguous(memory_format=layout) for _ in range(2))
+    params = noisy(site_parameters(connection, 4, 3))
+    u, X = entry_site(x, y, params, connection=connection, n=4, axis=1)
+    v, X = one_site(X, y, params, connection=connection, axis=1)
+    for value in (u, v, X[0], streams.reduce(X, how="mean", axis=1)):
+        assert value.stride() == x.stride()

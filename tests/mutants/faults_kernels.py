@@ -8,8 +8,8 @@ KERNELS = (
     Mutant(
         "R is transposed in the formula of the write",
         "kernels",
-        "        total = total + R[:, j] * X[j]\n",
-        "        total = total + R[j] * X[j]\n",
+        "        total = total + X[j] * R[:, j]\n",
+        "        total = total + X[j] * R[j]\n",
         (
             "tests/kernels/test_streams.py::test_renaming_the_streams_renames_the_result",
             "tests/kernels/test_deepseek_formulation.py",
@@ -39,8 +39,8 @@ KERNELS = (
     Mutant(
         "each term of the read is rounded to bf16",
         "kernels",
-        "        total = total + pre[i] * X[i]\n",
-        "        total = total + (pre[i] * X[i]).to(X.dtype)\n",
+        "        total = total + X[i] * pre[i]\n",
+        "        total = total + (X[i] * pre[i]).to(X.dtype)\n",
         ("tests/kernels/test_rounding.py::test_the_formulas_of_reference_round_once",),
     ),
     Mutant(
@@ -69,7 +69,7 @@ KERNELS = (
         "kernels",
         "F(value(row[N + i * N + j]))",
         "F(value(row[N + j * N + i]))",
-        ("tests/kernels/test_cpu_launch.py::test_every_result_is_that_of_the_formulas[3-streams-tiny]",),
+        ("tests/kernels/test_cpu_launch.py::test_so_is_every_result_for_other_numbers_of_streams[3]",),
     ),
     Mutant(
         "the C++ kernels gate streams that are not rounded",
@@ -125,6 +125,23 @@ KERNELS = (
         '"\\0".join((path, _version(path), _processor(), *FLAGS, source))',
         '"\\0".join((path, _version(path), *FLAGS, source))',
         ("tests/kernels/test_cpu_kernel.py::test_all_that_the_compiler_depends_on_is_in_the_name_of_the_file",),
+        own_caches=True,
+    ),
+    Mutant(
+        "an operator that is recorded is passed by",
+        "kernels",
+        " or torch.is_grad_enabled() or compat.dispatch_modes():",
+        " or torch.is_grad_enabled():",
+        (
+            "tests/kernels/test_ops.py::test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebody_records",
+        ),
+    ),
+    Mutant(
+        "phi is taken for packed where it is read as it is given",
+        "kernels",
+        "phi + (i * s.channels + c) * K, width, tile.count, ahead);",
+        "phi + packed_at<S, false>(STREAMS, i, c, 0), width, tile.count, ahead);",
+        ("tests/kernels/test_cpu_launch.py::test_a_token_alone_has_the_bits_it_has_among_others",),
         own_caches=True,
     ),
 )

@@ -46,8 +46,8 @@ MODEL = (
     Mutant(
         "a program serves every mode",
         "model",
-        "if program.takes(flat, tree) and self._holds(program, owner):",
-        "if program.takes(flat, tree):",
+        "_holds_while_compiled(self, owner, index) if compiling else self.holds(program, owner)",
+        "True",
         ("tests/test_owner.py::test_frozen_batch_norm_has_its_own_graph",),
     ),
     Mutant(
@@ -67,8 +67,8 @@ MODEL = (
     Mutant(
         "a program serves parameters of another dtype",
         "model",
-        "                state.append(sharded.get(id(parameter), parameter.dtype))\n",
-        "",
+        "return dtypes == self._dtypes and (devices",
+        "return (devices",
         ("tests/test_owner.py::test_a_dtype_that_the_model_asks_its_parameters_for_is_no_constant",),
     ),
     Mutant(

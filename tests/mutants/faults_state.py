@@ -20,6 +20,20 @@ CHECKPOINT = (
         ("tests/test_checkpoint.py::test_the_wrong_model_is_refused_before_anything_is_loaded",),
     ),
     Mutant(
+        "an adapter of other sites is taken",
+        "checkpoint",
+        "            check_adapter(state_dict, prefix)\n",
+        "",
+        ("tests/test_adapters.py::test_an_adapter_of_other_sites_is_refused",),
+    ),
+    Mutant(
+        "names of hyper-connections go through those of earlier versions of a model",
+        "checkpoint",
+        "            given[_RENAMED] = False\n",
+        "            pass\n",
+        ("tests/test_pretrained.py::test_other_models_come_back_the_same",),
+    ),
+    Mutant(
         "headers of different readouts fit",
         "checkpoint",
         'return self.connection, self.n, self.reduce if self.n > 1 else ""',

@@ -19,8 +19,9 @@ from mhc_compile.passes.ancestry import Ancestry
 from mhc_compile.passes.normalise import normalise
 from mhc_compile.passes.pipeline import make_plan, rewrite_graph
 from mhc_compile.passes.plan import Plan
-from mhc_compile.variants import initial_sites
+from mhc_compile.specs import initial_sites
 from tests.fuzz.oracle import Oracle
+from tests.passes.layers import Net, tokens
 from tests.passes.shapes import SHAPES
 
 FRONT_ENDS = ("dynamo", "symbolic", "export")
@@ -136,3 +137,15 @@ def move(parameters: nn.Module, noise: float = 0.5) -> None:
     with torch.no_grad():
         for p in parameters.parameters():
             p.add_(noise * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+
+
+def found(
+    body: Callable[..., Any], *inputs: Tensor, kind: type[Net] = Net, **layers: Any
+) -> tuple[tuple[int, int], Plan]:
+    """`(sites, segments)` and the plan of `body` over layers, checked against the oracle."""
+    torch.manual_seed(0)
+    model = kind(body, **layers).double()
+    difference, plan = trained(model, *(inputs or (tokens(),)))
+    assert difference < 1e-9
+    assert sum(len(part.adds) for part in (*plan.sites, *plan.rejected)) == plan.float_adds
+    return (len(plan.sites), len(plan.segments)), plan

@@ -114,7 +114,7 @@ def test_an_embedding_added_in_every_layer_is_not_the_stream():
     assert found == [(1, 1)] * 2 and reasons.count(Reason.INPUT_INDEPENDENT) == 2
 
 
-@pytest.mark.parametrize(("levels", "reason"), [(4, None), (5, Reason.NESTED)])
+@pytest.mark.parametrize(("levels", "reason"), [(4, None), (5, Reason.INJECTED)])
 def test_a_value_that_is_added_in_five_layers_is_no_skip(levels, reason):
     def body(m, x):
         h = x

@@ -7,6 +7,7 @@ from torch import nn
 from mhc_compile.kernels import streams
 from tests.passes.graphs import error, preserved, rewritten
 from tests.passes.layers import BATCH, TOKENS, WIDTH, Net, Net2, conv, images, mlps, tokens, vector
+from tests.tables import also
 
 X = tokens()
 TIGHT = 1e-10
@@ -176,15 +177,26 @@ SITES = {
 }
 
 
-@pytest.mark.parametrize("front_end", ["dynamo", "symbolic"])
-@pytest.mark.parametrize("name", BODIES)
+TRACED = ("collected", "moved skip", "own sizes", "python sum", "fill")
+"""What Dynamo writes otherwise than `symbolic_trace`: sizes, sums of Python, writes in place, views."""
+
+
+@pytest.mark.parametrize(
+    ("name", "front_end"),
+    [
+        *((name, "symbolic") for name in BODIES),
+        *((name, "dynamo") for name in TRACED),
+        *also(*((name, "dynamo") for name in BODIES if name not in TRACED)),
+    ],
+)
 def test_function_is_preserved(name, front_end):
     model = net(BODIES[name], g=vector(), heads=nn.Parameter(torch.rand(4)))
     err, plan = preserved(model, X, front_end=front_end)
     assert err <= TIGHT and len(plan.sites) == SITES.get(name, 2)
 
 
-@pytest.mark.parametrize("options", [{"n": 2}, {"n": 8}, {"connection": "hc"}, {"reduce": "learned"}, {"n": 1}])
+# Eight streams are as two, with kernels of their own, which `tests/kernels` compiles.
+@pytest.mark.parametrize("options", [{"n": 2}, {"connection": "hc"}, {"reduce": "learned"}, {"n": 1}, *also({"n": 8})])
 @pytest.mark.parametrize("name", ["collected", "towers", "branch reads both", "moved skip", "rms on the path"])
 def test_function_is_preserved_under_other_options(name, options):
     assert preserved(net(BODIES[name], g=vector()), X, **options)[0] <= TIGHT

@@ -12,20 +12,10 @@ from torch import nn
 
 from mhc_compile.errors import PatternError
 from mhc_compile.passes.plan import Reason
-from tests.passes.graphs import plan_of, reasons, trained
+from tests.passes.graphs import found, plan_of, reasons
 from tests.passes.layers import Mlp, Net, Net2, images, mlps, tokens, vector
 
 X, PICTURES = tokens(), tokens(2, 8, 5, 4)
-
-
-def found(body, *inputs, kind=Net, **layers):
-    """`(sites, segments)` and the plan, checked against the oracle."""
-    torch.manual_seed(0)
-    model = kind(body, **layers).double()
-    error, plan = trained(model, *(inputs or (X,)))
-    assert error < 1e-9
-    assert sum(len(part.adds) for part in (*plan.sites, *plan.rejected)) == plan.float_adds
-    return (len(plan.sites), len(plan.segments)), plan
 
 
 # --- which axis holds the channels --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -135,10 +136,24 @@ class _Run:
         """Compare the outputs of both models: the transformation must not change any at initialisation."""
         with torch.no_grad():
             reference = _seeded(lambda: model(*args, **kwargs))
-            error = distance(reference, _seeded(lambda: transformed(*args, **kwargs)))
+            result = _seeded(lambda: transformed(*args, **kwargs))
+        error = distance(reference, result)
         self.result = replace(self.result, errors={**self.result.errors, name: error})
-        if not error <= bound:
+        if not error <= bound and not (name.endswith("bfloat16") and self._rounds_as(model, args, kwargs, result)):
             raise CheckError(f"{name}: relative error {error:.1e} exceeds {bound:.0e}")
+
+    def _rounds_as(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+        """Whether a result in bfloat16 is as near to the model in float32 as that of the model itself.
+
+        Where a model chooses by rounded numbers, such as a router among experts, one rounding sends a token elsewhere.
+        """
+        wide, single = copy.deepcopy(model).float(), (cast(args, torch.float32), cast(kwargs, torch.float32))
+        with torch.no_grad():
+            exact = cast(_seeded(lambda: wide(*single[0], **single[1])), torch.bfloat16)
+            own = distance(exact, _seeded(lambda: model(*args, **kwargs)))
+        if near := distance(exact, result) <= own:
+            self._note(f"the model itself is {own:.0e} off in bfloat16, and so far the result may be")
+        return near
 
     def _learns(self, transformed: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Two steps of SGD: finite losses, and a gradient in step 1 or 2 for every new parameter.
@@ -195,8 +210,9 @@ class _Run:
         if dead_count(transformed):
             self._note(f"{dead_count(transformed)} of the residual adds never reach an output and stay plain")
         self.result = replace(self.result, sites=sites)
-        if self.result.expected is not None and sites != self.result.expected:
-            raise CheckError(f"found {sites} sites, expected {self.result.expected}")
+        expected = self.facts.get(f"sites_{mode}", self.result.expected)
+        if expected is not None and sites != expected:
+            raise CheckError(f"found {sites} sites, expected {expected}")
         return transformed
 
     def _note(self, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -83,6 +84,40 @@ def test_where_graphs_break_in_training_some_may_have_none():
     assert result.passed and "1 of 2 new parameters have no gradient: site_around_a_break" in result.notes[-1]
     assert "site_around_a_break" in run_check(fake_transform(cut=True)).failure
     assert "1 of 1 new" in run_check(fake_transform(used=False), breaks).failure
+
+
+def test_a_break_in_training_may_leave_fewer_sites_there_if_that_is_written_down():
+    def transform(model, **_):
+        return Streams(model, sites=1 if model.training else 2)
+
+    facts = {"sites": 2, "graphs": 1, "graphs_train": 3}
+    assert run_check(transform, {**facts, "sites_train": 1}).passed
+    assert "found 1 sites, expected 2" in run_check(transform, facts).failure
+    assert "found 2 sites, expected 1" in run_check(fake_transform(sites=2), {**facts, "sites_train": 1}).failure
+
+
+class Router(Block):
+    """Chooses by a number that bfloat16 rounds to a tie."""
+
+    def forward(self, x):
+        chosen = (x.new_tensor(1.0) + x.new_tensor(2**-9)) > 1.0
+        return {"out": (x + self.linear(x) * chosen,)}
+
+
+@pytest.mark.parametrize(("choice", "passes"), [(1.0, True), (-2.0, False)])
+def test_in_bfloat16_a_result_may_be_as_far_from_the_model_in_float32_as_the_model_itself(choice, passes):
+    class Chosen(Streams):
+        def forward(self, x):
+            y = x + choice * self.model.linear(x) + 0 * self.hyper_connections["site"]
+            return {"out": (y if x.dtype is torch.bfloat16 else x + self.model.linear(x) + 0 * y,)}
+
+    def build(target, train=False):
+        torch.manual_seed(0)
+        return Router().train(train), (torch.randn(3, 4),), {}
+
+    result = check("fake", lambda model, **_: Chosen(model), build=build, expected=ONE_SITE, train=False)
+    assert result.passed == passes
+    assert any("the model itself is" in note for note in result.notes) == passes
 
 
 def test_a_transformation_that_changes_the_original_fails():

@@ -9,7 +9,7 @@ from benchmarks.traffic import budget, measure
 from tests.gpu.traffic import counted
 from tests.tables import also
 
-TOKENS = 32
+TOKENS = 16
 
 
 @triton.jit

@@ -1,0 +1,68 @@
+"""Whether a trace has the sites and the parameters of its model: what it lacks is said, never kept silent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable
+
+from mhc_compile.errors import CaptureError, MissingSitesWarning, StreamsCutWarning
+from mhc_compile.owned import Owner
+from mhc_compile.passes.plan import Plan
+from mhc_compile.reads import lies_in
+from mhc_compile.specs import specs_of
+from mhc_compile.wording import names_text
+
+
+def check_sites(owner: Owner, path: str, found: Collection[str], read: Collection[str]) -> None:
+    """Warn of sites of the model's plan that a call of a module runs plain, and of segments that it cuts.
+
+    Args:
+        owner: the model.
+        path: the module that was called.
+        found: keys of the sites in its trace.
+        read: names of the parameters in it; a site whose weights are not among them does not run at all, such as
+            those of an encoder whose result is given.
+    """
+    plans = owner._mhc.plans
+    if path:
+        warn_of_cut(path, found, plans[:1])
+    sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
+    expected = {s.key for s in sites if not s.weights or not set(s.weights).isdisjoint(read)}
+    missing = [key for key in expected if key not in found and key.partition("#")[0] not in found]  # called once here
+    if missing:
+        warnings.warn(
+            f"this kind of call of {path or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
+            f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",
+            MissingSitesWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> None:
+    """Say that a module is called alone whose sites, by their keys, belong to longer segments."""
+    for segment in (segment for plan in plans for segment in plan.segments):
+        inside = [key for key in segment.sites if key in found]
+        if inside and len(inside) < len(segment.sites):
+            warnings.warn(
+                f"{path} is called by itself and holds {len(inside)} of the {len(segment.sites)} sites of a segment: "
+                "its streams begin and end at its border, so that nothing is carried to the next module. Call the "
+                "module around it, or the model, instead of a loop over blocks",
+                StreamsCutWarning,
+                stacklevel=6,
+            )
+            return
+
+
+def check_parameters(owner: Owner, plan: Plan) -> None:
+    """Every parameter the plan asks for must exist in the right shape: new ones would be unknown to the optimizer."""
+    own = owner.hyper_connections.itself
+    for key, spec in specs_of(plan, owner._mhc.config).items():
+        known = key in own
+        shapes = {n: tuple(p.shape) for n, p in own[key].named_parameters()} if known else None
+        if shapes != {n: tuple(s) for n, s in spec.shapes.items()}:
+            what = "was not there" if not known else f"had parameters of shapes {shapes}, not {dict(spec.shapes)},"
+            raise CaptureError(
+                f"this call reaches the residual connection {key}, which {what} in the example inputs: "
+                "write transform(model, example_inputs=...) with inputs that take this path, "
+                f"or leave it out with exclude=['{key}']"
+            )

@@ -1,0 +1,50 @@
+"""A transformed model as what serves its calls may know it: how it was made, and its programs."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mhc_compile.dispatch import Entry
+from mhc_compile.hyper_connections import HyperConnections
+from mhc_compile.owned import Conversion, Owner
+from mhc_compile.passes.plan import Plan
+from mhc_compile.program import Program
+
+
+@dataclass
+class Ownership(Conversion):
+    """What a transformed model keeps besides its parameters.
+
+    Attributes:
+        entries: name of a module that was called from outside, "" for the model -> what serves its calls. They are
+            derived data: pickles leave them out, and copies keep programs that hold no tensors; what is missing is
+            traced again at the first call that needs it.
+        shown: the hyper-connections that hosts find, see `mhc_compile.serve.follow`.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    shown: weakref.ref[HyperConnections] | None = None
+
+    @property
+    def programs(self) -> list[Program]:
+        """The programs of the model itself."""
+        return self.entry("").programs
+
+    def entry(self, path: str) -> Entry:
+        """What serves calls of a module."""
+        return self.entries.setdefault(path, Entry(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "entries": {}, "shown": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
+        return replace(self, entries={path: entry.for_copy() for path, entry in self.entries.items()}, shown=None)
+
+
+class Served(Owner):
+    """The base of `mhc_compile.owner.Transformed`, the mixin of transformed models."""
+
+    _mhc: Ownership
+    mhc_plan: Plan

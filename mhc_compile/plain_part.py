@@ -1,0 +1,52 @@
+"""The original code of a transformed model, or of one module of it, to be traced."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.looks import for_trace
+from mhc_compile.offload import loaded_devices
+from mhc_compile.ownership import Served
+from mhc_compile.plain_twin import disown
+from mhc_compile.whole import Seen, make_whole
+
+
+def plain_part(owner: Served, path: str) -> nn.Module:
+    """The original code of a module of `owner`, over its parameters and under the names they have in the whole."""
+    door = owner.get_submodule(path) if path else None
+    plain = disown(owner, functools.partial(for_trace, door=door))
+    make_whole(plain, _seen_by_code(owner))
+    return part_of(plain, path) if path else plain
+
+
+def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
+    """Id of each tensor that is sharded or offloaded between calls -> how it is in a call."""
+    modules = dict(owner.named_modules())
+    dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
+    seen: dict[int, Seen] = {}
+    for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
+        for name, tensor in registry.items():
+            if tensor is not None and (id(tensor) in dtypes or (tensor.is_meta and (id(registry), name) in loaded)):
+                device = loaded[id(registry), name][1] if tensor.is_meta else tensor.device
+                seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
+    return seen
+
+
+def part_of(model: nn.Module, path: str) -> nn.Module:
+    """A module with the parts of `model`, a call of which is one of its module `path`."""
+    parts = path.split(".")
+
+    class Part(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            module: Any = self
+            for part in parts:
+                module = getattr(module, part)
+            return module(*args, **kwargs)
+
+    part: nn.Module = object.__new__(Part)
+    vars(part).update(vars(model))
+    return part

@@ -1,0 +1,55 @@
+"""Settings under which tracing leaves no mark, and sees the residual adds of every layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from mhc_compile import _torch_compat as compat
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Tracing consumes no random numbers, and prints no internal traceback for a user's error."""
+    hooks = {k: v for k, v in vars(model).items() if k in _CALL_HOOKS}
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled = logger.disabled
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
+        stack.enter_context(residuals_shown())
+        try:
+            logger.disabled = True
+            vars(model).update({k: type(v)() for k, v in hooks.items()})
+            yield
+        finally:
+            vars(model).update(hooks)
+            logger.disabled = disabled
+
+
+@contextmanager
+def residuals_shown() -> Iterator[None]:
+    """PyTorch's encoder layers do without the one operator for a whole layer, which hides their residual adds."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+_CALL_HOOKS = frozenset(
+    {
+        "_forward_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks",
+        "_forward_pre_hooks_with_kwargs",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    }
+)

@@ -1,0 +1,107 @@
+"""`mhc-single-pass` against its formula, written out: a branch reads with the weights of the site before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mhc_compile
+from mhc_compile.kernels.projections import PROJECTIONS
+from mhc_compile.kernels.reference import manifold_coefficients
+from tests.moved import move
+
+C, n = 6, 4
+X = torch.randn(3, 4, 4, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Three branches on one stream; what happens between them is given."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        self.f = nn.ModuleList(nn.Linear(C, C, dtype=torch.float64) for _ in range(3))
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        for f in self.f:
+            x = self.between(x + torch.tanh(f(x)))
+        return x
+
+
+def converted(model: nn.Module, **options: object) -> nn.Module:
+    options = {"example_inputs": (X,), "modes": ("eval",), "connection": "mhc-single-pass", **options}
+    return mhc_compile.transform(model.eval(), n=n, **options)
+
+
+def by_formula(model: nn.Module, between: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+    streams, before = X.expand(n, *X.shape), None
+    for i, f in enumerate(model.f):
+        site = model.hyper_connections[f"f.{i}"]
+        params = [site.phi, site.alpha, site.bias]
+        pre, post, R = manifold_coefficients(streams, params, n=n, axis=3, matrix=PROJECTIONS["sinkhorn"].matrix)
+        u = X if before is None else sum(before[k] * streams[k] for k in range(n))
+        y = torch.tanh(f(u))
+        written = [sum(R[i, j] * streams[j] for j in range(n)) + post[i] * y for i in range(n)]
+        streams, before = torch.stack([between(stream) for stream in written]), pre
+    return between(sum(before[k] * written[k] for k in range(n)))  # behind the last site there is one tensor again
+
+
+@pytest.mark.parametrize("between", [lambda x: x, torch.nn.functional.gelu], ids=["linear", "nonlinear"])
+def test_function_and_gradients_are_those_of_the_formula(between):
+    model = Net(between)
+    made = converted(model)
+    torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-12)
+    move(made)
+    parameters = dict(made.named_parameters())
+    weights = torch.randn_like(X)
+    found = torch.autograd.grad((made(X) * weights).sum(), list(parameters.values()))
+    expected = torch.autograd.grad((by_formula(made, between) * weights).sum(), list(parameters.values()))
+    torch.testing.assert_close(made(X), by_formula(made, between), rtol=0, atol=1e-10)
+    for name, one, other in zip(parameters, found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        assert one.abs().sum() > 0
+
+
+def test_it_is_another_function_than_mhc_once_moved():
+    model = Net()
+    single, double = (move(converted(model, connection=c)) for c in ("mhc-single-pass", "mhc"))
+    with torch.no_grad():
+        for one, other in zip(
+            double.hyper_connections.parameters(), single.hyper_connections.parameters(), strict=True
+        ):
+            one.copy_(other)
+    assert (single(X) - double(X)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "between", [lambda x: x.transpose(1, 2), lambda x: x.roll(1, 1), lambda x: x[:, 1:]], ids=["axes", "rolled", "cut"]
+)
+def test_where_tokens_move_a_site_is_read_with_equal_weights_and_the_plan_says_so(between):
+    model = Net(between)
+    made = converted(model)
+    torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-12)
+    assert any("2 sites with equal weights" in note for note in made.mhc_plan.notes)
+    assert not converted(Net()).mhc_plan.notes
+
+
+def test_sites_that_read_the_same_streams_read_with_the_same_weights():
+    class Fork(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + torch.tanh(self.f[0](x))
+            return torch.stack([x + torch.tanh(self.f[1](x)), x + torch.tanh(self.f[2](x))])
+
+    model = Fork()
+    made = converted(model)
+    torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-12)
+    move(made)(X).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.hyper_connections.parameters())
+
+
+def test_a_learned_readout_and_a_sum_stay_what_they_are():
+    model = Net()
+    torch.testing.assert_close(converted(model, reduce="learned")(X), model(X), rtol=0, atol=1e-12)
+    made = converted(model, reduce="sum", init="random")
+    assert 2 < (made(X) / model(X)).median() < n + 2

@@ -1,0 +1,38 @@
+"""C++ of `make test` is compiled quickly instead of well: by `tests/quick_c++`, with few optimisations."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("quick_c++")
+REAL = "MHC_REAL_CXX"
+"""Where the script finds the compiler."""
+
+
+def choose(config: pytest.Config) -> None:
+    """For this process and those it starts: the quick compiler, unless all entries run or the user has chosen one.
+
+    Inductor need not find out, with a program for each, which vector instructions compiler and processor have.
+    """
+    real = shutil.which("g++")
+    if "not exhaustive" in config.getoption("markexpr") and real and "CXX" not in os.environ:
+        os.environ |= {"CXX": str(SCRIPT), REAL: real, "TORCHINDUCTOR_VEC_ISA_OK": "1"}
+
+
+@contextmanager
+def real_compiler() -> Iterator[None]:
+    """Kernels of ours are compiled as for users: what is said about their bits must hold of those."""
+    from mhc_compile.kernels import cpu_kernel
+
+    with pytest.MonkeyPatch.context() as patch:
+        if REAL in os.environ:
+            patch.setattr(cpu_kernel, "compiler", lambda: os.environ[REAL])
+        cpu_kernel.compiled.cache_clear()
+        yield
+    cpu_kernel.compiled.cache_clear()
