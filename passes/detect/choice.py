@@ -80,7 +80,7 @@ def weights_of(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
     """Drop what would swallow sites without being one, step by step: each changes what follows what."""
     dropped: list[Rejected] = []
-    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, find_crossings, _exchanges)
+    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, _exchanges, find_crossings)
     for look in looks:
         rejected = list(look(graph, found))
         dropped += rejected

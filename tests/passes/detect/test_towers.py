@@ -35,9 +35,9 @@ def test_two_towers_that_read_each_other_and_themselves_are_sites_of_both():
 def test_what_one_branch_hands_to_a_later_one_past_the_stream_is_no_site():
     def body(m, x):
         values = m.f0(x)
-        x = x + m.f1(values)
+        x = x + m.f1(values * x)
         later = values + m.f2(x)  # as the values of the first attention are mixed into all others
-        return x + m.f3(later)
+        return x + m.f3(later * x)
 
     plan = plan_of(Net(body, **mlps(4)).double(), tokens(2, 6, 8))
     assert len(plan.sites) == 2
