@@ -20,6 +20,7 @@ from mhc_compile.errors import (
     NothingToTransformError,
     NothingToTransformWarning,
 )
+from mhc_compile.hosts import follow
 from mhc_compile.hyper_connections import CHILD
 from mhc_compile.inference import make_ordinary
 from mhc_compile.inputs import Inputs, missing_inputs, resolve_inputs
@@ -82,6 +83,7 @@ def transform(
         for variant in variants:
             with training_mode(owner, variant.training):
                 _serve(owner, variant, inputs)
+        follow(owner)  # else the first compiled call would, and the next be compiled anew
     return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 
