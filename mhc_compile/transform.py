@@ -19,6 +19,7 @@ from mhc_compile.errors import (
 from mhc_compile.model.modes import ModeTrace, trace_modes, trace_one
 from mhc_compile.model.owner import own
 from mhc_compile.model.preserved import check_preserving
+from mhc_compile.model.serve import follow
 from mhc_compile.passes.plan.data import Plan, Reason
 from mhc_compile.programs.dispatch import kind_of
 from mhc_compile.programs.nothing_found import warn_of_nothing
@@ -83,6 +84,7 @@ def transform(
         for variant in variants:
             with training_mode(owner, variant.training):
                 _serve(owner, variant, inputs)
+        follow(owner)  # else the first compiled call would, and the next be compiled anew
     return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 

@@ -53,14 +53,15 @@ class Fallback:
         backend = Backend(owner._mhc.config, InnerChoice("eager"))
         backend._held = self._held
         self._compiled = compiled_alone(module, original_forward(module), backend)
-        self._compilations, self._methods = 0, methods_of(module)
+        self._compilations, self._forward = 0, original_class(module).forward
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
         owner = self._owner()
         assert owner is not None
-        # Dynamo looks at no method again, and runs what comes after its limit without any hyper-connections.
-        if self._compilations == RECOMPILE_LIMIT - 1 or any(vars(k).get(n) is not m for k, n, m in self._methods):
+        forward = original_class(owner.get_submodule(self._path)).forward
+        # Behind its limit, Dynamo would run calls without any hyper-connections.
+        if self._compilations == RECOMPILE_LIMIT - 1 or forward is not self._forward:
             self._start(owner)
         known = len(self._held.records)
         lengths = list_lengths(owner) if self._in_a_row == OFTEN else {}
@@ -89,13 +90,6 @@ class Fallback:
                 RecompilationWarning,
                 stacklevel=5,
             )
-
-
-def methods_of(module: nn.Module) -> list[tuple[type, str, Any]]:
-    """Class, name and function of all that the classes of a module and its submodules have, PyTorch's own left out."""
-    kinds = {kind for part in module.modules() for kind in original_class(part).__mro__}
-    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
-    return [(kind, name, value) for kind in own for name, value in vars(kind).items() if callable(value)]
 
 
 def list_lengths(model: nn.Module) -> dict[str, int]:

@@ -141,7 +141,7 @@ class _Run:
         declared = resolve_inputs(given.model, None, None)
         if declared is not None and "pixel_values" in {*given.inputs} - {*declared.kwargs}:
             self._note("the model declares text alone, so images are given")
-        elif declared is not None and not _failure_of_call(given.model, declared.kwargs):
+        elif declared is not None and not _failure_in_a_mode(given.model, declared.kwargs):
             return {}
         else:
             self._note("the model cannot run on the inputs it declares, so others are given")
@@ -200,6 +200,14 @@ def generate(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
         return model.generate(
             **inputs, **length, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
         )
+
+
+def _failure_in_a_mode(model: nn.Module, kwargs: Mapping[str, Any]) -> str:
+    """The same in either mode: some models ask for other lengths in training."""
+    try:
+        return _failure_of_call(model.train(), kwargs) or _failure_of_call(model.eval(), kwargs)
+    finally:
+        model.eval()
 
 
 def _failure_of_call(model: nn.Module, kwargs: Mapping[str, Any]) -> str:
