@@ -126,7 +126,7 @@ def test_an_adapter_of_other_sites_is_refused(tmp_path) -> None:
     other = mhc_compile.transform(Tower(), n=2, example_inputs=(X,), modes=("eval",), exclude=["blocks.1"])
     with pytest.raises(mhc_compile.errors.CheckpointMismatchError, match=r"hyper-connections at blocks__1, which this"):
         peft.PeftModel.from_pretrained(other, tmp_path)
-    with pytest.raises(ValueError, match=r"modules \{'blocks\.7'\} not found"):
+    with pytest.raises(ValueError, match=r"blocks\.7|No modules were targeted"):
         adapted(transformed(), "blocks.7")
 
 

@@ -82,7 +82,7 @@ def test_a_parametrization_that_comes_and_goes(norm):
 
 def test_one_line_for_each_trace_says_why(caplog):
     t = net()
-    with caplog.at_level(logging.INFO, "mhc_compile.retrace"):
+    with caplog.at_level(logging.INFO, "mhc_compile"):
         t(X)
         assert "tracing" not in caplog.text
         t.blocks[0].drop.p = 0.5
