@@ -80,6 +80,13 @@ class BoundReads:
         """Whether everything still is as it was read."""
         return self._all_hold(self._loaded)
 
+    def other_values(self) -> bool:
+        """Whether attributes are others on modules that are the same: then binding anew would find the same."""
+        try:
+            return self._in_place() and not all([get(mapping) == values for get, mapping, values in self._getters])
+        except (KeyError, RuntimeError, ValueError):
+            return False
+
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
         for mapping, known in self._attributes.values():
@@ -107,9 +114,7 @@ class BoundReads:
     def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         try:
             return (
-                list(map(type, self._modules)) == self._classes
-                and [tuple(children.values()) for children in self._parents] == self._children
-                and all([mapping[name] is value for mapping, name, value in self._passed])
+                self._in_place()
                 and all([get(mapping) == values for get, mapping, values in self._getters])
                 and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
                 and self._still_absent()
@@ -119,6 +124,14 @@ class BoundReads:
             )
         except (KeyError, AttributeError, RuntimeError, ValueError):  # it is gone, or a tensor is where none was
             return False
+
+    def _in_place(self) -> bool:
+        """Whether modules, and objects on the way to a value, are those that they were."""
+        return (
+            list(map(type, self._modules)) == self._classes
+            and [tuple(children.values()) for children in self._parents] == self._children
+            and all([mapping[name] is value for mapping, name, value in self._passed])
+        )
 
     def _still_absent(self) -> bool:
         for name, (mappings, reads) in self._absent.items():

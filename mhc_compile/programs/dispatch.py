@@ -55,6 +55,8 @@ class Entry:
         bound = self.bound.get(id(program))
         if bound is not None and bound.holds():
             return True
+        if bound is not None and bound.other_values():
+            return False
         made = bind(program.reads, owner)
         if isinstance(made, str):
             return False

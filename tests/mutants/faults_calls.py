@@ -45,7 +45,7 @@ CALLS = (
     Mutant(
         "objects on the way to what was read may be replaced",
         "calls",
-        "                and all([mapping[name] is value for mapping, name, value in self._passed])\n",
+        "            and all([mapping[name] is value for mapping, name, value in self._passed])\n",
         "",
         (
             "tests/capture/test_reads.py::test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before",
