@@ -88,7 +88,11 @@ def test_a_loss_without_gradients_in_new_parameters_fails():
     class Cut(Language):
         def forward(self, input_ids, labels=None):
             out = super().forward(input_ids, labels)
-            return out if labels is None else CausalLMOutput(loss=sum(p.sum() for p in self.parameters()), logits=out.logits)
+            return (
+                out
+                if labels is None
+                else CausalLMOutput(loss=sum(p.sum() for p in self.parameters()), logits=out.logits)
+            )
 
     assert "have no gradient" in checked(Cut).failure
 
