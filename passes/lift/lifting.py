@@ -2,7 +2,7 @@
 
 Streams carry one more axis, in front. Pointwise ops, casts and norms over trailing axes need no change, ops that want
 the batch in front see streams folded into it, random ones draw once for all, and the rules of those that name axes or
-sizes are in `rules.py`.
+sizes are in `rules.py`. What kind an operator is stands in `op_kinds.py`: that is where a new one begins.
 """
 
 from __future__ import annotations

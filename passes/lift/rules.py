@@ -185,7 +185,7 @@ _AXIS_AT = {
     **dict.fromkeys(("flip", "narrow", "select", "slice", "index_select"), 1),
     **dict.fromkeys(("norm", "linalg_vector_norm", "vector_norm", "normalize", "roll"), 2),
 }
-"""Where among its positional arguments an operator has the axes it works on."""
+"""Where among its arguments an operator has the axes it works along; it is not for one that names what it keeps."""
 
 _DEFAULT_AXIS = {"normalize": 1, "slice": 0}
 
