@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.guards import leaves_allowed
 
 
 @contextmanager
@@ -22,6 +23,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
         stack.enter_context(residuals_shown())
+        stack.enter_context(leaves_allowed())
         try:
             logger.disabled = True
             vars(model).update({k: type(v)() for k, v in hooks.items()})

@@ -45,7 +45,7 @@ def _chain(images: bool) -> st.SearchStrategy[tuple[Element, ...]]:
     inner = st.lists(flat, min_size=1, max_size=MAX_LENGTH).map(tuple)
     long = st.builds(Long, inner, head=st.booleans(), tail=st.booleans())
     levels = st.builds(UNet, st.lists(flat | long, min_size=1, max_size=3).map(tuple))
-    towers = st.builds(Exchange, st.integers(1, 2))
+    towers = st.builds(Exchange, st.integers(2, 3))
     element = st.integers(0, 9).flatmap(lambda i: {0: long, 1: long, 2: levels, 3: towers}.get(i, flat))
     return st.lists(element, min_size=1, max_size=MAX_LENGTH).map(tuple)
 

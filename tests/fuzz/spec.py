@@ -56,9 +56,12 @@ class UNet:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two towers that read each other, nodes and edges: the stream, and one that is made from it and joins it again."""
+    """Two towers that read each other, nodes and edges: the stream, and one that is made from it and joins it again.
 
-    layers: int = 1
+    With one layer the second would be no tower, but a value that one branch hands to the next.
+    """
+
+    layers: int = 2
 
 
 Element = Res | Op | Collect | Recall | Long | UNet | Exchange
