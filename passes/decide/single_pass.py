@@ -50,4 +50,7 @@ def _fits(site: Site, node: fx.Node) -> bool:
     if value is None or kind_of(node) in _ELSEWHERE or value.dim() != len(site.shape):
         return False
     sizes = [str(size) for size in value.shape]
-    return all(size == str(own) or axis == site.channel_axis for axis, (size, own) in enumerate(zip(sizes, site.shape)))  # noqa: B905
+    return all(
+        size == str(own) or axis == site.channel_axis
+        for axis, (size, own) in enumerate(zip(sizes, site.shape, strict=True))
+    )

@@ -332,6 +332,7 @@ def test_a_layer_put_in_place_of_one_with_the_same_parameters_is_traced():
     model = Tower()
     twin = mhc_compile.transform(model, n=4, example_inputs=(X,), modes=("train",))
     plain = copy.deepcopy(model)
+    torch.testing.assert_close(twin(X), plain(X))
     for tower in (twin, plain):
         tower.blocks[0].up, before = Doubling(WIDTH, 2 * WIDTH), tower.blocks[0].up
         tower.blocks[0].up.load_state_dict(before.state_dict())
