@@ -12,10 +12,10 @@ from tests.zoo.checks import check
 from tests.zoo.doors import check_doors
 
 FEW = (
-    "hf:t5",  # cross-attention
     "torchvision:resnet18",  # projected shortcuts
 )
 MORE = (
+    "hf:t5",  # cross-attention, which `test_pretrained.py` and `test_caches.py` have
     "hf:bert",  # post-norm, which `test_pretrained.py` has; a module called `self`, which `test_hosts.py` has
     "hf:mixtral",  # mixture of experts: `passes/shapes.py` has one
     "hf:swin",  # windows between skip and add: `passes/test_channels.py` has permutations inside the branch

@@ -81,8 +81,3 @@ CASES = {
     "channels first": partial(convolutions, 20),
 }
 """Those that tests run as a whole."""
-
-FIRST_CASE = "channels first"
-"""That of `make test`."""
-MADE = "MHC_TEST_PROGRAM"
-"""Environment variable: the folder where the program of `FIRST_CASE` lies, if another process has made it."""

@@ -14,21 +14,15 @@ from torch import Tensor, nn
 
 from mhc_compile.kernels.formulas import packed
 from mhc_compile.kernels.operators import ops
-from tests.gpu import models, running
+from tests.gpu import models
 from tests.gpu.program import Program
-from tests.tables import also
+from tests.gpu.running import run
 
 TOLERANCE = 1e-4  # relative to the largest value, fp32
 
 
 def generated(folder: Path, case: str, *options: str) -> Program:
-    """The program of one of `models.CASES`, made in a process without the interpreter.
-
-    That of `models.FIRST_CASE` was made by the process that started this one.
-    """
-    made = Path(os.environ.get(models.MADE, ""), "program.json")
-    if case == models.FIRST_CASE and not options and made.is_file():
-        return Program.load(made)
+    """The program of one of `models.CASES`, made in a process without the interpreter."""
     file = folder / "program.json"
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.gpu.program", str(file), case, *options]
@@ -47,7 +41,7 @@ def eager(model: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
 
 def assert_computes(program: Program, model: nn.Module, x: Tensor) -> None:
     grad = torch.linspace(-1, 1, x.numel()).view_as(x)
-    output, gradients = running.run(program, {**dict(model.named_parameters()), "input": x}, grad)
+    output, gradients = run(program, {**dict(model.named_parameters()), "input": x}, grad)
     found, expected = {"output": output, **gradients}, eager(model, x, grad)
     assert found.keys() == expected.keys()
     errors = {name: relative_error(found[name], expected[name]) for name in expected}
@@ -59,16 +53,13 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [models.FIRST_CASE, *also(*(case for case in models.CASES if case != models.FIRST_CASE))]
-)
+@pytest.mark.exhaustive  # which kernels a program calls is in `test_generated.py`, what they compute in `test_steps.py`
+@pytest.mark.parametrize("case", models.CASES)
 def test_the_generated_program_computes_output_and_every_gradient(case: str, tmp_path: Path) -> None:
     model, (x,) = models.CASES[case]()
     assert_computes(generated(tmp_path, case), model, x)
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_program_for_any_batch_serves_another_one(tmp_path: Path) -> None:
     model, (x,) = models.CASES["transformer"]()
