@@ -20,7 +20,8 @@ from mhc_compile.optimizers.groups import parameter_groups
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.pretrained import enable_from_pretrained, from_pretrained
 from mhc_compile.traced import rewrite
-from mhc_compile.transform import plan, revert, transform
+from mhc_compile.transform import plan, revert, transform, verify
+from mhc_compile.verification.examine import Verification
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Config",
     "Explanation",
     "Plan",
+    "Verification",
     "__version__",
     "backend",
     "enable_from_pretrained",
@@ -41,6 +43,7 @@ __all__ = [
     "revert",
     "rewrite",
     "transform",
+    "verify",
 ]
 
 know_former_modules()

@@ -21,9 +21,10 @@ examples
   mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
   mhc-compile inspect torchvision:resnet50 --why layer1.1
   mhc-compile explain hf:llama --train
+  mhc-compile verify timm:resnet18
 
 exit codes
-  0 done, at least one site   2 user error, or nothing to transform   70 internal error
+  0 done, at least one site   2 user error, nothing to transform, or not verified   70 internal error
 """
 
 
@@ -55,6 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     explain.set_defaults(command="explain", graph=None, why=None)
     output = explain.add_argument_group("output")
     _add_output_options(output, output)
+    verify = _add_command(
+        commands,
+        "verify",
+        "transform a model, run both, and say how far they are from each other",
+        "Transform a model on the CPU and run copies of both, in both modes: at the start the result computes what the "
+        "model does, and what plain PyTorch formulas of the plan do once its new parameters have moved.",
+    )
+    verify.set_defaults(command="verify", graph=None, why=None)
+    output = verify.add_argument_group("output")
+    _add_output_options(output, output, all_rows=False)
     return parser
 
 
@@ -102,8 +113,9 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
 
 
-def _add_output_options(group: Any, what: Any) -> None:
+def _add_output_options(group: Any, what: Any, all_rows: bool = True) -> None:
     what.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    group.add_argument("--all", action="store_true", help="one row for each site and each add")
+    if all_rows:
+        group.add_argument("--all", action="store_true", help="one row for each site and each add")
     group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")

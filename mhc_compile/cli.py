@@ -1,6 +1,7 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
-`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks.
+`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks, and
+`mhc-compile verify TARGET` transforms the model and runs both.
 
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
@@ -107,7 +108,25 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise NothingToTransformError(f"{arguments.target} has no residual add that can be rewritten, in any graph")
 
 
-_COMMANDS = {"inspect": _inspect, "explain": _explain}
+def _verify(arguments: argparse.Namespace) -> None:
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    _check_early(arguments, options)
+    arguments.no_meta = True  # there is nothing to compare without values
+    with _target(arguments, options) as (target, model_options):
+        import mhc_compile
+        from mhc_compile.verification.examine import raise_failures
+
+        found = mhc_compile.verify(target.model, **model_options)
+    if arguments.json:
+        print(found.to_json())
+    else:
+        from mhc_compile.report.verification import render_verification
+
+        render_verification(found, _console(arguments.width), target=arguments.target)
+    raise_failures(found)
+
+
+_COMMANDS = {"inspect": _inspect, "explain": _explain, "verify": _verify}
 
 
 @contextmanager

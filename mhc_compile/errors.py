@@ -6,6 +6,23 @@ The command line prints the message without a traceback and exits with code 2.
 
 from __future__ import annotations
 
+from mhc_compile.warning_classes import DetachedModuleWarning as DetachedModuleWarning
+from mhc_compile.warning_classes import EarlyOptimizerWarning as EarlyOptimizerWarning
+from mhc_compile.warning_classes import FallbackWarning as FallbackWarning
+from mhc_compile.warning_classes import HookNotRunWarning as HookNotRunWarning
+from mhc_compile.warning_classes import LooseWeightsWarning as LooseWeightsWarning
+from mhc_compile.warning_classes import MissingSitesWarning as MissingSitesWarning
+from mhc_compile.warning_classes import NothingToTransformWarning as NothingToTransformWarning
+from mhc_compile.warning_classes import NotPreservingWarning as NotPreservingWarning
+from mhc_compile.warning_classes import PatternWarning as PatternWarning
+from mhc_compile.warning_classes import RecompilationWarning as RecompilationWarning
+from mhc_compile.warning_classes import RecompileLimitWarning as RecompileLimitWarning
+from mhc_compile.warning_classes import StreamsCutWarning as StreamsCutWarning
+from mhc_compile.warning_classes import UncompiledCodeWarning as UncompiledCodeWarning
+from mhc_compile.warning_classes import UntestedVersionWarning as UntestedVersionWarning
+from mhc_compile.warning_classes import UntrainedParametersWarning as UntrainedParametersWarning
+from mhc_compile.warning_classes import UnusedParametersWarning as UnusedParametersWarning
+
 
 class MhcError(Exception):
     """Base class of every error a user of mhc_compile can cause."""
@@ -183,65 +200,5 @@ class FactoryError(MhcError):
     """The factory of a target raised or returned something that is not a module."""
 
 
-class NothingToTransformWarning(UserWarning):
-    """Like `NothingToTransformError`, under `strict=False`: the model was returned unchanged."""
-
-
-class NotPreservingWarning(UserWarning):
-    """Like `NotPreservingError`, where it was not asked for strictly."""
-
-
-class EarlyOptimizerWarning(UserWarning):
-    """An optimizer was built before the new parameters existed, so it does not train them."""
-
-
-class UntrainedParametersWarning(UserWarning):
-    """Hyper-connections get gradients and their layers are trained, but no optimizer steps them."""
-
-
-class RecompileLimitWarning(UserWarning):
-    """Dynamo is about to give up on a function, which then runs without hyper-connections."""
-
-
-class RecompilationWarning(UserWarning):
-    """A call of a transformed model is compiled anew each time, which takes longer than the call."""
-
-
-class UncompiledCodeWarning(UserWarning):
-    """A part of the model runs with Dynamo switched off, and so without hyper-connections."""
-
-
-class UnusedParametersWarning(UserWarning):
-    """Values were loaded for hyper-connections that no graph of the model has asked for."""
-
-
-class PatternWarning(UserWarning):
-    """Like `PatternError`, where further graphs of the model may still be compiled."""
-
-
-class HookNotRunWarning(UserWarning):
-    """A hook is registered on a submodule that the code of a transformed model does not call."""
-
-
-class LooseWeightsWarning(UserWarning):
-    """A compiled function is given weights that belong to no model, so they stay without hyper-connections."""
-
-
-class DetachedModuleWarning(UserWarning):
-    """A module that was taken out of a transformed model runs without hyper-connections."""
-
-
-class StreamsCutWarning(UserWarning):
-    """A part of a segment is called by itself: its streams are reduced and expanded at its border."""
-
-
-class FallbackWarning(UserWarning):
-    """A call that is no one graph runs in several, between which streams are reduced and expanded."""
-
-
-class MissingSitesWarning(UserWarning):
-    """A kind of call reaches fewer residual connections than the plan of the model has."""
-
-
-class UntestedVersionWarning(UserWarning):
-    """A library is installed in a version that this package was not tested with."""
+class VerificationError(MhcError):
+    """A transformed model computes something else than it should, or cannot be run to see."""

@@ -26,11 +26,11 @@ KERNEL_INTERFACE = {"mhc_compile.kernels.operators.streams", "mhc_compile.kernel
 LINES, FILES = 250, 18
 
 _BOTTOM_UP = """
-errors versions former_modules
+warning_classes errors versions former_modules
 config _torch_compat targets arguments
 kernels.schedules kernels.late kernels.formulas kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
 passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
-wording twin capture programs dynamo files model optimizers report
+wording twin capture programs dynamo files model optimizers verification report
 export traced checkpoint sharded pretrained transform pipeline
 mhc_compile cli
 """
@@ -196,7 +196,7 @@ def test_kernels_know_nothing_of_graphs_and_models(path):
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"terminal", "parts", "cli"}
+    assert found == {"terminal", "parts", "verification", "cli"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=label)

@@ -14,9 +14,10 @@ from torch import nn
 
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
 from mhc_compile.passes.plan.data import Reason
+from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
-from tests.zoo.compare import cast, computes_in_float32, distance, random_loss, without_dropout
+from tests.zoo.compare import cast, computes_in_float32, random_loss, without_dropout
 
 Transform = Callable[..., nn.Module]
 Build = Callable[..., tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
