@@ -73,6 +73,7 @@ zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
 	$(BIN)/python -m tests.zoo.run
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
+	$(BIN)/python -m tests.zoo.run --verify
 
 fuzz: $(STAMP)  ## 10,000 random models through every check, and twice as many through random calls (hours)
 	$(BIN)/python -m tests.fuzz.run --cases 10000

@@ -220,7 +220,7 @@ def test_verify_runs_both_and_its_exit_code_says_whether_all_claims_hold(
 
     checks = [Check("train", START, 1e-7, 1e-3), Check("", MODES, None, 1e-3, "they differ")]
     monkeypatch.setattr(targets, "resolve", resolve)
-    monkeypatch.setattr(mhc_compile, "verify", lambda *_, **__: Verification("Net", tuple(checks)))
+    monkeypatch.setattr(mhc_compile, "verify", lambda *_, **__: Verification("Net", 2, tuple(checks)))
     assert cli.main(["verify", "timm:vit"]) == 0 and asked["meta"] is False
     out, _ = capsys.readouterr()
     assert "all 1 claim hold" not in out and "1 claim holds" in out and "they differ" in out

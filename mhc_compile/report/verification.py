@@ -18,7 +18,7 @@ def render_verification(found: Verification, console: Console, *, target: str) -
         console: where to; a console that is no terminal gets plain lines without boxes.
         target: name of the model, for the header.
     """
-    console.print(facts([("target", target), ("result", _summary(found))]))
+    console.print(facts([("target", target), ("sites", str(found.sites)), ("result", _summary(found))]))
     figures = ("Difference", "Allowed")
     table = new_table(console.is_terminal, "Mode", "Claim", *figures, "Holds", right=figures)
     for check in found.checks:

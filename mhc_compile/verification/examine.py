@@ -56,9 +56,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """Every check on a transformed model."""
+    """Every check on a transformed model.
+
+    Attributes:
+        model: name of its class.
+        sites: how many residual connections were rewritten.
+        checks: in each mode, and of both.
+    """
 
     model: str
+    sites: int
     checks: tuple[Check, ...]
 
     @property
@@ -69,7 +76,7 @@ class Verification:
     def to_json(self, indent: int | None = 2) -> str:
         """The checks as JSON, with `failed` for each."""
         checks = [{**asdict(check), "failed": check.failed} for check in self.checks]
-        return json.dumps({"model": self.model, "checks": checks}, indent=indent)
+        return json.dumps({"model": self.model, "sites": self.sites, "checks": checks}, indent=indent)
 
 
 def check_values(model: nn.Module, inputs: Inputs | None) -> None:
@@ -100,7 +107,8 @@ def verification_of(original: nn.Module, made: Made) -> Verification:
     for trace in made.traces:
         first.setdefault(trace.mode, trace)
     checks = [check for trace in first.values() for check in subject.checks(trace)]
-    return Verification(name, (*checks, *subject.both_modes(first)))
+    sites = {site.key for plan in made.plans for site in plan.sites}
+    return Verification(name, len(sites), (*checks, *subject.both_modes(first)))
 
 
 def raise_failures(found: Verification) -> None:

@@ -3,7 +3,8 @@
 With `--through backend` it goes through `mhc_compile.backend` instead, which must find the same sites; `--inner` names
 what compiles the rewritten graphs. With `--calls` every language model is trained and generates as its users write it,
 and with `--doors` modules of every model are called from outside; both say what ran in one graph, and what through
-Dynamo. Models whose package is not installed are named as skipped.
+Dynamo. With `--verify` new parameters are moved, and both modes must be what plain formulas of the plan are. Models
+whose package is not installed are named as skipped.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tests.zoo.checks import Result, check
 from tests.zoo.doors import DoorsResult, check_doors
 from tests.zoo.generators import generators
 from tests.zoo.second import missing
+from tests.zoo.verified import check_verified
 from tests.zoo.workers import call_isolated
 
 AnyResult = Result | CallsResult | DoorsResult
@@ -68,6 +70,8 @@ def _check_of(options: argparse.Namespace) -> Callable[[str], AnyResult]:
         return check_calls_of
     if options.doors:
         return check_doors_of
+    if options.verify:
+        return check_verified_of
     return check_one if options.through == "transform" else partial(check_compiled, inner=options.inner)
 
 
@@ -112,6 +116,12 @@ def check_doors_of(target: str) -> DoorsResult:
     """Modules of one model called from outside, in a worker process."""
     _quiet()
     return check_doors(target)
+
+
+def check_verified_of(target: str) -> Result:
+    """What `verify` says of one model, in a worker process."""
+    _quiet()
+    return check_verified(target)
 
 
 def _quiet() -> None:
@@ -171,6 +181,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--calls", action="store_true", help="train language models and generate")
     which.add_argument("--doors", action="store_true", help="call modules of the models from outside")
+    which.add_argument(
+        "--verify", action="store_true", help="move new parameters, compare with the formulas of the plan"
+    )
     parser.add_argument("--through", choices=("transform", "backend"), default="transform", help="default: %(default)s")
     parser.add_argument(
         "--inner", default="eager", help="inner backend, behind --through backend (default: %(default)s)"
