@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import Any, get_args
 
-from mhc_compile.config import Config, Connection, Init, Nested, Reduce
+from mhc_compile.config import Config, Init, Nested, Reduce
 
 _EPILOG = """\
 TARGET is one of
@@ -75,7 +75,10 @@ def _add_command(commands: Any, name: str, summary: str, description: str) -> ar
 def _add_transform_options(group: argparse._ArgumentGroup) -> None:
     default = Config()
     group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
-    for name, choices in (("connection", Connection), ("init", Init), ("reduce", Reduce), ("nested", Nested)):
+    group.add_argument(
+        "--connection", default=default.connection, metavar="NAME", help="see mhc-compile connections (default: %(default)s)"
+    )
+    for name, choices in (("init", Init), ("reduce", Reduce), ("nested", Nested)):
         group.add_argument(
             f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
         )

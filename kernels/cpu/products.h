@@ -5,7 +5,7 @@ namespace mhc {
 
 template <class S> struct Sizes {
   using F = typename S::F;
-  static constexpr int N = S::n, M = S::m, K = N * N + 2 * N;
+  static constexpr int N = S::n, M = S::m, K = 2 * N + S::template Matrix<vec<F>>::LOGITS;
   static constexpr int KV = (K + W<F> - 1) / W<F>, KP = KV * W<F>;  // a row of K, padded to vectors
   static constexpr int KQ = (K + 7) / 8 * 8;                       // the same as rows of the transposed phi
   static constexpr int CHUNK = N > 4 ? 128 : 256;                  // channels that are computed together
@@ -187,6 +187,17 @@ template <class S> struct WriteCoefficients {
       get(total, stored);
     }
     return total;
+  }
+};
+
+// The read weights of a site as [i][t]; zero for tokens that do not exist.
+template <class S> struct ReadWeights {
+  typename S::F at[S::n][TILE] = {};
+
+  void read(const typename S::Pre* pre, const Tile& tile) {
+    for (int i = 0; i < S::n; ++i)
+      for (int t = 0; t < TILE; ++t)
+        at[i][t] = t < tile.count ? typename S::F(value(pre[(tile.first + t) * S::n + i])) : typename S::F(0);
   }
 };
 

@@ -21,8 +21,16 @@ STREAMS = range(2, 9)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def covers(dtype: torch.dtype, n: int) -> str | None:
-    """None if there are kernels for n streams of this dtype, else the reason why not."""
+PROJECTIONS = ("sinkhorn",)
+
+
+def covers(dtype: torch.dtype, n: int, projection: str | None = None) -> str | None:
+    """None if there are kernels for n streams of this dtype with this projection, else the reason why not.
+
+    `projection` is None where a step computes no coefficients.
+    """
+    if projection is not None and projection not in PROJECTIONS:
+        return f"the Triton kernels do not have the projection {projection}"
     if n not in STREAMS:
         return f"the Triton kernels cover 2 to 8 streams, not {n}"
     if dtype not in DTYPES:

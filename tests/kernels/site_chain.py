@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import connections
 from mhc_compile.kernels.operators import streams
 
@@ -15,9 +16,11 @@ MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
 
 
 def takes(connection: str, n: int) -> bool:
-    return n == 1 or (
-        n <= connections.CONNECTIONS[connection].max_streams and (connection != "kronecker" or n in (2, 4, 8))
-    )
+    try:
+        connections.find(connection, n)
+    except InvalidOptionError:
+        return False
+    return True
 
 
 def site_parameters(connection: str, n: int, channels: int, **options) -> dict[str, Tensor]:
