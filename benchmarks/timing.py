@@ -16,11 +16,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of one candidate: the median, and the fastest and slowest of the rounds."""
+    """Seconds of one candidate: the median, the fastest and slowest of the rounds, and all rounds in order."""
 
     median: float
     fastest: float
     slowest: float
+    seconds: tuple[float, ...] = ()
 
 
 def keep_freed_memory() -> None:
@@ -48,7 +49,7 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, cal
             took = _seconds(run, calls)
             if number:
                 seconds[name].append(took)
-    return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+    return {name: Timed(statistics.median(s), min(s), max(s), tuple(s)) for name, s in seconds.items()}
 
 
 def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:

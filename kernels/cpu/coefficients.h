@@ -89,7 +89,8 @@ template <class S> struct Logits {
   F alpha[K], bias[K];
 
   template <class A, class B> Logits(const A* a, const B* b) {
-    for (int k = 0; k < K; ++k) alpha[k] = F(value(a[part(k)])), bias[k] = F(value(b[k]));
+    const F scales[3] = {F(value(a[0])), F(value(a[1])), L ? F(value(a[L ? 2 : 0])) : F(0)};
+    for (int k = 0; k < K; ++k) alpha[k] = scales[part(k)], bias[k] = F(value(b[k]));
   }
   static MHC_ALWAYS constexpr int part(int k) { return k < N ? 0 : k < 2 * N ? 1 : 2; }
   static constexpr F height(int k) { return k < N ? F(1) : F(S::magnitude); }

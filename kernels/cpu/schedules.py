@@ -23,6 +23,8 @@ from mhc_compile.kernels.schedules.schedule import Launch, Schedule, Size, Spec
 Specs = Mapping[str, Spec]
 
 STREAMS = range(2, 9)
+
+
 def covers(dtype: torch.dtype, n: int, projection: str | None = None) -> str | None:
     """Why these kernels do not cover n streams of this dtype with this projection; None if they do.
 
@@ -87,7 +89,9 @@ def restore(inputs: Specs, n: int, axis: int) -> Schedule:
         read, written = {p: specs[name] for p, name in tensors.items()}, {"restored": each.spec}
         sizes = {**_sizes(inputs["X"], axis), "count": len(each.ys)}
         body = f"mhc::restore<S>({', '.join(tensors)}, restored, {_SHAPE}, count);"
-        kernel = kernel_of("mhc_restore", body, parameters(read, written, sizes), constants(each.specs(specs), n, axis, None))
+        kernel = kernel_of(
+            "mhc_restore", body, parameters(read, written, sizes), constants(each.specs(specs), n, axis, None)
+        )
         launches.append(Launch(kernel, {**tensors, "restored": each.result}, sizes))
         buffers[each.result] = each.spec
     return Schedule(buffers, tuple(launches), (each.result,))
@@ -127,18 +131,31 @@ def leave_backward(inputs: Specs, n: int, axis: int, scale: float) -> Schedule:
 
 _SHAPE = "mhc::Shape{outer, channels, inner}, parts"
 _STEPS = {"gate": "false, true", "write": "true, false", "boundary": "true, true"}  # WRITES, GATES
-_FORWARD = ("X", "y", "mix", "pre", "phi", "alpha", "bias", "following", "u", "pre_out", "mix_out", "stat", "packed_phi")
-_BACKWARD = ("g", "gu", "gpre", "gmix", "X", "y", "mix", "pre", "phi", "alpha", "bias", "stat", "grad_X", "grad_y",
-             "grad_mix", "grad_pre", "grad_phi", "grad_alpha", "grad_bias", "packed_phi", "phi_parts", "sums_parts")  # fmt: skip
+_FORWARD = (
+    "X",
+    "y",
+    "mix",
+    "pre",
+    "phi",
+    "alpha",
+    "bias",
+    "following",
+    "u",
+    "pre_out",
+    "mix_out",
+    "stat",
+    "packed_phi",
+)
+_BACKWARD = ("g", "gu", "gpre", "gmix", "X", "y", "mix", "pre", "phi", "alpha", "bias", "stat",
+             "grad_X", "grad_y", "grad_mix", "grad_pre", "grad_phi", "grad_alpha", "grad_bias",
+             "packed_phi", "phi_parts", "sums_parts")  # fmt: skip
 
 
 def _flags(step: str) -> str:
     return _STEPS[step.removeprefix("single_")]
 
 
-def _forward(
-    step: str, inputs: Specs, results: Specs, n: int, axis: int, connection: str | None
-) -> Schedule:
+def _forward(step: str, inputs: Specs, results: Specs, n: int, axis: int, connection: str | None) -> Schedule:
     streams = n if "y" in inputs else inputs["X"].shape[0]
     scratch = {} if connection is None else {"packed_phi": _packed_phi(inputs, streams, n, axis, connection)}
     passed = (name if name in {**inputs, **results, **scratch} else "nullptr" for name in _FORWARD)

@@ -21,6 +21,9 @@ class About:
         source: whose paper or release.
         ships: models that ship with it, "" where none is known.
         keeps: whether `init="preserve"` keeps the function of the model: `EXACTLY`, or under which condition.
+        forward: elements that an interior site moves per token and channel: `(a, b)` stands for `a n + b`. Fused steps
+            read X and y and write X' and u; others read the streams for coefficients, read and write each.
+        backward: the same of the backward.
     """
 
     mixing: str
@@ -28,6 +31,8 @@ class About:
     source: str = ""
     ships: str = ""
     keeps: str = EXACTLY
+    forward: tuple[int, int] = (2, 2)
+    backward: tuple[int, int] = (3, 3)
 
 
 def parse(text: str, known: Mapping[str, Options]) -> tuple[str, dict[str, float]]:

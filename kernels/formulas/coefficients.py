@@ -61,9 +61,7 @@ def _logits_backward(
     return torch.cat((gpre * slopes[:, :n], gmix[:, :n] * slopes[:, n:] * manifold.magnitude, mixing), 1)
 
 
-def coefficients(
-    z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold
-) -> tuple[Tensor, Tensor, Tensor]:
+def coefficients(z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from the normed projection."""
     logits = z * _columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
     pre, post = torch.sigmoid(logits[:, :n]), manifold.magnitude * torch.sigmoid(logits[:, n : 2 * n])

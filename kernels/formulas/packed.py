@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels.formulas import coefficients, reference
+from mhc_compile.kernels.formulas import coefficients
 from mhc_compile.kernels.formulas.layout import from_rows
 from mhc_compile.kernels.formulas.table import manifold_of
 

@@ -65,7 +65,7 @@ def permutation_mixture(logits: Tensor, n: int) -> Tensor:
 
 
 def _permutations(logits: Tensor, n: int) -> Tensor:
-    """All permutation matrices `[n!, n, n]`, in order, stacked from rows of one: no constant is copied to the device."""
+    """All permutation matrices `[n!, n, n]`, in order; stacked, so that no constant is copied to a device."""
     rows = torch.eye(n, dtype=logits.dtype, device=logits.device).unbind(0)
     return torch.stack([rows[column] for order in permutations(range(n)) for column in order]).reshape(-1, n, n)
 

@@ -117,6 +117,8 @@ def _gated(rank: int = gated.RANK) -> Connection:
         "Qwen4-exp",
         "Qwen4-exp (rank=320)",
         "where every branch begins with an RMSNorm",
+        forward=(6, 2),
+        backward=(13, 3),
     )
     return Connection(
         "gated",
@@ -133,19 +135,21 @@ _RESIDUAL = Connection(
     lambda n, channels: {},
     lambda start: {},
     lambda X, params, *, n, axis: reference.plain_coefficients(X),
-    about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all"),
+    about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
 )
 _HYPER = About(
     "learned matrix and a part that depends on the token; nothing bounds the gain over depth",
     "learned vectors and such a part",
     "Zhu et al., arXiv 2409.19606",
+    forward=(4, 2),
+    backward=(9, 3),
 )
 
 
 def _rows() -> Iterator[Connection]:
     yield _RESIDUAL
     yield Connection("hc", hyper.hyper_shapes, hyper.hyper_values, reference.hyper_coefficients, about=_HYPER)
-    about = About("learned matrix", "learned vectors", _HYPER.source)
+    about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
     yield Connection("hc-static", hyper.static_shapes, hyper.static_values, hyper.static_coefficients, about=about)
     for projection, row in PROJECTIONS.items():
         if row.connection and row.about and row.connection not in _BUILDERS:
@@ -167,7 +171,9 @@ def canonical(connection: str) -> str:
         InvalidOptionError: see `find`.
     """
     if not isinstance(connection, str):
-        raise InvalidOptionError(f"connection={connection!r} is no text: write one of {', '.join(map(repr, CONNECTIONS))}")
+        raise InvalidOptionError(
+            f"connection={connection!r} is no text: write one of {', '.join(map(repr, CONNECTIONS))}"
+        )
     row = _row(connection)
     return spell(row.name, row.options, CONNECTIONS[row.name].options)
 

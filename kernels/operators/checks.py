@@ -20,9 +20,7 @@ from mhc_compile.kernels.formulas.table import manifold_of
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_gate(
-    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = "mhc"
-) -> None:
+def check_gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = "mhc") -> None:
     """Of `packed.gate`."""
     _check_streams(X, n, axis)
     _check_parameters(X, phi, alpha, bias, n, axis, connection)
@@ -147,9 +145,7 @@ def _check_streams(X: Tensor, n: int, axis: int) -> None:
         raise KernelInputError(f"X is {X.dtype}, {X.layout}: write dense floating point streams of 16, 32 or 64 bits")
 
 
-def _check_parameters(
-    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str
-) -> None:
+def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str) -> None:
     manifold = manifold_of(connection)
     columns = manifold.columns(n)
     _check_tensor("phi", phi, X, (n * X.shape[axis + 1], columns))

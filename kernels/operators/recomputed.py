@@ -24,7 +24,6 @@ from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.operators import checks, ops
 from mhc_compile.kernels.operators.implementations import chosen
 
-
 _PLACE = ("SymInt n", "SymInt axis")
 
 

@@ -68,8 +68,10 @@ def single_boundary(
     """Of the next streams, what is read from them, and of the gate on them."""
     checks.check_single_boundary(X, y, mix, pre, phi, alpha, bias, n, axis, connection)
     following = write(X, y, mix, n, axis)
-    return following, y.new_empty(y.shape, dtype=following.dtype), *single_gate(
-        following, phi, alpha, bias, n, axis, connection
+    return (
+        following,
+        y.new_empty(y.shape, dtype=following.dtype),
+        *single_gate(following, phi, alpha, bias, n, axis, connection),
     )
 
 

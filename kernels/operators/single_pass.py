@@ -41,7 +41,7 @@ def single_boundary(
     connection: str = SINGLE_PASS,
     recompute: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`write_packed`, the read of the result with `pre`, and the `single_gate` of the next site: `(X', u', pre', mix')`."""
+    """`write_packed`, the read of the result with `pre`, the next `single_gate` on it: `(X', u', pre', mix')`."""
     n, axis = X.shape[0], axis % y.ndim
     return recomputed.single_boundary(X, y, mix, pre, params, recompute, n=n, axis=axis, connection=connection)[:4]
 

@@ -6,9 +6,9 @@ R `[n, n, *token dims]`, where the token dims are those of `x` with size 1 at `a
 The `entry_` forms stand for n streams that are all equal to `x` and read only `x`.
 The formulas are in `reference.py`.
 
-The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for connections with a `Manifold`: they hold several of
-these steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`. Those of single-pass
-connections are in `single_pass.py`.
+The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for connections with a `Manifold`: they hold several
+of these steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`. Those of
+single-pass connections are in `single_pass.py`.
 """
 
 from __future__ import annotations

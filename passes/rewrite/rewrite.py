@@ -105,7 +105,8 @@ class _Rewriter:
             self._read(site, node, own)
         elif node in self.streams:  # at an entry streams are equal, and each is what is read
             weights = self._weights_of(value, site.base_axis)
-            self._read(site, node, weights or self._emit(site, node, "equal_weights", (self._stream(node),), entry=False))
+            equal = None if weights else self._emit(site, node, "equal_weights", (self._stream(node),), entry=False)
+            self._read(site, node, weights or equal)
 
     def _weights_of(self, value: str, axis: int) -> fx.Node | None:
         """Under single-pass connections, the read weights of the site before a value, where they fit."""

@@ -12,7 +12,7 @@ from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import connections
 from mhc_compile.kernels.operators import streams
 
-MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
+MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity", "identity:magnitude=1.5,eps=0.01")
 
 
 def takes(connection: str, n: int) -> bool:

@@ -106,9 +106,7 @@ def test_gated_is_the_layer_of_qwen4_exp():
     shapes = find(connection, n).shapes(n, C)
     X, y, *params = drawn((n, B, S, C), (B, S, C), *shapes.values())
     norm, down, up, inject = params
-    layer = Qwen4ExpTextGatedResidual(
-        SimpleNamespace(hc_count=n, hidden_size=C, hc_lowrank=RANK, rms_norm_eps=1e-6)
-    )
+    layer = Qwen4ExpTextGatedResidual(SimpleNamespace(hc_count=n, hidden_size=C, hc_lowrank=RANK, rms_norm_eps=1e-6))
     copied(
         layer,
         hc_norm__weight=norm - 1,

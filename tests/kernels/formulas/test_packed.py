@@ -12,7 +12,6 @@ from tests.kernels.site_chain import takes
 from tests.kernels.step_calls import as_tuple, forward_arguments
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
 
-
 FUSED = ("mhc", "mhc-lite", "kronecker", "circulant", "identity", "identity:magnitude=1.5,eps=0.01")
 CASES = [
     *(("mhc", n) for n in (1, 2, 3, 4, 8)),
