@@ -168,7 +168,7 @@ class OurMixing(nn.Module):
     """`Mixing` with the steps of this project, as `mhc_compile.transform` puts them into a model."""
 
     def __init__(self, n: int, channels: int, sites: int, connection: str = "mhc") -> None:
-        from mhc_compile.kernels.formulas.table import find
+        from mhc_compile.kernels.formulas.lookup import find
 
         super().__init__()
         self.connection, row = connection, find(connection, n)

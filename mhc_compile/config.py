@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas.about import EXACTLY
-from mhc_compile.kernels.formulas.connections import canonical, find, why_not_kept
+from mhc_compile.kernels.formulas.connections import canonical, find, why_no_paper, why_not_kept
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.versions import check_versions
 
-Init = Literal["preserve", "random"]
+Init = Literal["preserve", "random", "paper"]
 Reduce = Literal["mean", "sum", "learned"]
 Recompute = Literal["auto"] | int | None
 Nested = Literal["longest", "outer", "inner"]
@@ -29,8 +29,9 @@ class Config:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
         connection: what one site computes, a name from `mhc-compile connections` (`mhc` by default), with options as in
             `identity:magnitude=1.5,eps=1e-6`.
-        init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02). `gated` reads normed
-            streams, and keeps the function only where every branch begins with an RMSNorm; the plan says so.
+        init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02), `paper` starts as
+            the released model does, both to train from scratch. `gated` reads normed streams, and keeps the function
+            only where every branch begins with an RMSNorm; the plan says so.
         reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
             weights of the last site, as published.
         include: globs over site keys; only matching sites are rewritten. Empty means all.
@@ -72,9 +73,11 @@ class Config:
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _globs(name, getattr(self, name)))
         find(self.connection, self.streams)
-        self._check_kept()
+        self._check_start()
 
-    def _check_kept(self) -> None:
+    def _check_start(self) -> None:
+        if self.init == "paper" and (missing := why_no_paper(self.connection)):
+            raise InvalidOptionError(missing)
         if self.init != "preserve" or self.streams == 1:
             return
         if self.reduce == "sum":

@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 model, x = nn.Sequential(Block(), Block(), Block()).eval(), torch.randn(2, 3, 6, dtype=torch.float64)
 made = mhc_compile.transform(model, example_inputs=(x,), modes=("eval",), connection="averaging")
-assert made.hyper_connections["1"].phi.shape == (24, 9)
+assert made.hyper_connections["1.f"].phi.shape == (24, 9)
 torch.testing.assert_close(made(x), model(x), rtol=0, atol=1e-12)
 (made(x) * torch.randn_like(x)).sum().backward()
 assert all(p.grad is not None for p in made.hyper_connections.parameters())

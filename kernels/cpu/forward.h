@@ -12,6 +12,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   using Z = Sizes<S>;
   static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M;
   static constexpr int COEFFICIENTS = Logits<S>::COEFFICIENTS;
+  static constexpr bool CHUNKED = WRITES && GATES && S::single;
   Input<S, typename S::X, M> X;
   Input<S, typename S::Y, 1> y;
   const typename S::Mix* mix;
@@ -26,12 +27,64 @@ template <class S, bool WRITES, bool GATES> struct Forward {
 
   void run(int64_t first, int64_t end) {
     for (; first < end; first += TILE) {
-      const Tile tile(s, first, end);
+      const Tile tile(s, first, end), next(s, std::min(first + TILE, end), end);
       vec<F> squares[TILE] = {};
-      if (WRITES) write(tile, squares);
+      if (CHUNKED) boundary(tile, next, squares);
+      else if (WRITES) write(tile, squares);
       else copy(tile, squares);
-      if (GATES) gate(tile, Tile(s, std::min(first + TILE, end), end), squares);
+      if (GATES && !CHUNKED) gate(tile, next, squares);
     }
+  }
+
+  // Nothing has to wait for the coefficients: chunk by chunk, what is written is read and projected while it is near.
+  void boundary(const Tile& tile, const Tile& next, vec<F> (&squares)[TILE]) {
+    Projection<S> sums;
+    WriteCoefficients<S> w;
+    w.read(mix, tile);
+    ReadWeights<S> weights;
+    weights.read(pre, tile);
+    const auto from = X.rows(tile);
+    const auto branch = y.rows(tile);
+    const auto to = following.rows(tile);
+    const auto read_to = u.rows(tile);
+    const auto kept = held.rows();
+    for (int64_t c0 = 0; c0 < s.channels; c0 += Z::CHUNK) {
+      const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c0));
+      for (int t = 0; t < tile.count; ++t) {
+        vec<F> square = squares[t];
+        for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
+          vec<F> x[M + 1], sum = {}, part = {};
+          MHC_UNROLL
+          for (int j = 0; j < M; ++j) get(x[j], from.at(j, t) + c, count);
+          get(x[M], branch.at(0, t) + c, count);
+          MHC_UNROLL
+          for (int i = 0; i < N; ++i) {
+            const vec<F> v = w.apply(i, t, x);
+            following.write(to.at(i, t) + c, v, count);
+            store(kept.at(i, t) + (c - c0), v);
+            part = fma(v, v, part);
+            sum = fma(v, all<F>(weights.at[i][t]), sum);
+          }
+          u.write(read_to.at(0, t) + c, sum, count);
+          square += part;
+        });
+        squares[t] = square;
+      }
+      Ahead ahead;
+      const bool last = c0 + Z::CHUNK >= s.channels;
+      X.expect(ahead, last ? next : tile, last ? 0 : c0 + Z::CHUNK, Z::CHUNK);
+      y.expect(ahead, last ? next : tile, last ? 0 : c0 + Z::CHUNK, Z::CHUNK);
+      for (int i = 0; i < N; ++i) project(sums, kept.at(i, 0), kept.token, i, c0, width, tile.count, ahead);
+    }
+    following.finish(tile);
+    u.finish(tile);
+    F coefficients[COEFFICIENTS][TILE];
+    coefficients_of(tile, sums, squares, coefficients);
+  }
+
+  void project(Projection<S>& sums, const F* from, int64_t token, int i, int64_t c, int width, int count, Ahead& ahead) {
+    if (given) sums.add_given(from, token, phi + (i * s.channels + c) * K, width, count, ahead);
+    else sums.add(from, token, phi + packed_at<S, false>(STREAMS, i, c, 0), width, ahead);
   }
 
   // Token by token, in the order of memory where channels are last, so that the hardware can read ahead.
@@ -42,9 +95,6 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     const auto branch = y.rows(tile);
     const auto to = following.rows(tile);
     const auto kept = held.rows();
-    ReadWeights<S> weights;
-    if (GATES && S::single) weights.read(pre, tile);
-    const auto read_to = GATES && S::single ? u.rows(tile) : decltype(u.rows(tile)){};
     for (int t = 0; t < tile.count; ++t) {
       vec<F> square[N] = {};
       for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
@@ -52,7 +102,6 @@ template <class S, bool WRITES, bool GATES> struct Forward {
         MHC_UNROLL
         for (int j = 0; j < M; ++j) get(x[j], from.at(j, t) + c, count);
         get(x[M], branch.at(0, t) + c, count);
-        vec<F> sum = {};
         MHC_UNROLL
         for (int i = 0; i < N; ++i) {
           const vec<F> v = w.apply(i, t, x);
@@ -60,15 +109,12 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           if (GATES) {
             store(kept.at(i, t) + c, v);
             square[i] = fma(v, v, square[i]);
-            if (S::single) sum = fma(v, all<F>(weights.at[i][t]), sum);
           }
         }
-        if (GATES && S::single) u.write(read_to.at(0, t) + c, sum, count);
       });
       squares[t] = total(square);
     }
     following.finish(tile);
-    if (GATES && S::single) u.finish(tile);
   }
 
   void copy(const Tile& tile, vec<F> (&squares)[TILE]) {
@@ -97,10 +143,8 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     if (WRITES) y.expect(ahead, next, 0, s.channels);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
       for (int i = 0; i < STREAMS; ++i) {
-        const F* from = rows.at(i, 0) + c;
         const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
-        if (given) sums.add_given(from, rows.token, phi + (i * s.channels + c) * K, width, tile.count, ahead);
-        else sums.add(from, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0), width, ahead);
+        project(sums, rows.at(i, 0) + c, rows.token, i, c, width, tile.count, ahead);
       }
     F coefficients[COEFFICIENTS][TILE];
     coefficients_of(tile, sums, squares, coefficients);
@@ -155,7 +199,7 @@ template <class S, bool WRITES, bool GATES> void forward(
   for_parts(s, parts, [&](int64_t, int64_t first, int64_t end) {
     Step step{{X, s, padded}, {y, s, padded}, mix, pre, given ? (const F*)phi : phi_packed, alpha, bias,
               {following, s, padded}, {u, s, padded}, pre_out, mix_out, stat, s, given,
-              {GATES ? Step::STREAMS : 0, padded, given ? s.tokens() : TILE}};
+              {GATES ? Step::STREAMS : 0, Step::CHUNKED ? Sizes<S>::CHUNK : padded, given ? s.tokens() : TILE}};
     step.run(first, end);
   });
 }

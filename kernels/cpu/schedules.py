@@ -14,9 +14,9 @@ import torch
 from mhc_compile.kernels.cpu.source import C_TYPES, MATRICES, constants, kernel_of, parameters, result_dtype
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.layout import layout_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.steps import tensors_of
-from mhc_compile.kernels.formulas.table import manifold_of
 from mhc_compile.kernels.schedules.restoring import passes
 from mhc_compile.kernels.schedules.schedule import Launch, Schedule, Size, Spec
 

@@ -10,7 +10,7 @@ import torch
 
 from mhc_compile.kernels.cpu.kernel import CppKernel
 from mhc_compile.kernels.formulas import reference
-from mhc_compile.kernels.formulas.table import manifold_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.schedules.schedule import Size, Spec
 
 Specs = Mapping[str, Spec]

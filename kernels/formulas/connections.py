@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
+from mhc_compile.kernels.formulas import released
 from mhc_compile.kernels.formulas.initial_values import Start
-from mhc_compile.kernels.formulas.table import CONNECTIONS, Shapes, canonical, find, why_not_kept
+from mhc_compile.kernels.formulas.lookup import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.table import CONNECTIONS, Shapes
 
 __all__ = [
     "CONNECTIONS",
@@ -22,6 +24,7 @@ __all__ = [
     "parameter_shapes",
     "readout_shapes",
     "readout_values",
+    "why_no_paper",
     "why_not_kept",
 ]
 
@@ -55,17 +58,21 @@ def initial_values(
         channels: number of channels C.
         position: index of the site in its segment.
         linear: only linear ops lie on the stream paths of the segment, so streams may differ from the start.
-        init: `preserve` or `random`.
+        init: `preserve`, `random`, or `paper`, where a release has a start of its own.
         dtype: final dtype of the values, fp32 or fp64.
         device: where to put them.
         generator: source of the random values.
 
     Raises:
-        InvalidOptionError: see `find`, or `init` is not known.
+        InvalidOptionError: see `find`, or `init` is not known, or not for this connection.
     """
     _check_init(init)
-    values = find(connection, n).values(Start(n, channels, position, linear, init, generator))
-    return _finish(values, dtype, device)
+    row, start = find(connection, n), Start(n, channels, position, linear, init, generator)
+    if init != "paper":
+        return _finish(row.values(start), dtype, device)
+    if row.paper is None:
+        raise InvalidOptionError(why_no_paper(connection))
+    return _finish(row.paper(start), dtype, device)
 
 
 def readout_shapes(reduce: str, n: int, channels: int) -> Shapes:
@@ -89,8 +96,11 @@ def readout_values(
     dtype: torch.dtype,
     device: torch.device | str,
     generator: torch.Generator | None = None,
+    connection: str = "mhc",
 ) -> dict[str, Tensor]:
     """Initial values of one readout, arguments as for `initial_values`: the mean, plus the read code if `linear`.
+
+    With `init="paper"` those that belong to the connection, if its release has such a readout.
 
     Raises:
         InvalidOptionError: `reduce` or `init` is not known.
@@ -99,6 +109,9 @@ def readout_values(
     shapes = readout_shapes(reduce, n, channels)
     if not shapes:
         return {}
+    release = find(connection, n).release
+    if init == "paper" and release is not None:
+        return _finish(released.readout_values(release, n, channels, generator), dtype, device)
     values = {
         "phi": initial.projection_weights(shapes["phi"], init=init, generator=generator),
         "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
@@ -113,8 +126,8 @@ def parameter_count(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _check_init(init: str) -> None:
-    if init not in ("preserve", "random"):
-        raise InvalidOptionError(f"init={init!r} is not known: write one of preserve, random")
+    if init not in ("preserve", "random", "paper"):
+        raise InvalidOptionError(f"init={init!r} is not known: write one of preserve, random, paper")
 
 
 def _finish(values: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:

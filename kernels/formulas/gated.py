@@ -33,11 +33,11 @@ def values(rank: int, start: initial.Start) -> dict[str, Tensor]:
     """Initial values: the read is the norm of the mean of the streams, `2 a_i norm_i / n` of unequal weights.
 
     `up` and `inject` start at zero, `down` with the columns of a cosine transform, so that both sides of the product
-    learn; `init="random"` draws the three from N(0, 0.02).
+    learn; `init="random"` draws the three from N(0, 0.02). `"paper"` does, too, and leaves the norms alone.
     """
     n, channels = start.n, start.channels
-    norm = (2 * n * initial.unequal_weights(n, start.position)).repeat_interleave(channels)
-    made = {"norm": norm}
+    norm = 2 * n * initial.unequal_weights(n, start.position) if start.init != "paper" else torch.ones(n).double()
+    made = {"norm": norm.repeat_interleave(channels)}
     for name, shape in list(shapes(rank, n, channels).items())[1:]:
         made[name] = initial.projection_weights(shape, init=start.init, generator=start.generator)
     if start.init == "preserve":

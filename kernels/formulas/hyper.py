@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,3 +47,8 @@ def hyper_values(start: initial.Start) -> dict[str, Tensor]:
         elif name.startswith("scale_"):
             values[name] = torch.full(shape, HYPER_SCALE, dtype=torch.float64)
     return values
+
+
+def paper_values(start: initial.Start) -> dict[str, Tensor]:
+    """As the paper starts: no dynamic part."""
+    return hyper_values(replace(start, init="preserve"))

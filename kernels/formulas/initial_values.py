@@ -99,7 +99,7 @@ def mean_bias(n: int) -> Tensor:
 
 
 def projection_weights(shape: tuple[int, ...], *, init: str, generator: torch.Generator | None) -> Tensor:
-    """Zero for `init="preserve"`, N(0, 0.02) for `"random"`; fp32, on the device of the generator."""
+    """Zero for `init="preserve"`, N(0, 0.02) otherwise; fp32, on the device of the generator."""
     if init == "preserve":
         return torch.zeros(shape)
     return PHI_STD * torch.randn(shape, generator=generator, device=generator.device if generator else None)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mhc_compile.kernels.formulas import coefficients
 from mhc_compile.kernels.formulas.layout import from_rows
-from mhc_compile.kernels.formulas.table import manifold_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
 
 SINGLE_PASS = "mhc-single-pass"
 FORWARD_STEPS = ("gate", "write", "boundary", "leave", "single_gate", "single_boundary")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.kernels.formulas import gated, hyper, reference
+from mhc_compile.kernels.formulas import gated, hyper, reference, released
 from mhc_compile.kernels.formulas import initial_values as initial
-from mhc_compile.kernels.formulas.about import EXACTLY, About, Options, parse, spell
+from mhc_compile.kernels.formulas.about import About, Options
 from mhc_compile.kernels.formulas.initial_values import Start
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.formulas.projections import PROJECTIONS
+from mhc_compile.kernels.formulas.released import Release
 
 Shapes = dict[str, tuple[int, ...]]
 MOST_EPS = 0.05  # below 0.5 / n, the smallest read weight of a start
@@ -38,6 +39,8 @@ class Connection:
         manifold: what the fused steps compute; None where there are none for it.
         about: its row in the table for users.
         options: those it takes, with their values.
+        paper: as `values`, where a release starts; None where no start was published.
+        release: what `paper` and a learned readout start from, for a manifold.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Connection:
     manifold: Manifold | None = None
     about: About = field(default_factory=lambda: About(""))
     options: Options = field(default_factory=dict)
+    paper: Callable[[Start], dict[str, Tensor]] | None = None
+    release: Release | None = None
 
 
 def _manifold_shapes(manifold: Manifold, n: int, channels: int) -> Shapes:
@@ -76,7 +81,7 @@ def _manifold_values(manifold: Manifold, start: Start) -> dict[str, Tensor]:
 
 
 def _manifold(name: str, manifold: Manifold, about: About, options: Options | None = None) -> Connection:
-    row = manifold.row
+    row, release = manifold.row, _RELEASES.get(manifold.projection)
     coefficients = partial(
         reference.manifold_coefficients, matrix=row.matrix, magnitude=manifold.magnitude, eps=manifold.eps
     )
@@ -91,7 +96,13 @@ def _manifold(name: str, manifold: Manifold, about: About, options: Options | No
         manifold if row.backward is not None else None,
         about,
         options or {},
+        None if release is None else partial(released.site_values, release, manifold),
+        release,
     )
+
+
+_RELEASES: Mapping[str, Release] = MappingProxyType({"sinkhorn": released.DEEPSEEK, "identity": released.HUNYUAN})
+"""Projection -> the release it was published with."""
 
 
 def _identity(magnitude: float = 2.0, eps: float = 0.0) -> Connection:
@@ -127,14 +138,16 @@ def _gated(rank: int = gated.RANK) -> Connection:
         gated.coefficients,
         about=about,
         options={"rank": rank},
+        paper=partial(gated.values, rank),
     )
 
 
-_RESIDUAL = Connection(
+RESIDUAL = Connection(
     "residual",
     lambda n, channels: {},
     lambda start: {},
     lambda X, params, *, n, axis: reference.plain_coefficients(X),
+    paper=lambda start: {},
     about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
 )
 _HYPER = About(
@@ -147,83 +160,32 @@ _HYPER = About(
 
 
 def _rows() -> Iterator[Connection]:
-    yield _RESIDUAL
-    yield Connection("hc", hyper.hyper_shapes, hyper.hyper_values, reference.hyper_coefficients, about=_HYPER)
+    yield RESIDUAL
+    yield Connection(
+        "hc",
+        hyper.hyper_shapes,
+        hyper.hyper_values,
+        reference.hyper_coefficients,
+        about=_HYPER,
+        paper=hyper.paper_values,
+    )
     about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
-    yield Connection("hc-static", hyper.static_shapes, hyper.static_values, hyper.static_coefficients, about=about)
+    yield Connection(
+        "hc-static",
+        hyper.static_shapes,
+        hyper.static_values,
+        hyper.static_coefficients,
+        about=about,
+        paper=hyper.static_values,
+    )
     for projection, row in PROJECTIONS.items():
-        if row.connection and row.about and row.connection not in _BUILDERS:
+        if row.connection and row.about and row.connection not in BUILDERS:
             yield _manifold(row.connection, Manifold(projection), row.about)
     about = About("as mhc", "as mhc, but a site is read with pre of the site before", "DeepSeek", "DeepSeek-V4.1")
     yield _manifold("mhc-single-pass", Manifold("sinkhorn", single_pass=True), about)
-    yield from (build() for build in _BUILDERS.values())
+    yield from (build() for build in BUILDERS.values())
 
 
-_BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType({"identity": _identity, "gated": _gated})
+BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType({"identity": _identity, "gated": _gated})
 """Connections that take options."""
 CONNECTIONS: Mapping[str, Connection] = MappingProxyType({row.name: row for row in _rows()})
-
-
-def canonical(connection: str) -> str:
-    """The one way of writing a connection with its options, `identity` or `identity:magnitude=1.5`.
-
-    Raises:
-        InvalidOptionError: see `find`.
-    """
-    if not isinstance(connection, str):
-        raise InvalidOptionError(
-            f"connection={connection!r} is no text: write one of {', '.join(map(repr, CONNECTIONS))}"
-        )
-    row = _row(connection)
-    return spell(row.name, row.options, CONNECTIONS[row.name].options)
-
-
-@cache
-def _row(connection: str) -> Connection:
-    name, options = parse(connection, {row.name: row.options for row in CONNECTIONS.values()})
-    return _BUILDERS[name](**options) if name in _BUILDERS else CONNECTIONS[name]
-
-
-def find(connection: str, n: int) -> Connection:
-    """The row for `connection`; with one stream every connection is the plain residual one.
-
-    Raises:
-        InvalidOptionError: a name, an option or a value is not known, n is out of its range, or `residual` is asked for
-            more than 1 stream.
-    """
-    row = _row(connection)
-    row = row if n != 1 else _RESIDUAL
-    limit = 1 if row is _RESIDUAL else row.max_streams
-    if not 1 <= n <= limit:
-        raise InvalidOptionError(f"connection={connection!r} takes n from 1 to {limit}, got n={n}: write a smaller n")
-    if row.powers and n.bit_count() != 1:
-        raise InvalidOptionError(f"connection={connection!r} takes powers of two, got n={n}: write n=2, 4 or 8")
-    return row
-
-
-def manifold_of(connection: str) -> Manifold:
-    """What the fused steps of a connection compute.
-
-    Raises:
-        InvalidOptionError: a name, an option or a value is not known, or there are no fused steps for it.
-    """
-    manifold = _row(connection).manifold
-    if manifold is None:
-        fused = ", ".join(repr(row.name) for row in CONNECTIONS.values() if row.manifold is not None)
-        raise InvalidOptionError(f"connection={connection!r} has no fused steps: write one of {fused}")
-    return manifold
-
-
-def why_not_kept(connection: str, n: int) -> str:
-    """What keeps `init="preserve"` from keeping the function of a model; "" where it does.
-
-    Raises:
-        InvalidOptionError: see `find`.
-    """
-    row = find(connection, n)
-    if row.about.keeps != EXACTLY:
-        return f"connection={connection!r} keeps the function only {row.about.keeps}"
-    if row.manifold is not None and not initial.writes_one(row.manifold.magnitude, row.manifold.eps):
-        least = 1 + initial.WRITE_DEPTH + row.manifold.eps
-        return f"connection={connection!r} cannot write as much as a residual add: magnitude must be above {least:g}"
-    return ""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
-from mhc_compile.kernels.formulas.table import manifold_of
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

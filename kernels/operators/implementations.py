@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_compile.kernels.formulas import packed
-from mhc_compile.kernels.formulas.table import manifold_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
 
 _LOG = logging.getLogger("mhc_compile")
 _FAMILIES = {"cuda": "triton", "cpu": "cpu"}  # device type -> the room with the modules `schedules` and `launch`

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.reference import coefficient_dtype
 from mhc_compile.kernels.formulas.steps import tensors_of
-from mhc_compile.kernels.formulas.table import manifold_of
 from mhc_compile.kernels.late import tell_inductor
 from mhc_compile.kernels.operators import checks
 

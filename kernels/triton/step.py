@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.manifolds import Manifold
-from mhc_compile.kernels.formulas.table import manifold_of
 from mhc_compile.kernels.schedules.schedule import Launch, Size, Spec
 from mhc_compile.kernels.triton import forward, parameters
 from mhc_compile.kernels.triton.tiles import Inputs, Tiles, configurations, widest

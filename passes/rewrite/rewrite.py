@@ -94,10 +94,7 @@ class _Rewriter:
         return operand in self.streams and (lifted.name, operand.name) not in self.sides
 
     def _open(self, opened: tuple[Site, str]) -> None:
-        """Coefficients from the streams at the base, and the read for everything in the branch that starts at `value`.
-
-        `value` is the base or lifted from it.
-        """
+        """Coefficients at the base, and the read for all in the branch that starts at it or a value lifted from it."""
         site, value = opened
         node = self.nodes[value]
         own = self._coefficients(site, self.nodes[site.base], site.base_axis)[0]
@@ -105,8 +102,9 @@ class _Rewriter:
             self._read(site, node, own)
         elif node in self.streams:  # at an entry streams are equal, and each is what is read
             weights = self._weights_of(value, site.base_axis)
-            equal = None if weights else self._emit(site, node, "equal_weights", (self._stream(node),), entry=False)
-            self._read(site, node, weights or equal)
+            if weights is None:
+                weights = self._emit(site, node, "equal_weights", (self._stream(node),), entry=False)
+            self._read(site, node, weights)
 
     def _weights_of(self, value: str, axis: int) -> fx.Node | None:
         """Under single-pass connections, the read weights of the site before a value, where they fit."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels.formulas.table import manifold_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
 
 LAYOUTS = {"last": ((3, 7, 65), 2), "first": ((2, 33, 3, 5), 1), "tiny": ((2, 3, 5), 2)}
 """Name -> shape of one stream, index of its channels; sizes that no block size divides."""

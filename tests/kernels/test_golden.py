@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contestants import DeepSeekSite
-from mhc_compile.kernels.formulas.table import find, manifold_of
+from mhc_compile.kernels.formulas.lookup import find, manifold_of
 from mhc_compile.kernels.operators import ops, streams
 from tests.kernels.test_deepseek_formulation import transposed_columns
 

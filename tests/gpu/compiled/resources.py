@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 import torch
 
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.packed import STEPS
 from mhc_compile.kernels.formulas.steps import tensors_of
-from mhc_compile.kernels.formulas.table import manifold_of
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
 from mhc_compile.kernels.triton import schedules
 from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads

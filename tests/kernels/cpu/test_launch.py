@@ -52,35 +52,63 @@ def no_silent_fallback() -> Iterator[None]:
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 @pytest.mark.parametrize("n", [4, *also(2, 3, 8)])
 def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) -> None:
-    for name, arguments in all_arguments(n, layout, equal=equal):
+    for name, arguments in all_arguments(n, layout, steps=STEPS, equal=equal):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("n", [2, 3, *also(8)])  # a constant of templates; `test_packed.py` has 8 in the formulas
 def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
     """In fp64, as in the tests of the passes: each number and dtype is a C++ kernel that is compiled."""
-    for name, arguments in all_arguments(n, "tiny", dtype=torch.float64):
+    for name, arguments in all_arguments(n, "tiny", steps=STEPS, dtype=torch.float64):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float64])
 
 
 @pytest.mark.parametrize(
     ("connection", "n"),
     [
-        *((name, 4) for name in ("mhc-lite", "kronecker", "circulant", "identity:magnitude=1.5,eps=0.01")),
-        *also(("mhc-lite", 3), ("kronecker", 2), ("kronecker", 8), ("circulant", 3), ("circulant", 8), ("identity", 8)),
+        ("mhc-lite", 4),
+        ("identity:magnitude=1.5,eps=0.01", 4),
+        *also(
+            ("kronecker", 4),
+            ("circulant", 4),
+            ("mhc-lite", 3),
+            ("kronecker", 2),
+            ("kronecker", 8),
+            ("circulant", 3),
+            ("circulant", 8),
+            ("identity", 8),
+        ),
     ],
 )
 def test_so_is_every_result_for_other_connections(connection: str, n: int) -> None:
     """Both kinds of streams at once: what differs between connections is what a token makes of its logits."""
     for dtype, equal in ((torch.float32, False), *(((torch.float64, True),) if n != 4 else ())):
-        for name, arguments in all_arguments(n, "tiny", steps=GATED, dtype=dtype, equal=equal, connection=connection):
+        for name, arguments in all_arguments(
+            n, "tiny", steps=("gate", "boundary"), dtype=dtype, equal=equal, connection=connection
+        ):
             assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float64, torch.float16)])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: str) -> None:
-    for name, arguments in all_arguments(4, layout, dtype=dtype):
+    for name, arguments in all_arguments(4, layout, steps=STEPS, dtype=dtype):
+        assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+    ("n", "layout", "equal", "dtype"),
+    [
+        (4, "first", False, torch.float32),
+        (4, "last", True, torch.float32),
+        *also(
+            (4, "first", True, torch.bfloat16), (4, "last", False, torch.bfloat16), (8, "last", False, torch.float32)
+        ),
+        *also((2, "tiny", False, torch.float64), (3, "tiny", True, torch.float64)),
+    ],
+)
+def test_so_is_every_result_of_single_pass(n: int, layout: str, equal: bool, dtype: torch.dtype) -> None:
+    for name, arguments in all_arguments(n, layout, steps=SINGLE_STEPS, equal=equal, dtype=dtype):
         assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.lookup import find
 from mhc_compile.kernels.formulas.packed import FORWARD_STEPS
 from mhc_compile.kernels.formulas.steps import tensors_of
-from mhc_compile.kernels.formulas.table import find
 from mhc_compile.kernels.operators import single_pass, streams
 from tests.kernels.site_chain import takes
 from tests.kernels.step_calls import as_tuple, forward_arguments
