@@ -8,10 +8,7 @@ template <class S> struct Sizes {
   static constexpr int N = S::n, M = S::m, K = 2 * N + S::template Matrix<vec<F>>::LOGITS;
   static constexpr int KV = (K + W<F> - 1) / W<F>, KP = KV * W<F>;  // a row of K, padded to vectors
   static constexpr int KQ = (K + 7) / 8 * 8;                       // the same as rows of the transposed phi
-#ifndef MHC_CHUNK
-#define MHC_CHUNK 64
-#endif
-  static constexpr int CHUNK = N > 4 ? 128 : S::single ? MHC_CHUNK : 256;                  // channels that are computed together
+  static constexpr int CHUNK = N > 4 ? 128 : 256;                  // channels that are computed together
   static constexpr int ROW = CHUNK + 64 / sizeof(F);
   using Chunk = F[TILE][ROW];
   static int64_t chunks(const Shape& s) { return (s.channels + CHUNK - 1) / CHUNK; }

@@ -129,7 +129,7 @@ def test_who_reads_single_pass_streams_on_their_own_gets_the_weights_unpacked():
     gm, _ = rewritten(model, X, connection="mhc-single-pass")
     assert ("GATE", "", "f2", "SHARED") in steps(model, X, connection="mhc-single-pass")
     assert calls(gm) == [
-        "entry_single_gate", "entry_read_weights", "entry_single_boundary", "read", "single_gate",
+        "entry_single_gate", "entry_read_weights", "entry_single_boundary", "single_gate", "read",
         "single_leave", "single_leave",
     ]  # fmt: skip
     summed, _ = rewritten(net(chain), X, connection="mhc-single-pass", reduce="sum", init="random")
