@@ -145,7 +145,8 @@ template <class S> MHC_INLINE void add_outer(
           MHC_UNROLL
           for (int b = 0; b < V; ++b) total[r][b] = fma(a, row[b], total[r][b]);
         }
-        ahead.next(), ahead.next();
+        ahead.next();
+        if (!S::single) ahead.next();  // there each line is asked for once, and slower
       }
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
