@@ -204,7 +204,7 @@ def single_boundary_backward(
     gV, *rest = coefficients.gate_backward(gpre, gmix, V, phi, alpha, bias, stat, n, manifold_of(connection))
     gV = gV + coefficients.rows(g, axis) + pre.to(V.dtype).t()[..., None] * rows
     of_pre = torch.einsum("tc,itc->ti", rows, V).to(pre.dtype)
-    return *_write_backward(gV, X, y, mix, n, axis), of_pre, *rest
+    return *_write_backward(gV, X, y, mix, n, axis), of_pre, *rest  # type: ignore[return-value]
 
 
 def _read_backward(

@@ -205,14 +205,14 @@ FUSE = (
     ),
     Mutant(
         "read weights of single-pass have no size where a stage ends",
-        "passes",
+        "rewrite",
         "if self.authors is not None and example is not None:",
         "if False:",
         ("tests/test_pipeline.py::test_read_weights_of_single_pass_cross_with_the_streams",),
     ),
     Mutant(
         "a plan says nothing of a connection that does not keep the function",
-        "passes",
+        "rewrite",
         'if why and config.init == "preserve" and plan.sites:',
         "if False:",
         (
