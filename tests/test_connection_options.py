@@ -105,3 +105,32 @@ def test_a_magnitude_that_cannot_write_one_trains_from_scratch():
     made = converted(Net(), "identity:magnitude=1.0", init="random")
     bias = made.hyper_connections["f.1"].bias
     assert torch.equal(bias[4:], torch.zeros(4, dtype=bias.dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connection", ["gated:rank=4", "identity:eps=1e-3"])
+def test_a_compiled_model_knows_the_options_without_a_warning(connection, recwarn):
+    made = move(converted(Net(), connection, n=2, reduce="learned"))
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), made(X))
+    assert not [str(w.message) for w in recwarn if "lru_cache" in str(w.message)]
+
+
+def test_options_count_where_a_site_runs_in_plain_pytorch():
+    """Its tokens change their order, so that it is not fused."""
+
+    class Moved(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + torch.tanh(self.f[0](x))
+            x = x.transpose(1, 2) + torch.tanh(self.f[1](x)).transpose(1, 2)
+            return x + torch.tanh(self.f[2](x))
+
+    deep = X.unsqueeze(2).expand(3, 4, 5, C).contiguous()
+    model = Moved()
+    made = converted(model, "identity:magnitude=1.5,eps=0.01", example_inputs=(deep,))
+    assert "MOVED_AXES" in {step.reason.name for step in made.mhc_plan.steps if step.reason}
+    torch.testing.assert_close(made(deep), model(deep), rtol=0, atol=1e-10)
+    with torch.no_grad():
+        eager = move(made)(deep)
+        compiled = torch.compile(made, backend="aot_eager", fullgraph=True)(deep)
+    torch.testing.assert_close(compiled, eager)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
+
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas.about import EXACTLY, parse, spell
@@ -25,10 +27,19 @@ def canonical(connection: str) -> str:
     return spell(row.name, row.options, CONNECTIONS[row.name].options)
 
 
-@cache
 def _row(connection: str) -> Connection:
+    """Dynamo traces through what it meets, and warns of a cache."""
+    if connection in CONNECTIONS:
+        return CONNECTIONS[connection]
+    return _made(connection) if torch.compiler.is_compiling() else _kept(connection)
+
+
+def _made(connection: str) -> Connection:
     name, options = parse(connection, {row.name: row.options for row in CONNECTIONS.values()})
     return BUILDERS[name](**options) if name in BUILDERS else CONNECTIONS[name]
+
+
+_kept = cache(_made)
 
 
 def find(connection: str, n: int) -> Connection:
