@@ -156,7 +156,7 @@ KERNELS = (
         "kernels",
         "return pre + manifold.eps, post + manifold.eps, R.flatten(0, 1).t()",
         "return pre + manifold.eps, post, R.flatten(0, 1).t()",
-        ("tests/kernels/test_golden.py::test_identity_is_the_layer_of_hy_v4",),
+        ("tests/kernels/formulas/test_packed.py::test_the_steps_are_the_formulas",),
     ),
     Mutant(
         "a single-pass boundary reads with weights of its own",
