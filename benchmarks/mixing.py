@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         both = candidates(o.n, o.channels, o.sites, o.device, not o.eager)
     runs = {name: step(module, plain, X, branches) for name, (module, plain) in both.items()}
     bandwidth = copy_bandwidth(o.device)
-    timed = interleaved(without_failing(runs), o.rounds, 1 if o.device == "cpu" else CALLS_ON_GPU)
+    clock = time.process_time if o.processor_time else time.perf_counter
+    timed = interleaved(without_failing(runs), o.rounds, 1 if o.device == "cpu" else CALLS_ON_GPU, clock)
     limit = o.sites * budget(o.n) * X[0].nbytes / bandwidth
     console = Console()
     console.print(
@@ -155,6 +157,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--connections", nargs="+", default=[], metavar="NAME", help="compare these of ours with mhc")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of this process, where others are at work, too; with one thread"
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile anything")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     return parser.parse_args(arguments)
