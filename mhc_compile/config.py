@@ -31,7 +31,7 @@ class Config:
             `identity:magnitude=1.5,eps=1e-6`.
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02), `paper` starts as
             the released model does, both to train from scratch. `gated` reads normed streams, and keeps the function
-            only where every branch begins with an RMSNorm; the plan says so.
+            only where every branch begins with a norm of its channels; the plan says so.
         reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
             weights of the last site, as published.
         include: globs over site keys; only matching sites are rewritten. Empty means all.

@@ -34,12 +34,13 @@ def converted(model: nn.Module, connection: str, **options: object) -> nn.Module
     return mhc_compile.transform(model.eval(), **options)
 
 
-def test_gated_keeps_the_function_where_branches_begin_with_an_rms_norm_and_says_where_not():
-    model = Net()
+@pytest.mark.parametrize("norm", [nn.RMSNorm, nn.LayerNorm])
+def test_gated_keeps_the_function_where_branches_begin_with_a_norm_and_says_where_not(norm):
+    model = Net(norm)
     made = converted(model, "gated:rank=4")
     torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-5)
     assert (made(X) - model(X)).abs().max() > 0, "an eps lies between"
-    assert any("only where every branch begins with an RMSNorm" in note for note in made.mhc_plan.notes)
+    assert any("only where every branch begins with a norm of its channels" in note for note in made.mhc_plan.notes)
     other = Net(lambda *args, **options: nn.Identity())
     assert (converted(other, "gated:rank=4")(X) - other(X)).abs().max() > 1e-2
     with pytest.warns(NotPreservingWarning, match="gated"):

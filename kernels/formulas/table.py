@@ -127,7 +127,7 @@ def _gated(rank: int = gated.RANK) -> Connection:
         "sigmoid per channel of normed streams, through `rank` numbers; 2 sigmoid",
         "Qwen4-exp",
         "Qwen4-exp (rank=320)",
-        "where every branch begins with an RMSNorm",
+        "where every branch begins with a norm of its channels",
         forward=(6, 2),
         backward=(13, 3),
     )

@@ -216,7 +216,7 @@ FUSE = (
         'if why and config.init == "preserve" and plan.sites:',
         "if False:",
         (
-            "tests/test_connection_options.py::test_gated_keeps_the_function_where_branches_begin_with_an_rms_norm"
+            "tests/test_connection_options.py::test_gated_keeps_the_function_where_branches_begin_with_a_norm"
             "_and_says_where_not",
         ),
     ),

@@ -26,7 +26,7 @@ def test_every_connection_has_a_row_with_its_parameters_and_traffic():
         assert row.mixing and row.gates and row.source and row.keeps
         fused = CONNECTIONS[name].manifold is not None
         assert ((row.forward, row.backward) == (10, 15)) == fused
-    assert found["gated"].name == "gated:rank=32" and "RMSNorm" in found["gated"].keeps
+    assert found["gated"].name == "gated:rank=32" and "a norm of its channels" in found["gated"].keeps
 
 
 def test_numbers_that_a_connection_does_not_have_are_left_out():
