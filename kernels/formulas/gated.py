@@ -5,8 +5,8 @@
     u   = mean_i a_i * v_i
     X'_i = X_i + 2 sigmoid(v @ inject / n)_i * f(u)
 
-A branch reads normed streams, so no start keeps the function of every model. Where all branches begin with an RMSNorm or
-LayerNorm of their channels, which a factor per token does not change, it is kept up to the eps of the norms.
+A branch reads normed streams, so no start keeps the function of every model. Where all branches begin with an RMSNorm
+or LayerNorm of their channels, which a factor per token does not change, it is kept up to the eps of the norms.
 """
 
 from __future__ import annotations
