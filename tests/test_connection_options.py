@@ -10,6 +10,7 @@ import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.errors import CheckpointMismatchError, InvalidOptionError, NotPreservingWarning
 from tests.moved import move
+from tests.tables import also
 
 C = 16
 X = torch.randn(3, 4, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -109,7 +110,7 @@ def test_a_magnitude_that_cannot_write_one_trains_from_scratch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("connection", ["gated:rank=4", "identity:eps=1e-3"])
+@pytest.mark.parametrize("connection", ["gated:rank=4", *also("identity:eps=1e-3")])
 def test_a_compiled_model_knows_the_options_without_a_warning(connection, recwarn):
     made = move(converted(Net(), connection, n=2, reduce="learned"))
     compiled = torch.compile(made, backend="aot_eager", fullgraph=True)

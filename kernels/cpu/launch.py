@@ -17,7 +17,7 @@ from torch import Tensor
 from mhc_compile.kernels.cpu import schedules as cpu_schedules
 from mhc_compile.kernels.cpu.kernel import CppKernel, compiled
 from mhc_compile.kernels.formulas import packed
-from mhc_compile.kernels.formulas.steps import split
+from mhc_compile.kernels.formulas.steps import complete, tensors_of
 from mhc_compile.kernels.schedules.restoring import named
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
 
@@ -92,8 +92,8 @@ def single_boundary_backward(*args: Any) -> Any:
 
 
 def _run(step: str, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:
-    inputs, constants = split(step, args)
-    results = _results(step, inputs, tuple(constants.values()))
+    names = tensors_of(step)
+    results = _results(step, dict(zip(names, args, strict=False)), complete(step, args)[len(names) :])
     if results is None:
         plain: Any = getattr(packed, step)
         return plain(*args)

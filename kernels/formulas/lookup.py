@@ -72,6 +72,13 @@ def manifold_of(connection: str) -> Manifold:
     return manifold
 
 
+@cache
+def sizes_of(connection: str, n: int) -> tuple[int, int]:
+    """How many columns phi has under a connection with fused steps, and how many entries alpha."""
+    manifold = manifold_of(connection)
+    return manifold.columns(n), len(manifold.parts(n))
+
+
 def why_no_paper(connection: str) -> str:
     """Why `init="paper"` has no values for a connection; "" where it has.
 

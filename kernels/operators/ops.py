@@ -38,7 +38,8 @@ def _now(step: str) -> Callable[..., Any]:
     at = {name: names.index(name) for name in ("X", "y", "n", "connection") if name in names}
 
     def run(*args: Any) -> Any:
-        args = complete(step, args)
+        if len(args) < len(names):
+            args = complete(step, args)
         check(*args)
         y = args[at["y"]] if "y" in at else None
         connection = args[at["connection"]] if "connection" in at else None

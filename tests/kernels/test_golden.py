@@ -15,6 +15,7 @@ from benchmarks.contestants import DeepSeekSite
 from mhc_compile.kernels.formulas.lookup import find, manifold_of
 from mhc_compile.kernels.operators import ops, streams
 from tests.kernels.test_deepseek_formulation import transposed_columns
+from tests.tables import also
 
 n, B, S, C, RANK = 4, 2, 3, 6, 5
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
@@ -80,8 +81,14 @@ def test_mhc_is_the_layer_of_deepseek_v4(site):
     assert_same(site(X, y, [phi, alpha, bias], "mhc"), theirs, [X, y, phi, alpha, bias])
 
 
-@pytest.mark.parametrize("site", [apart, fused])
-@pytest.mark.parametrize(("magnitude", "eps"), [(2.0, 0.0), (2.0, 1e-6), (1.5, 0.01)])
+@pytest.mark.parametrize(
+    ("site", "magnitude", "eps"),
+    [
+        *((apart, *options) for options in ((2.0, 0.0), (2.0, 1e-6), (1.5, 0.01))),
+        (fused, 1.5, 0.01),  # a kernel is compiled for each
+        *also((fused, 2.0, 0.0), (fused, 2.0, 1e-6)),
+    ],
+)
 def test_identity_is_the_layer_of_hy_v4(site, magnitude, eps):
     from transformers.models.hy_v4.modeling_hy_v4 import HYV4HyperConnection
 

@@ -119,6 +119,7 @@ def single_chain(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # how a step is lowered does not depend on which it is
 def test_single_pass_and_other_projections_have_their_kernels_in_the_program() -> None:
     data = step_inputs(4, "last", connection="identity")
     found, (forward, backward) = run_and_get_code(

@@ -145,10 +145,10 @@ KERNELS = (
         own_caches=True,
     ),
     Mutant(
-        "the C++ kernels transpose permutations",
+        "the identity of the C++ kernels is turned round",
         "kernels",
-        "M[i][orders.at[k][i]] += mixture.weights[k];",
-        "M[orders.at[k][i]][i] += mixture.weights[k];",
+        "M[i][i] = 1 - V{};",
+        "M[i][N - 1 - i] = 1 - V{};",
         ("tests/kernels/cpu/test_launch.py::test_so_is_every_result_for_other_connections",),
     ),
     Mutant(
