@@ -70,7 +70,7 @@ mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches e
 	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
 zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
-	$(BIN)/python -m tests.zoo.run
+	$(BIN)/python -m tests.zoo.run $(if $(CONNECTION),--connection $(CONNECTION))
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
 	$(BIN)/python -m tests.zoo.run --verify

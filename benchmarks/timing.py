@@ -16,11 +16,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of one candidate: the median, and the fastest and slowest of the rounds."""
+    """Seconds of one candidate: the median, the fastest and slowest of the rounds, and all rounds in order."""
 
     median: float
     fastest: float
     slowest: float
+    seconds: tuple[float, ...] = ()
 
 
 def keep_freed_memory() -> None:
@@ -36,8 +37,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(option, value)
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, Timed]:
-    """Seconds per call; `calls` of every candidate per round, after one untimed round.
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timed]:
+    """Seconds per call by `clock`; `calls` of every candidate per round, after one untimed round.
 
     A GPU that is in use is waited for before and after the calls, not between them: where it is the slower one, the
     Python code of the next call is hidden behind it, as in training.
@@ -45,10 +51,10 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, cal
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
-            took = _seconds(run, calls)
+            took = _seconds(run, calls, clock)
             if number:
                 seconds[name].append(took)
-    return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+    return {name: Timed(statistics.median(s), min(s), max(s), tuple(s)) for name, s in seconds.items()}
 
 
 def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
@@ -66,14 +72,14 @@ def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str,
     return working
 
 
-def _seconds(run: Callable[[], object], calls: int) -> float:
+def _seconds(run: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         run()
     wait()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def copy_bandwidth(device: str = "cpu", rounds: int = 7) -> float:

@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import Any, get_args
 
-from mhc_compile.config import Config, Connection, Init, Nested, Reduce
+from mhc_compile.config import Config, Init, Nested, Reduce
 
 _EPILOG = """\
 TARGET is one of
@@ -22,6 +22,7 @@ examples
   mhc-compile inspect torchvision:resnet50 --why layer1.1
   mhc-compile explain hf:llama --train
   mhc-compile verify timm:resnet18
+  mhc-compile connections --n 4 --channels 2048
 
 exit codes
   0 done, at least one site   2 user error, nothing to transform, or not verified   70 internal error
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     what = output.add_mutually_exclusive_group()
     what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
     _add_output_options(output, what)
+    output.add_argument("--all", action="store_true", help="one row for each site and each add")
     output.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
     explain = _add_command(
         commands,
@@ -56,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.set_defaults(command="explain", graph=None, why=None)
     output = explain.add_argument_group("output")
     _add_output_options(output, output)
+    output.add_argument("--all", action="store_true", help="one row for each site and each add")
     verify = _add_command(
         commands,
         "verify",
@@ -65,8 +68,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(command="verify", graph=None, why=None)
     output = verify.add_argument_group("output")
-    _add_output_options(output, output, all_rows=False)
+    _add_output_options(output, output)
+    _add_connections(commands)
     return parser
+
+
+def _add_connections(commands: Any) -> None:
+    about = "list the connections: formula, parameters, memory traffic, whose they are, which models ship them"
+    command: argparse.ArgumentParser = commands.add_parser("connections", help=about, description=about)
+    command.set_defaults(command="connections")
+    command.add_argument("--n", type=int, default=Config().n, help="count for this many streams (default: %(default)s)")
+    command.add_argument("--channels", type=int, default=1024, metavar="C", help="and channels (default: %(default)s)")
+    _add_output_options(command, command)
 
 
 def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
@@ -86,7 +99,13 @@ def _add_command(commands: Any, name: str, summary: str, description: str) -> ar
 def _add_transform_options(group: argparse._ArgumentGroup) -> None:
     default = Config()
     group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
-    for name, choices in (("connection", Connection), ("init", Init), ("reduce", Reduce), ("nested", Nested)):
+    group.add_argument(
+        "--connection",
+        default=default.connection,
+        metavar="NAME",
+        help="see mhc-compile connections (default: %(default)s)",
+    )
+    for name, choices in (("init", Init), ("reduce", Reduce), ("nested", Nested)):
         group.add_argument(
             f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
         )
@@ -113,9 +132,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
 
 
-def _add_output_options(group: Any, what: Any, all_rows: bool = True) -> None:
+def _add_output_options(group: Any, what: Any) -> None:
     what.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    if all_rows:
-        group.add_argument("--all", action="store_true", help="one row for each site and each add")
     group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")

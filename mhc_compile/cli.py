@@ -1,7 +1,7 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
-`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks, and
-`mhc-compile verify TARGET` transforms the model and runs both.
+`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks,
+`mhc-compile verify TARGET` transforms the model and runs both, `mhc-compile connections` lists what a site can compute.
 
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -126,7 +127,19 @@ def _verify(arguments: argparse.Namespace) -> None:
     raise_failures(found)
 
 
-_COMMANDS = {"inspect": _inspect, "explain": _explain, "verify": _verify}
+def _connections(arguments: argparse.Namespace) -> None:
+    from mhc_compile.report import connections
+
+    if arguments.json:
+        print(json.dumps(connections.to_dict(arguments.n, arguments.channels), indent=2))
+        return
+    from mhc_compile.report.terminal import render_connections
+
+    found = connections.rows(arguments.n, arguments.channels)
+    render_connections(found, _console(arguments.width), n=arguments.n, channels=arguments.channels)
+
+
+_COMMANDS = {"inspect": _inspect, "explain": _explain, "verify": _verify, "connections": _connections}
 
 
 @contextmanager

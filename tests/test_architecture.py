@@ -22,13 +22,17 @@ ALL = sorted(
     for p in (ROOT / folder).rglob("*.py")
     if LINKS.isdisjoint(p.parents)
 )
-KERNEL_INTERFACE = {"mhc_compile.kernels.operators.streams", "mhc_compile.kernels.formulas.connections"}
+KERNEL_INTERFACE = {
+    "mhc_compile.kernels.operators.streams",
+    "mhc_compile.kernels.operators.single_pass",
+    "mhc_compile.kernels.formulas.connections",
+}
 LINES, FILES = 250, 18
 
 _BOTTOM_UP = """
-warning_classes errors versions former_modules
-config _torch_compat targets arguments
-kernels.schedules kernels.late kernels.formulas kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
+warning_classes errors versions former_modules _torch_compat
+kernels.late kernels.formulas config targets arguments
+kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
 passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
 wording twin capture programs dynamo files model optimizers verification report
 export traced checkpoint sharded pretrained transform pipeline

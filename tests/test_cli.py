@@ -154,7 +154,8 @@ def test_a_keyboard_interrupt_has_the_code_of_shells(fake: Fake, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "options", [["--n", "0"], ["--n", "9"], ["--min-sites", "0"], ["--graph", "a.png"], ["--width", "0"]]
+    "options",
+    [["--n", "0"], ["--n", "9"], ["--min-sites", "0"], ["--graph", "a.png"], ["--width", "0"], ["--connection", "foo"]],
 )
 def test_wrong_options_fail_before_a_model_is_built(fake: Fake, options: list[str]) -> None:
     calls = fake(hand.plan([hand.transformer()]))
@@ -162,9 +163,7 @@ def test_wrong_options_fail_before_a_model_is_built(fake: Fake, options: list[st
     assert calls == {}
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["inspect"], ["inspect", "t", "--connection", "foo"], ["inspect", "t", "--json", "--why", "x"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["inspect"], ["inspect", "t", "--json", "--why", "x"]])
 def test_usage_errors_exit_with_two(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)

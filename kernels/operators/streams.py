@@ -6,8 +6,9 @@ R `[n, n, *token dims]`, where the token dims are those of `x` with size 1 at `a
 The `entry_` forms stand for n streams that are all equal to `x` and read only `x`.
 The formulas are in `reference.py`.
 
-The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for `connection="mhc"`: they hold several of these
-steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`.
+The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for connections with a `Manifold`: they hold several
+of these steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`. Those of
+single-pass connections are in `single_pass.py`.
 """
 
 from __future__ import annotations
@@ -108,14 +109,16 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
     return read(X, weights)
 
 
-def gate(X: Tensor, params: Sequence[Tensor], *, axis: int) -> tuple[Tensor, Tensor]:
+def gate(X: Tensor, params: Sequence[Tensor], *, axis: int, connection: str = "mhc") -> tuple[Tensor, Tensor]:
     """Coefficients and read in one step: `(u, mix)`. `axis` is the index of the channels in `x`, as everywhere here."""
-    return ops.gate(X, params, n=X.shape[0], axis=axis % (X.ndim - 1))[:2]
+    return ops.gate(X, params, n=X.shape[0], axis=axis % (X.ndim - 1), connection=connection)[:2]
 
 
-def entry_gate(x: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor]:
+def entry_gate(
+    x: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
+) -> tuple[Tensor, Tensor]:
     """`gate(expand(x, n=n), ...)` to rounding, from `x` alone."""
-    return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim)[:2]
+    return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim, connection=connection)[:2]
 
 
 def write_packed(X: Tensor, y: Tensor, mix: Tensor, *, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:
@@ -134,17 +137,25 @@ def entry_write_packed(x: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) 
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, axis: int, recompute: Sequence[Tensor] = ()
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    params: Sequence[Tensor],
+    *,
+    axis: int,
+    connection: str = "mhc",
+    recompute: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`write_packed`, and the `gate` of the next site (its `params`) on the result: `(X', u', mix')`."""
-    return recomputed.boundary(X, y, mix, params, recompute, n=X.shape[0], axis=axis % y.ndim)[:3]
+    n, axis = X.shape[0], axis % y.ndim
+    return recomputed.boundary(X, y, mix, params, recompute, n=n, axis=axis, connection=connection)[:3]
 
 
 def entry_boundary(
-    x: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
+    x: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`boundary(expand(x, n=n), ...)` to rounding, from `x` alone."""
-    return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim)[:3]
+    return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim, connection=connection)[:3]
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:

@@ -20,7 +20,7 @@ class StepKind(Enum):
 class Unfused(Enum):
     """Why a step is not part of its neighbour. The value is the sentence shown to a user."""
 
-    CONNECTION = "only connection='mhc' has kernels of its own"
+    CONNECTION = "this connection has no fused steps"
     MOVED_AXES = "a view or permutation of the stream lies between read and write"
     SCATTERED = "the branch reads the stream behind a lifted operation"
     LIFTED = "an operation on every stream lies between the two sites"
