@@ -12,6 +12,8 @@ from types import ModuleType
 
 from mhc_compile import errors
 from mhc_compile.config import Config
+from mhc_compile.diagnostics.diagnose import diagnose, status
+from mhc_compile.diagnostics.recorder import Recorder
 from mhc_compile.dynamo.backend import Backend, backend
 from mhc_compile.dynamo.explain import Explanation, explain
 from mhc_compile.former_modules import know_former_modules
@@ -29,8 +31,10 @@ __all__ = [
     "Config",
     "Explanation",
     "Plan",
+    "Recorder",
     "__version__",
     "backend",
+    "diagnose",
     "enable_from_pretrained",
     "errors",
     "explain",
@@ -40,6 +44,7 @@ __all__ = [
     "reset_parameters",
     "revert",
     "rewrite",
+    "status",
     "transform",
 ]
 

@@ -21,6 +21,7 @@ examples
   mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
   mhc-compile inspect torchvision:resnet50 --why layer1.1
   mhc-compile explain hf:llama --train
+  mhc-compile diagnose model.py:make_model --checkpoint last.pt --plot figures
 
 exit codes
   0 done, at least one site   2 user error, or nothing to transform   70 internal error
@@ -55,7 +56,26 @@ def build_parser() -> argparse.ArgumentParser:
     explain.set_defaults(command="explain", graph=None, why=None)
     output = explain.add_argument_group("output")
     _add_output_options(output, output)
+    _add_diagnose(commands)
     return parser
+
+
+def _add_diagnose(commands: Any) -> None:
+    diagnose = _add_command(
+        commands,
+        "diagnose",
+        "report what the hyper-connections of a checkpoint do with their streams",
+        "Transform a model, load a checkpoint, run it once and report gains, mixing and streams over depth.",
+    )
+    diagnose.set_defaults(command="diagnose", graph=None, why=None)
+    output = diagnose.add_argument_group("output")
+    _add_output_options(output, output)
+    output.add_argument("--plot", metavar="DIR", help="draw gain, R and streams over depth as PNG and SVG")
+    trained = diagnose.add_argument_group("what is looked at")
+    trained.add_argument(
+        "--checkpoint", metavar="F", help="weights; it says which connection and n they were made with"
+    )
+    trained.add_argument("--seed", type=int, default=0, help="of the weights without one, and of inputs (default: 0)")
 
 
 def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
-`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks.
+`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks,
+`mhc-compile diagnose TARGET` what the hyper-connections of a checkpoint do.
 
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
@@ -107,7 +108,18 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise NothingToTransformError(f"{arguments.target} has no residual add that can be rewritten, in any graph")
 
 
-_COMMANDS = {"inspect": _inspect, "explain": _explain}
+def _diagnose(arguments: argparse.Namespace) -> None:
+    from mhc_compile.commands.diagnose import check_diagnose, diagnose_target
+
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    _check_early(arguments, options)
+    check_diagnose(arguments)
+    with _target(arguments, {}) as made:
+        pass  # what follows has a progress bar of its own
+    diagnose_target(arguments, *made, options, _console)
+
+
+_COMMANDS = {"inspect": _inspect, "explain": _explain, "diagnose": _diagnose}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mhc_compile.capture.undisturbed import residuals_shown
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT, compiled_alone
 from mhc_compile.dynamo.attached import Held
 from mhc_compile.dynamo.backend import Backend, compile_alone
-from mhc_compile.dynamo.inner import InnerChoice
+from mhc_compile.dynamo.inner import Inner, InnerChoice
 from mhc_compile.dynamo.plans import GraphRecord, no_graph
 from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
 from mhc_compile.passes.plan.data import Plan
@@ -40,8 +40,9 @@ _SETTINGS = {
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
 
-    def __init__(self, owner: Served, path: str) -> None:
-        """For the module `path` of `owner`, "" for the model itself."""
+    def __init__(self, owner: Served, path: str, inner: str | Inner = "eager") -> None:
+        """For the module `path` of `owner`, "" for the model itself; `inner` runs the rewritten graphs."""
+        self._inner = InnerChoice(inner)
         self._path, self._reported, self._in_a_row = path, False, 0
         self._owner = weakref.ref(owner)
         self._held = _HeldTransformed(owner)
@@ -50,7 +51,7 @@ class Fallback:
     def _start(self, owner: Served) -> None:
         """Compile from now on, with nothing that was compiled before."""
         module = owner.get_submodule(self._path)
-        backend = Backend(owner._mhc.config, InnerChoice("eager"))
+        backend = Backend(owner._mhc.config, self._inner)
         backend._held = self._held
         self._compiled = compiled_alone(module, original_forward(module), backend)
         self._compilations, self._forward = 0, original_class(module).forward
