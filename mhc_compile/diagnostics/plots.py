@@ -116,8 +116,8 @@ def draw_streams(diagnosis: Diagnosis) -> Any:
         _name(right, "", "share of the read; spread", sites, last=right is axes[-1])
         left.set_ylim(bottom=0)
         right.set_ylim(bottom=0)
-    _legend(figure, axes[0], "Streams over depth", "left: their size in front of a site; right: the share of each in what the "
-            "branch reads; dashed: how far streams are from their mean")  # fmt: skip
+    sizes, shares = "left: their size in front of a site", "right: the share of each in what the branch reads"
+    _legend(figure, axes[0], "Streams over depth", f"{sizes}; {shares}; dashed: how far streams are from their mean")
     return figure
 
 

@@ -131,11 +131,11 @@ def number(value: float) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    """`0.98`, or `0.93–1.04` where values differ in what is shown; signs go with a wider dash."""
+    """`0.98`, or `0.93..1.04` where values differ in what is shown."""
     if any(math.isnan(v) for v in values):
         return "nan"
     low, high = _short(min(values)), _short(max(values))
-    return low if low == high else f"{low}{' – ' if min(values) < 0 else '–'}{high}"
+    return low if low == high else f"{low}..{high}"
 
 
 def _short(value: float) -> str:

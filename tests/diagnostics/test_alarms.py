@@ -34,8 +34,8 @@ def test_equal_streams_are_a_collapse_only_in_a_segment_that_was_trained():
 
 @pytest.mark.parametrize("trouble", ["streams", "parameters", "coefficients", "branch"])
 def test_what_is_not_finite_comes_first_and_is_named_where_it_begins(trouble):
-    found = find_alarms([site("a"), site("b", "a", trouble=trouble, composite_forward=NAN), site("c", "b", trouble="streams")],
-                        Bounds())  # fmt: skip
+    sites = site("a"), site("b", "a", trouble=trouble, composite_forward=NAN), site("c", "b", trouble="streams")
+    found = find_alarms(sites, Bounds())
     assert [(a.kind, a.site) for a in found] == [("non-finite", "b")]
 
 
