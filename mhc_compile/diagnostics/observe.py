@@ -113,7 +113,9 @@ def _observed_entry(owner: Served, entry: Entry, others: Others) -> Iterator[Non
             entry.bound[id(new)] = entry.bound[id(old)]
     entry.programs[:] = observed
     if entry.kinds:
-        entry.fallback = _observing_fallback(owner, entry.path, others)
+        from mhc_compile.model.fallback import Fallback  # late, for it imports Dynamo
+
+        entry.fallback = Fallback(owner, entry.path, inner=observing_inner(others))
     try:
         yield
     finally:
@@ -135,18 +137,6 @@ def _observed_stage(stage: Any, others: Others) -> Iterator[None]:
         yield
     finally:
         stage.mhc_stage.programs[:] = programs
-
-
-def _observing_fallback(owner: Served, path: str, others: Others) -> Callable[..., Any]:
-    from mhc_compile.model.fallback import Fallback  # late, for it imports Dynamo
-
-    fallback = Fallback(owner, path, inner=observing_inner(others))
-
-    def call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        with torch.compiler.set_stance("default"):
-            return fallback(args, kwargs)
-
-    return call
 
 
 def observing_inner(others: Others) -> Callable[..., Any]:

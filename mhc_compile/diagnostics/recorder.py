@@ -46,6 +46,10 @@ class Record:
     diagnosis: Diagnosis
 
 
+_SLOW = ("collapse", "dead")
+"""Alarms that a start may have, too: they are told where two records in a row have them."""
+
+
 class Recorder:
     """Looks at every `every`-th step of a training, and writes down what it sees.
 
@@ -155,11 +159,13 @@ class Recorder:
         return combined(sites, self._found, self._bounds)
 
     def _write(self, record: Record) -> None:
-        self.last = record
+        before, self.last = self.last, record
         for writer in self._writers:
             writer(record)
+        seen = {(a.kind, a.site) for a in before.diagnosis.alarms} if before is not None else set()
         for alarm in record.diagnosis.alarms:
-            if (alarm.kind, alarm.site) not in self._told:
+            lasts = alarm.kind not in _SLOW or (alarm.kind, alarm.site) in seen
+            if lasts and (alarm.kind, alarm.site) not in self._told:
                 self._told.add((alarm.kind, alarm.site))
                 self._on_alarm(alarm)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
@@ -66,7 +68,7 @@ class Fallback:
             self._start(owner)
         known = len(self._held.records)
         lengths = list_lengths(owner) if self._in_a_row == OFTEN else {}
-        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS):
+        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS), _compiling():
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
         if new or not self._reported:
@@ -91,6 +93,12 @@ class Fallback:
                 RecompilationWarning,
                 stacklevel=5,
             )
+
+
+def _compiling() -> AbstractContextManager[object]:
+    """A stance such as `force_eager` would run the code plain, without hyper-connections."""
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("default")
+    return stance
 
 
 def list_lengths(model: nn.Module) -> dict[str, int]:

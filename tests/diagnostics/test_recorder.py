@@ -20,7 +20,7 @@ def train(model, x, recorder, steps, called=None):
     for _ in range(steps):
         with recorder.step():
             optimizer.zero_grad()
-            loss = (called or model)(x).square().mean()
+            loss = (model if called is None else called)(x).square().mean()
             loss.backward()
             optimizer.step()
         losses.append(loss.item())
@@ -110,6 +110,21 @@ def test_an_alarm_names_the_site_once():
             with recorder.step():
                 model(x)
     assert len([w for w in caught if "forward" in str(w.message)]) == 1
+
+
+def test_a_collapse_is_told_when_the_next_record_has_it_too():
+    """Equal streams may be a start: parameters of the first step have moved, its forward was before that."""
+    model, x = tower(2)
+    recorder = mhc_compile.Recorder(model, every=1)
+    with torch.no_grad():
+        model.hyper_connections["blocks.0"].static_pre.add_(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with recorder.step():
+            model(x)
+    assert [a.kind for a in recorder.last.diagnosis.alarms] == ["collapse", "dead"]
+    with pytest.warns(AlarmWarning, match="collapse: the streams in front of blocks.1"), recorder.step():
+        model(x)
 
 
 def test_an_error_in_a_step_leaves_the_model_as_it_was():
