@@ -22,7 +22,7 @@ def huggingface_callback(every: int = 100, **options: Any) -> Any:
     base = _base("transformers", "TrainerCallback")
 
     class HyperConnectionsCallback(base):  # type: ignore[misc]
-        """Begins a step in front of its first batch, and ends it behind the optimizer.
+        """Begins a step in front of its first batch, and ends it behind the optimizer, in front of `zero_grad`.
 
         Attributes:
             recorder: the `Recorder`; None before the training begins.
@@ -37,7 +37,7 @@ def huggingface_callback(every: int = 100, **options: Any) -> Any:
             assert self.recorder is not None
             self.recorder.begin()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             assert self.recorder is not None
             self.recorder.end()
 
@@ -66,7 +66,8 @@ def lightning_callback(every: int = 100, **options: Any) -> Any:
         recorder: Recorder | None = None
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.recorder = Recorder(pl_module, every, **_here(options, trainer.is_global_zero, trainer.global_step))
+            start = trainer.global_step * trainer.accumulate_grad_batches
+            self.recorder = Recorder(pl_module, every, **_here(options, trainer.is_global_zero, start))
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             assert self.recorder is not None

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.config import Config
 from mhc_compile.kernels.formulas.connections import find
 from mhc_compile.kernels.operators import streams as kernels
 from mhc_compile.passes.plan.data import Plan, Site
@@ -84,6 +83,7 @@ class Collector:
         self._connections, self._plans, self._tokens, self._on_site = connections, plans, tokens, on_site
         self._keys: dict[int, str] = {}
         self._nameless: Iterator[str] | None = None
+        self._known: tuple[int, dict[str, Site]] = 0, {}
         self._written: dict[int, str] = {}  # address of the coefficients of a write -> site
         self._read_from: dict[int, tuple[str, int]] = {}  # address of streams -> site and axis, if read by another's
 
@@ -99,7 +99,7 @@ class Collector:
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
             if not compat.functorch_active():
-                with torch.no_grad():
+                with torch.no_grad(), kernels.full_precision(args[0]):
                     self._look(plain, entry, args, kwargs, result)
             return result
 
@@ -136,7 +136,7 @@ class Collector:
             return
         if find(connection, n).single_pass:
             self._read_from[X.data_ptr()] = key, axis % (X.ndim - 1)
-        seen = Seen(math.prod(V.shape[1:-1]), pre, post, R, pre, *_alikeness(rows, n))
+        seen = Seen(math.prod(V.shape[1:-1]), pre, post, R, pre, *alikeness(rows, n))
         seen.finite = {
             "streams": all_finite(X),
             "parameters": _all(map(all_finite, params), X),
@@ -147,10 +147,14 @@ class Collector:
 
     def _moves_axes(self, key: str, known: Seen) -> bool:
         """Whether coefficients are computed a second time, at the skip."""
-        return known.times == 1 and any(site.key == key and site.moves_axes for site in self._sites())
+        return known.times == 1 and key in self._sites() and self._sites()[key].moves_axes
 
-    def _sites(self) -> list[Site]:
-        return list({site.key: site for plan in self._plans() for site in plan.sites}.values())
+    def _sites(self) -> dict[str, Site]:
+        """Of the plans there are so far, by key."""
+        plans = list(self._plans())
+        if len(plans) != self._known[0]:
+            self._known = len(plans), {site.key: site for plan in plans for site in plan.sites}
+        return self._known[1]
 
     def _note_read(self, X: Tensor, pre: Tensor) -> None:
         """Under single-pass connections a branch is read with the weights of the site before."""
@@ -170,7 +174,7 @@ class Collector:
 
     def _key_of(self, params: Sequence[Tensor]) -> str | None:
         if not params:  # one stream: sites have no parameters, and run in the order of the plan
-            self._nameless = self._nameless or iter(_order_of_running(self._sites()))
+            self._nameless = self._nameless or iter(_order_of_running(list(self._sites().values())))
             return next(self._nameless, None)
         if id(params[0]) not in self._keys:  # gathered for this call, or put in the place of another one
             own = self._connections.itself
@@ -213,7 +217,7 @@ def _all(flags: Iterable[Tensor], like: Tensor) -> Tensor:
     return torch.stack(found).all() if found else torch.ones((), dtype=torch.bool, device=like.device)
 
 
-def _alikeness(rows: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def alikeness(rows: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """`gram`, `apart` and `centre` of streams `[n, T, C]`, or `[1, T, C]` if all are equal."""
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
     gram = torch.einsum("itc,jtc->ijt", wide, wide) / rows.shape[-1]
@@ -225,23 +229,3 @@ def _order_of_running(sites: Sequence[Site]) -> list[str]:
     """Keys in the order in which sites are gated: right behind the write of the site before."""
     place = {site.key: i for i, site in enumerate(sites)}
     return [s.key for s in sorted(sites, key=lambda s: (place.get(s.before, place[s.key] - 1), place[s.key]))]
-
-
-def parameters_of(module: nn.Module) -> list[Tensor]:
-    """The parameters of a site in the order in which the formulas take them, whole also where they are sharded."""
-    return [p.full_tensor() if compat.is_cut(p) else p for p in module.parameters()]  # type: ignore[attr-defined]
-
-
-def at_rest(child: HyperConnections, plans: Sequence[Plan], config: Config) -> dict[str, Seen]:
-    """What the sites of these plans would compute from one token whose streams are zero: what biases alone decide."""
-    found: dict[str, Seen] = {}
-    for site in (site for plan in plans for site in plan.sites):
-        if site.key in found or (config.streams > 1 and site.key not in child):
-            continue
-        params = parameters_of(child[site.key]) if site.key in child else []
-        like = params[0] if params else torch.zeros((), dtype=torch.float32)
-        rows = like.new_zeros(config.streams, 1, site.channels)
-        with torch.no_grad():
-            pre, post, R = coefficients_of(rows, params, config.effective_connection, config.streams)
-            found[site.key] = Seen(1, pre, post, R, pre, *_alikeness(rows, config.streams))
-    return found

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mhc_compile.capture.undisturbed import state_kept
 from mhc_compile.diagnostics.alarms import Bounds, find_alarms, segment_figures
-from mhc_compile.diagnostics.collector import Collector, Seen, at_rest
+from mhc_compile.diagnostics.at_rest import at_rest
+from mhc_compile.diagnostics.collector import Collector, Seen
 from mhc_compile.diagnostics.data import Diagnosis, SiteFigures
 from mhc_compile.diagnostics.figures import site_figures
 from mhc_compile.diagnostics.observe import Found, Plans, find_models, observing

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import mhc_compile
+from examples.train_char_gpt import CharGPT
+from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
 
 IDENTITY = torch.eye(4, dtype=torch.float64)
@@ -28,12 +30,22 @@ KNOWN = {
 }
 
 
+@copied
 def tower(depth: int = 4, **options: object) -> tuple[nn.Module, Tensor]:
     """A transformed tower in fp64 whose R are parameters, and its input."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, WIDTH, dtype=torch.float64)
     options = {"connection": "hc-static", "modes": ("train",), **options}
     return mhc_compile.transform(Tower(depth).double(), example_inputs=(x,), **options), x
+
+
+@copied
+def gpt(connection: str, **options: object) -> tuple[nn.Module, Tensor]:
+    """A transformed GPT of four sites, and its input."""
+    torch.manual_seed(0)
+    ids = torch.randint(128, (2, 8))
+    options = {"modes": ("train",), "n": 4, "connection": connection, **options}
+    return mhc_compile.transform(CharGPT(8, 16, 2, 2), example_inputs=(ids,), **options), ids
 
 
 def set_mixing(model: nn.Module, matrices: dict[str, Tensor]) -> None:
