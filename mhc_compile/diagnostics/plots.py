@@ -62,12 +62,10 @@ def draw_gain(diagnosis: Diagnosis) -> Any:
     """Composite gains over depth, one row for each segment, with those of single R behind them."""
     figure, axes = _rows(diagnosis, 2.6)
     for ax, (index, sites) in zip(axes, _segments(diagnosis).items(), strict=True):
-        depth = range(1, len(sites) + 1)
         for way, color in (("forward", _FORWARD), ("backward", _BACKWARD)):
-            single = [getattr(s, f"gain_{way}") for s in sites]
-            composite = [getattr(s, f"composite_{way}") for s in sites]
-            ax.plot(depth, single, color=color, linewidth=1, alpha=0.45, linestyle=(0, (2, 2)))
-            ax.plot(depth, composite, color=color, linewidth=2, marker="o", markersize=3.5, label=way)
+            single, composite = (_curve(sites, f"{what}_{way}") for what in ("gain", "composite"))
+            ax.plot(*single, color=color, linewidth=1, alpha=0.45, linestyle=(0, (2, 2)))
+            ax.plot(*composite, color=color, linewidth=2, marker="o", markersize=3.5, label=way)
         _limits(ax, [getattr(s, f"composite_{w}") for s in sites for w in ("forward", "backward")])
         _name(ax, f"Segment {index}", "gain", sites, last=ax is axes[-1])
     _legend(figure, axes[0], "Gain over depth", "lines with dots: products of R, forward from the entry to a site, "
@@ -88,7 +86,7 @@ def draw_mixing(diagnosis: Diagnosis) -> Any:
     low, high = min([*values, 0.0]), max([*values, 1.0])
     signed = low < -1e-3
     bound = max(-low, high)
-    style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound} if signed else {"cmap": "Blues", "vmin": 0, "vmax": high}
+    style = {"cmap": "RdBu", "vmin": -bound, "vmax": bound} if signed else {"cmap": "Blues", "vmin": 0, "vmax": high}
     for ax, site in zip(axes.flat, sites, strict=False):
         image = ax.imshow(site.mixing, **style)
         _squares(ax, site)
@@ -106,12 +104,11 @@ def draw_streams(diagnosis: Diagnosis) -> Any:
     """How large each stream is in front of each site, and how far streams differ."""
     figure, axes = _rows(diagnosis, 2.6, columns=2)
     for (left, right), (index, sites) in zip(_pairs(axes), _segments(diagnosis).items(), strict=True):
-        depth = range(1, len(sites) + 1)
         for i in range(diagnosis.n):
             color = _STREAMS[i % len(_STREAMS)]
-            left.plot(depth, [s.stream_rms[i] for s in sites], color=color, linewidth=1.8, label=f"stream {i + 1}")
-            right.plot(depth, [s.read_share[i] for s in sites], color=color, linewidth=1.8)
-        right.plot(depth, [s.spread for s in sites], color=_INK, linewidth=1.4, linestyle=(0, (4, 2)), label="spread")
+            left.plot(*_curve(sites, "stream_rms", i), color=color, linewidth=1.8, label=f"stream {i + 1}")
+            right.plot(*_curve(sites, "read_share", i), color=color, linewidth=1.8)
+        right.plot(*_curve(sites, "spread"), color=_INK, linewidth=1.4, linestyle=(0, (4, 2)), label="spread")
         _name(left, f"Segment {index}", "root mean square", sites, last=left is axes[-2])
         _name(right, "", "share of the read; spread", sites, last=right is axes[-1])
         left.set_ylim(bottom=0)
@@ -119,6 +116,20 @@ def draw_streams(diagnosis: Diagnosis) -> Any:
     sizes, shares = "left: their size in front of a site", "right: the share of each in what the branch reads"
     _legend(figure, axes[0], "Streams over depth", f"{sizes}; {shares}; dashed: how far streams are from their mean")
     return figure
+
+
+def _curve(sites: Sequence[SiteFigures], name: str, stream: int | None = None) -> tuple[list[float], list[float]]:
+    """Depth and a figure, with a gap where a site does not follow the one in front of it: a tower of its own begins."""
+    depth: list[float] = []
+    values: list[float] = []
+    for i, site in enumerate(sites):
+        if i and site.before != sites[i - 1].key:
+            depth.append(i + 0.5)
+            values.append(math.nan)
+        figure = getattr(site, name)
+        depth.append(i + 1)
+        values.append(figure if stream is None else figure[stream])
+    return depth, values
 
 
 def _rows(diagnosis: Diagnosis, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
@@ -169,8 +180,8 @@ def _limits(ax: Any, gains: Sequence[float]) -> None:
 
 
 def _squares(ax: Any, site: SiteFigures) -> None:
-    label = site.key if len(site.key) <= 18 else f"…{site.key[-17:]}"
-    ax.set_title(label, fontsize=7.5, color="#b3261e" if site.trouble else _INK)
+    label = site.key if len(site.key) <= 21 else f"…{site.key[-20:]}"
+    ax.set_title(label, fontsize=7, color="#b3261e" if site.trouble else _INK)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -184,9 +195,9 @@ def _legend(figure: Any, ax: Any, title: str, explanation: str) -> None:
 
 
 def _title(figure: Any, title: str, explanation: str) -> None:
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, color=_INK, fontweight="bold")
+    figure.suptitle(f"{title}\n\n", x=0.01, ha="left", fontsize=13, color=_INK, fontweight="bold")
     figure.text(
-        0.011, 0.985 - 0.42 / figure.get_figheight(), explanation, ha="left", va="top", fontsize=8.5, color=_QUIET
+        0.011, 0.985 - 0.34 / figure.get_figheight(), explanation, ha="left", va="top", fontsize=8.5, color=_QUIET
     )
 
 

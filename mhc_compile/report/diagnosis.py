@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.panel import Panel
@@ -18,6 +19,7 @@ from mhc_compile.wording import count_text
 
 _LOUD = {"non-finite": "bold red", "gain": "bold red", "collapse": "yellow", "dead": "yellow"}
 _NUMBERS = re.compile(r"\d+")
+_WIDE = 110  # columns of a terminal from which on nothing is left out
 
 
 def render_diagnosis(
@@ -37,9 +39,10 @@ def render_diagnosis(
     panel = Panel.fit(head, title="[bold]mhc-compile diagnose", border_style="cyan", padding=(0, 2))
     console.print(panel if boxed else head)
     section(console, "Alarms", _alarms(found))
-    section(console, "Segments", _segments(found, boxed))
-    section(console, "Mixing: what R does to the streams", _mixing(found, boxed, show_all))
-    section(console, "Streams: what branches read and write", _streams(found, boxed, show_all))
+    section(console, "Segments: the largest gain of a product of R over depth", _segments(found, boxed))
+    section(console, "Mixing: gains of R, and of products of R", _table(found, _MIXING, console, show_all))
+    section(console, "Streams: what of them is read, their size, how far they differ",
+            _table(found, _STREAMS, console, show_all))  # fmt: skip
 
 
 def _head(found: Diagnosis) -> list[tuple[str, str]]:
@@ -63,8 +66,8 @@ def _alarms(found: Diagnosis) -> Table:
 
 
 def _segments(found: Diagnosis, boxed: bool) -> Table:
-    names = ("Segment", "Sites", "Forward", "Backward", "Streams differ by", "Moved")
-    table = new_table(boxed, *names, right=names)
+    names = ("Segment", "Sites", "Product fwd", "Product bwd", "Spread", "Moved")
+    table = new_table(boxed, *names, right=("Segment", "Sites", "Spread", "Moved"))
     for s in found.segments:
         ways = [_at(s.composite_forward, s.at_forward), _at(s.composite_backward, s.at_backward)]
         spread = percent(s.spread) if len(s.sites) > 1 else "one site"
@@ -74,32 +77,50 @@ def _segments(found: Diagnosis, boxed: bool) -> Table:
 
 def _at(gain: float, key: str) -> Text:
     """A gain, and the site where it is found if it is one at all."""
-    text = Text(number(gain))
-    return text if number(gain) == "1" else text.append(f"\nat {key}", style="dim")
+    text = Text(_short(gain), overflow="fold")
+    return text if _short(gain) == "1" else text.append(f" at {key}", style="dim")
 
 
-def _mixing(found: Diagnosis, boxed: bool, show_all: bool) -> Table:
-    names = ["Site", "R fwd", "R bwd", "Product fwd", "Product bwd", "Sing. values", "Entropy"]
-    fields = ("gain_forward", "gain_backward", "composite_forward", "composite_backward", "singular_values", "entropy")
-    return _table(found, names, fields, boxed, show_all)
+@dataclass(frozen=True)
+class _Column:
+    """A heading and the figure below it; `wide` ones are left out where a terminal is narrow."""
+
+    name: str
+    field: str
+    wide: bool = False
 
 
-def _streams(found: Diagnosis, boxed: bool, show_all: bool) -> Table:
-    names = ["Site", "pre", "post", "Read share", "Size", "Spread", "Cosine", "Moved"]
-    fields = ("pre_mean", "post_mean", "read_share", "stream_rms", "spread", "similarity")
-    return _table(found, names, fields, boxed, show_all, moved=True)
+_MIXING = (
+    _Column("R fwd", "gain_forward"),
+    _Column("R bwd", "gain_backward", wide=True),
+    _Column("Product fwd", "composite_forward"),
+    _Column("Product bwd", "composite_backward"),
+    _Column("Singular values", "singular_values", wide=True),
+    _Column("Entropy", "entropy"),
+)
+_STREAMS = (
+    _Column("pre", "pre_mean", wide=True),
+    _Column("post", "post_mean", wide=True),
+    _Column("Read share", "read_share"),
+    _Column("Size", "stream_rms"),
+    _Column("Spread", "spread"),
+    _Column("Cosine", "similarity", wide=True),
+)
 
 
-def _table(
-    found: Diagnosis, names: list[str], fields: Sequence[str], boxed: bool, show_all: bool, moved: bool = False
-) -> Table:
+def _table(found: Diagnosis, columns: Sequence[_Column], console: Console, show_all: bool) -> Table:
     """One row for each group of sites, with the span that their figures have."""
+    boxed = console.is_terminal
+    kept = [c for c in columns if not (c.wide and boxed and console.width < _WIDE)]
+    names = ["Site", *(c.name for c in kept)]
     table = new_table(boxed, *names, right=names[1:])
     for sites in _groups(found, show_all):
-        spans = [_span([v for s in sites for v in _values(getattr(s, field))]) for field in fields]
-        count = f"{sum(s.moved for s in sites)}/{sum(len(s.parameters) for s in sites)}"
-        table.add_row(_site_name(sites), *spans, *([count] if moved else []))
+        table.add_row(_site_name(sites), *(_span(_all_values(sites, c.field)) for c in kept))
     return table
+
+
+def _all_values(sites: Sequence[SiteFigures], field: str) -> list[float]:
+    return [v for s in sites for v in _values(getattr(s, field))]
 
 
 def _values(figure: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -122,14 +143,6 @@ def _site_name(sites: Sequence[SiteFigures]) -> Text:
     return name.append(f"\nnot finite: {trouble}", style="red") if trouble else name
 
 
-def number(value: float) -> str:
-    """Three digits, without noise behind a round number."""
-    if math.isnan(value):
-        return "nan"
-    small = value != 0 and abs(value) < 1e-3
-    return f"{value:.2e}" if abs(value) >= 1e4 or small else f"{value:.3f}".rstrip("0").rstrip(".")
-
-
 def _span(values: Sequence[float]) -> str:
     """`0.98`, or `0.93..1.04` where values differ in what is shown."""
     if any(math.isnan(v) for v in values):
@@ -139,6 +152,9 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
+    """Two decimals, or one digit where that would be none."""
+    if math.isnan(value):
+        return "nan"
     if value and abs(value) < 0.005:
         return "0" if abs(value) < 5e-7 else f"{value:.0e}".replace("e-0", "e-")
     return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.3g}"

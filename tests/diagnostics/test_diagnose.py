@@ -165,17 +165,20 @@ class Rolled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = Block(), Block()
+        self.first, self.second, self.third = Block(), Block(), Block()
 
     def forward(self, x):
-        return self.second(self.first(x * 1.0).transpose(1, 2).contiguous().transpose(1, 2).flip(1))
+        return self.third(self.second(self.first(x * 1.0).roll(1, 1)))
 
 
 def test_the_figures_say_where_products_go_on_with_means():
     x = torch.randn(2, 3, WIDTH, dtype=torch.float64)
-    model = mhc_compile.transform(Rolled().double(), example_inputs=(x,), modes=("train",))
+    options = {"connection": "hc-static", "modes": ("train",)}
+    model = mhc_compile.transform(Rolled().double(), example_inputs=(x,), **options)
+    set_mixing(model, dict.fromkeys(("first", "second", "third"), EXPLODING))
     found = mhc_compile.diagnose(model, x)
-    assert [s.aligned for s in found.sites] == [True, False] or found.sites[1].before == ""
+    assert [(s.before, s.aligned) for s in found.sites] == [("", True), ("first", False), ("second", True)]
+    assert [s.composite_forward for s in found.sites] == pytest.approx([1.5, 2.25, 3.375], abs=1e-6)
 
 
 @pytest.mark.parametrize("where", ["branch", "parameters", "streams"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -59,6 +60,18 @@ def test_streams_and_their_shares_have_a_line_each():
     pytest.importorskip("matplotlib")
     left, right = draw_streams(diagnosis(*chain(3))).axes
     assert [len(ax.lines) for ax in (left, right)] == [2, 3]  # and the spread
+
+
+def test_towers_on_one_trunk_are_not_joined():
+    pytest.importorskip("matplotlib")
+    sites = site("trunk"), site("left", "trunk"), site("right", "trunk")
+    line = draw_gain(diagnosis(*sites)).axes[0].lines[1]
+    assert line.get_xdata() == [1, 2, 2.5, 3] and [math.isnan(y) for y in line.get_ydata()] == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_what_is_not_finite_does_not_break_a_drawing(tmp_path):

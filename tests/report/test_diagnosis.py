@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mhc_compile.report.diagnosis import number, render_diagnosis
+from mhc_compile.report.diagnosis import render_diagnosis
 from tests.diagnostics.figures_by_hand import diagnosis, site
 
 NAN = float("nan")
@@ -25,7 +25,7 @@ def chain(count):
 def test_repeated_sites_share_a_row_with_the_span_of_their_figures():
     lines = printed(diagnosis(*chain(3))).splitlines()
     (mixing, streams) = [line for line in lines if line.startswith("blocks.{0..2}.mlp")]
-    assert "0..0.2" in mixing and "0.5" in streams and "3/3" in streams
+    assert "0..0.2" in mixing and "0.1" in streams
 
 
 def test_with_all_each_site_has_a_row():
@@ -45,21 +45,12 @@ def test_alarms_stand_first_and_none_is_said():
 @pytest.mark.parametrize("width", [80, 100])
 def test_in_a_terminal_no_line_is_wider_than_it(width):
     out = printed(diagnosis(*chain(12)), width=width, terminal=True)
-    assert max(map(len, out.splitlines())) <= width
+    assert max(map(len, out.splitlines())) <= width and out.count("blocks.{0..11}.mlp") == 2
     assert "mhc-compile diagnose" in out and "…" not in out
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1.0, "1"),
-        (1.0000002, "1"),
-        (0.123456, "0.123"),
-        (12.5, "12.5"),
-        (123456.0, "1.23e+05"),
-        (2e-5, "2.00e-05"),
-        (NAN, "nan"),
-    ],
+    ("value", "text"), [(1.0000002, "1"), (0.126, "0.13"), (123.4, "123"), (2e-5, "2e-5"), (1e-8, "0")]
 )
 def test_numbers_are_short(value, text):
-    assert number(value) == text
+    assert f" {text} " in printed(diagnosis(site("a", spread=value), site("b", "a", spread=value)))
