@@ -216,10 +216,16 @@ def test_a_random_start_is_not_known():
     assert [p.distance for p in mhc_compile.diagnose(model, ids).sites[0].parameters] == [None, 0, 0]
 
 
+def draws(*_):
+    """As dropout does."""
+    torch.rand(1)
+
+
 def test_the_model_is_left_as_it_was():
     model, ids = gpt("mhc")
     programs, state = list(model._mhc.programs), copy.deepcopy(model.state_dict())
     generator = torch.get_rng_state()
+    model.blocks[0].register_forward_hook(draws)
     mhc_compile.diagnose(model, ids)
     assert model._mhc.programs == programs and torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
