@@ -17,6 +17,7 @@ import torch
 import mhc_compile
 from benchmarks.gpts import Size, batch, loss_of, ours, vanilla
 from benchmarks.timing import interleaved, keep_freed_memory
+from mhc_compile.diagnostics.recorder import Recorder
 
 BOUND, EVERY = 0.01, 100
 
@@ -40,7 +41,7 @@ def _row(size: Size, connection: str, rounds: int) -> dict[str, float | str]:
     model = ours(vanilla(size), 4, characters, connection=connection)
     optimizer = torch.optim.AdamW(mhc_compile.parameter_groups(model), lr=1e-3)
 
-    def stepping(recorder: mhc_compile.Recorder) -> Callable[[], None]:
+    def stepping(recorder: Recorder) -> Callable[[], None]:
         def step() -> None:
             with recorder.step():
                 optimizer.zero_grad()
@@ -49,7 +50,7 @@ def _row(size: Size, connection: str, rounds: int) -> dict[str, float | str]:
 
         return step
 
-    recorders = {"step": mhc_compile.Recorder(model, 10**9, start=1), "recorded": mhc_compile.Recorder(model, 1)}
+    recorders = {"step": Recorder(model, 10**9, start=1), "recorded": Recorder(model, 1)}
     timed = interleaved({name: stepping(recorder) for name, recorder in recorders.items()}, rounds)
     plain, recorded = timed["step"].median, timed["recorded"].median
     return {

@@ -93,7 +93,8 @@ class Recorder:
         """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InvalidOptionError(f"every={every!r}: write a number of steps, as in Recorder(model, every=100)")
-        self.steps, self.last = start, None  # type: int, Record | None
+        self.steps = start
+        self.last: Record | None = None
         self._model, self._every, self._tokens, self._inputs = model, every, tokens, inputs
         self._found = find_models(model)
         self._watched = [Watched.of(each) for each in self._found]
