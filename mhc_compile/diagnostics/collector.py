@@ -79,11 +79,15 @@ class Collector:
             tokens: look at so many per site at most.
             on_site: told the key of each site.
         """
-        self.seen: dict[str, Seen] = {}
         self._connections, self._plans, self._tokens, self._on_site = connections, plans, tokens, on_site
+        self._known: tuple[int, dict[str, Site]] = 0, {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the last call."""
+        self.seen: dict[str, Seen] = {}
         self._keys: dict[int, str] = {}
         self._nameless: Iterator[str] | None = None
-        self._known: tuple[int, dict[str, Site]] = 0, {}
         self._written: dict[int, str] = {}  # address of the coefficients of a write -> site
         self._read_from: dict[int, tuple[str, int]] = {}  # address of streams -> site and axis, if read by another's
 

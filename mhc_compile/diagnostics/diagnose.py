@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from mhc_compile.capture.undisturbed import state_kept
 from mhc_compile.diagnostics.alarms import Bounds, find_alarms, segment_figures
 from mhc_compile.diagnostics.at_rest import at_rest
-from mhc_compile.diagnostics.collector import Collector, Seen
+from mhc_compile.diagnostics.collector import Seen
 from mhc_compile.diagnostics.data import Diagnosis, SiteFigures
 from mhc_compile.diagnostics.figures import site_figures
-from mhc_compile.diagnostics.observe import Found, Plans, find_models, observing
+from mhc_compile.diagnostics.observe import Found, Observer, find_models
 from mhc_compile.diagnostics.starts import Starts
 from mhc_compile.errors import NothingObservedError
-from mhc_compile.passes.plan.data import Plan
-from mhc_compile.twin.owned import Owner
 
 TOKENS = 4096
 """How many tokens of a site are looked at by default."""
@@ -54,17 +52,28 @@ def diagnose(
         NotTransformedError: there are no hyper-connections in it.
         NothingObservedError: the call ran none of its sites, or the model is on the meta device.
     """
-    found = find_models(model)
+    watched = [Watched(found, tokens, on_site) for found in find_models(model)]
+    return diagnose_watched(model, watched, inputs, keywords, bounds or Bounds())
+
+
+def diagnose_watched(
+    model: nn.Module, watched: Sequence[Watched], args: Sequence[Any], kwargs: Mapping[str, Any], bounds: Bounds
+) -> Diagnosis:
+    """`diagnose` for models that were found in `model` before.
+
+    Raises:
+        NothingObservedError: see `diagnose`.
+    """
+    found = [each.found for each in watched]
     _check_values(found)
-    watched = [Watched.of(each) for each in found]
     for _ in range(2):  # a kind of call that is new is traced at first, and observed then
         with ExitStack() as stack, state_kept(model), torch.no_grad():
-            collectors = [stack.enter_context(each.observed(tokens, on_site)) for each in watched]
-            model(*inputs, **keywords)
+            collectors = [stack.enter_context(each.observer.observing()) for each in watched]
+            model(*args, **kwargs)
         if any(collector.seen for collector in collectors):
             break
-    pairs = list(zip(watched, collectors, strict=True))
-    return combined([each.sites(collector.seen) for each, collector in pairs], found, bounds or Bounds())
+    pairs = zip(watched, collectors, strict=True)
+    return combined([each.sites(collector.seen) for each, collector in pairs], found, bounds)
 
 
 def status(model: nn.Module, *inputs: Any, **keywords: Any) -> str:
@@ -84,50 +93,30 @@ def status(model: nn.Module, *inputs: Any, **keywords: Any) -> str:
         return "\n".join(diagnose(model, *inputs, **keywords).status())
     found = find_models(model)
     _check_values(found)
-    watched = [Watched.of(each) for each in found]
-    sites = [each.sites(at_rest(each.found.connections, each.plans(), each.found.config)) for each in watched]
-    return "\n".join(replace(combined(sites, found, Bounds()), at_rest=True).status())
+    resting = combined([Watched(each).at_rest() for each in found], found, Bounds())
+    return "\n".join(replace(resting, at_rest=True).status())
 
 
-@dataclass
 class Watched:
-    """A model that is observed again and again.
+    """A model that is observed, and figures of what was seen."""
 
-    Attributes:
-        found: the model.
-        plans: of the code that ran last.
-        starts: initial values; made at the first figures.
-    """
+    def __init__(self, found: Found, tokens: int = TOKENS, on_site: Callable[[str], None] = lambda key: None) -> None:
+        """A model before its first call; arguments as for `Observer`."""
+        self.found, self.observer = found, Observer(found, tokens, on_site)
+        self._starts: Starts | None = None
 
-    found: Found
-    plans: Plans
-    starts: Starts | None = None
-
-    @classmethod
-    def of(cls, found: Found) -> Watched:
-        """A model before its first call."""
-        plans: Sequence[Plan] = found.module._mhc.plans if isinstance(found.module, Owner) else ()
-        return cls(found, lambda: plans)
-
-    @contextmanager
-    def observed(self, tokens: int, on_site: Callable[[str], None] = lambda key: None) -> Iterator[Collector]:
-        """Observe calls in the block."""
-
-        def collect(plans: Plans) -> Collector:
-            self.plans = plans
-            return Collector(self.found.connections, plans, tokens, on_site)
-
-        with observing(self.found, collect) as collector:
-            yield collector
-
-    def sites(self, seen: dict[str, Seen]) -> list[SiteFigures]:
+    def sites(self, seen: Mapping[str, Seen]) -> list[SiteFigures]:
         """The figures of what was seen."""
-        plans, child = self.plans(), self.found.connections
-        if self.starts is None:
-            self.starts = Starts.of(plans, self.found.config)
+        plans, child = self.observer.plans(), self.found.connections
+        if self._starts is None:
+            self._starts = Starts.of(plans, self.found.config)
         # Every site: of sharded parameters all processes ask for the same ones, whatever their calls have run.
-        parameters = {s.key: self.starts.figures(child, s.key) for plan in plans for s in plan.sites if s.key in child}
-        return site_figures(seen, plans, parameters)
+        keys = dict.fromkeys(site.key for plan in plans for site in plan.sites if site.key in child)
+        return site_figures(seen, plans, {key: self._starts.figures(child, key) for key in keys})
+
+    def at_rest(self) -> list[SiteFigures]:
+        """The figures of streams that are zero."""
+        return self.sites(at_rest(self.found.connections, self.observer.plans(), self.found.config))
 
 
 def combined(parts: Sequence[Sequence[SiteFigures]], found: Sequence[Found], bounds: Bounds) -> Diagnosis:

@@ -78,30 +78,42 @@ def find_models(model: object) -> tuple[Found, ...]:
     return found
 
 
-Plans = Callable[[], Sequence[Plan]]
-"""The plans of the code that runs; of what Dynamo compiles they come while it runs."""
+class Observer:
+    """Observes calls of one model, again and again."""
 
+    def __init__(self, found: Found, tokens: int, on_site: Callable[[str], None] = lambda key: None) -> None:
+        """Look at so many tokens per site at most; `on_site` is told the key of each site as it runs."""
+        self.found = found
+        self._tokens, self._on_site = tokens, on_site
+        self._dynamo: _ByDynamo | None = None
 
-@contextmanager
-def observing(found: Found, collect: Callable[[Plans], Collector]) -> Iterator[Collector]:
-    """In the block, calls of a model are observed, also where it was compiled; the first time of each site counts.
+    def plans(self) -> Sequence[Plan]:
+        """The plans of the code that runs; of what Dynamo compiles they come while it runs."""
+        if isinstance(self.found.module, Owner):
+            return self.found.module._mhc.plans
+        return () if self._dynamo is None else [record.plan for record in self._dynamo.backend.records]
 
-    Compiled code of anything else runs uncompiled meanwhile, too.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if not isinstance(found.module, Owner):
-            yield stack.enter_context(_observed_by_dynamo(found, collect))
-            return
-        plans = found.module._mhc.plans
-        collector = collect(lambda: plans)
-        others = collector.substitutes()
-        if isinstance(found.module, Served):
-            for entry in found.module._mhc.entries.values():
-                stack.enter_context(_observed_entry(found.module, entry, others))
-        else:
-            stack.enter_context(_observed_stage(found.module, others))
-        yield collector
+    @contextmanager
+    def observing(self) -> Iterator[Collector]:
+        """In the block, calls are observed, also of a model that was compiled; the first time of each site counts.
+
+        Compiled code of anything else runs uncompiled meanwhile, too.
+        """
+        module, collector = self.found.module, self._new_collector()
+        with ExitStack() as stack:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if isinstance(module, Served):
+                for entry in module._mhc.entries.values():
+                    stack.enter_context(_observed_entry(module, entry, collector.substitutes()))
+            elif isinstance(module, Owner):
+                stack.enter_context(_observed_stage(module, collector.substitutes()))
+            else:
+                self._dynamo = self._dynamo or _ByDynamo(self.found, collector)
+                collector = stack.enter_context(self._dynamo.observing())
+            yield collector
+
+    def _new_collector(self) -> Collector:
+        return Collector(self.found.connections, self.plans, self._tokens, self._on_site)
 
 
 @contextmanager
@@ -153,27 +165,36 @@ def observing_inner(others: Others) -> Callable[..., Any]:
     return inner
 
 
-@contextmanager
-def _observed_by_dynamo(found: Found, collect: Callable[[Plans], Collector]) -> Iterator[Collector]:
-    """Calls of a model behind `mhc_compile.backend` are compiled anew, over its parameters."""
-    from mhc_compile.dynamo.alone import compiled_alone  # late: nobody else needs Dynamo here
+class _ByDynamo:
+    """A model behind `mhc_compile.backend`, compiled over its parameters for an inner backend that looks.
 
-    module, backend = found.module, _backend_of(found)
-    collector = collect(lambda: [record.plan for record in backend.records])
-    backend.inner = InnerChoice(observing_inner(collector.substitutes()))
-    compiled = compiled_alone(module, original_class(module).forward, backend)
+    Attributes:
+        backend: what has compiled it.
+    """
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def __init__(self, found: Found, collector: Collector) -> None:
+        from mhc_compile.dynamo.alone import compiled_alone  # late: nobody else needs Dynamo here
+
+        self.backend = _backend_of(found)
+        self.backend.inner = InnerChoice(observing_inner(collector.substitutes()))
+        self._module, self._collector = found.module, collector
+        self._compiled = compiled_alone(found.module, original_class(found.module).forward, self.backend)
+
+    @contextmanager
+    def observing(self) -> Iterator[Collector]:
+        self._collector.restart()
+        attributes = vars(self._module)
+        before = attributes.get("forward", _MISSING)
+        attributes["forward"] = self._forward
+        try:
+            yield self._collector
+        finally:
+            del attributes["forward"]
+            attributes.update({} if before is _MISSING else {"forward": before})
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch.compiler.set_stance("default"):
-            return compiled(*args, **kwargs)
-
-    before = vars(module).get("forward", _MISSING)
-    vars(module)["forward"] = forward
-    try:
-        yield collector
-    finally:
-        del vars(module)["forward"]
-        vars(module).update({} if before is _MISSING else {"forward": before})
+            return self._compiled(*args, **kwargs)
 
 
 _MISSING = object()

@@ -23,7 +23,7 @@ from torch import nn
 from mhc_compile.diagnostics.alarms import Bounds
 from mhc_compile.diagnostics.collector import Collector
 from mhc_compile.diagnostics.data import Alarm, Diagnosis
-from mhc_compile.diagnostics.diagnose import Watched, combined, diagnose
+from mhc_compile.diagnostics.diagnose import Watched, combined, diagnose_watched
 from mhc_compile.diagnostics.observe import find_models
 from mhc_compile.diagnostics.writers import writer_of
 from mhc_compile.errors import AlarmWarning, InvalidOptionError
@@ -95,9 +95,9 @@ class Recorder:
             raise InvalidOptionError(f"every={every!r}: write a number of steps, as in Recorder(model, every=100)")
         self.steps = start
         self.last: Record | None = None
-        self._model, self._every, self._tokens, self._inputs = model, every, tokens, inputs
+        self._model, self._every, self._inputs = model, every, inputs
         self._found = find_models(model)
-        self._watched = [Watched.of(each) for each in self._found]
+        self._watched = [Watched(each, tokens) for each in self._found]
         self._bounds, self._on_alarm = bounds or Bounds(), on_alarm or _warn
         several = isinstance(to, (list, tuple))
         self._writers = [writer_of(each) for each in (to if several else [to])]
@@ -119,10 +119,9 @@ class Recorder:
     def begin(self) -> None:
         """Begin a step, for callers that cannot write `with recorder.step()`."""
         self._stop()
-        if self.steps % self._every or self._asks_for_a_call:
-            return
-        self._stack = ExitStack()
-        self._collectors = [self._stack.enter_context(each.observed(self._tokens)) for each in self._watched]
+        if self.steps % self._every == 0 and not self._asks_for_a_call:
+            self._stack = ExitStack()
+            self._collectors = [self._stack.enter_context(each.observer.observing()) for each in self._watched]
 
     def end(self) -> None:
         """End the step that was begun."""
@@ -144,9 +143,9 @@ class Recorder:
             stack.close()
 
     def _diagnosis(self) -> Diagnosis | None:
+        if self._inputs is not None:
+            return diagnose_watched(self._model, self._watched, self._inputs, {}, self._bounds)
         if self._asks_for_a_call:
-            if self._inputs is not None:
-                return diagnose(self._model, *self._inputs, bounds=self._bounds, tokens=self._tokens)
             self._tell_once("a model behind mhc_compile.backend is compiled by Dynamo, which hides its streams: write "
                             "Recorder(model, inputs=(x,)) with a small batch to look at")  # fmt: skip
             return None
