@@ -264,6 +264,34 @@ def test_several_models_in_a_module_are_told_apart():
     assert found.site("second.blocks.0").gain_forward == pytest.approx(1.5, abs=1e-6)
 
 
+class Row(nn.Module):
+    """Four blocks that share nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, x):
+        x = x * 1.0
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_a_stage_of_a_pipeline_is_looked_at_by_itself():
+    x = torch.randn(2, 3, WIDTH, dtype=torch.float64)
+    options = {"connection": "hc-static", "modes": ("train",)}
+    model = mhc_compile.transform(Row().double(), example_inputs=(x,), **options)
+    set_mixing(model, dict.fromkeys(KEYS, EXPLODING))
+    first, second = mhc_compile.pipeline.split(model, ["blocks.2"], example_inputs=(x,), modes=("train",))
+    with torch.no_grad():
+        streams_between = first(x)
+    for stage, given, keys in ((first, x, KEYS[:2]), (second, streams_between, KEYS[2:])):
+        found = mhc_compile.diagnose(stage, given)
+        assert [s.key for s in found.sites] == keys and found.sites[0].before == ""
+        assert [s.composite_forward for s in found.sites] == pytest.approx([1.5, 2.25], abs=1e-6)
+
+
 class Breaking(nn.Module):
     """No one graph: the second half depends on a value."""
 
