@@ -13,12 +13,15 @@ from mhc_compile.errors import (
     UnreadableCheckpointError,
 )
 from mhc_compile.restored import read_state, restored
+from tests.copies import copied
+from tests.tables import also
 from tests.toy_models import WIDTH, Tower
 
 X = torch.randn(2, 3, WIDTH)
 INPUTS = {"example_inputs": (X,)}
 
 
+@copied
 def trained(connection="hc", n=2, depth=2, **options):
     torch.manual_seed(1)
     options = {"connection": connection, "n": n, "modes": ("eval",), **options}
@@ -29,7 +32,7 @@ def trained(connection="hc", n=2, depth=2, **options):
     return model
 
 
-@pytest.mark.parametrize("form", ["alone", "model", "state_dict", "ddp", "inside", "safetensors"])
+@pytest.mark.parametrize("form", ["model", "inside", *also("alone", "state_dict", "ddp", "safetensors")])
 def test_a_checkpoint_says_what_it_was_made_with(form, tmp_path):
     model = trained()
     state = model.state_dict()

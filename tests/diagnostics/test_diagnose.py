@@ -181,7 +181,7 @@ def test_the_figures_say_where_products_go_on_with_means():
     assert [s.composite_forward for s in found.sites] == pytest.approx([1.5, 2.25, 3.375], abs=1e-6)
 
 
-@pytest.mark.parametrize("where", ["branch", "parameters", "streams"])
+@pytest.mark.parametrize("where", ["branch", *also("parameters", "streams")])
 def test_the_first_site_that_is_not_finite_is_named(where):
     model, x = tower(connection="mhc")
     with torch.no_grad():
@@ -238,6 +238,7 @@ def test_fewer_tokens_are_a_part_of_all():
     assert [(s.tokens, s.all_tokens) for s in found.sites] == [(5, 16)] * 4
 
 
+@pytest.mark.exhaustive
 def test_a_kind_of_call_that_is_new_is_traced_and_looked_at():
     model, ids = gpt("mhc")
     model.eval()
@@ -306,6 +307,7 @@ class Breaking(nn.Module):
         return self.blocks[3](self.blocks[2](x))
 
 
+@pytest.mark.exhaustive  # the same inner backend as behind `mhc_compile.backend`
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_call_in_several_graphs_is_seen_graph_by_graph():
     x = torch.randn(2, 3, WIDTH, dtype=torch.float64)
