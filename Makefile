@@ -15,7 +15,7 @@ CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench lowest clean
+.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench study study-short lowest clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,7 +43,7 @@ deep-types: $(STAMP)  ## the same with the types of every library
 	$(BIN)/mypy --config-file build/deep-types.toml --cache-dir .mypy_cache/deep mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
-unit exhaustive mutants zoo fuzz gpu-proof lowest: export OMP_NUM_THREADS ?= 1
+unit exhaustive mutants zoo fuzz gpu-proof study study-short lowest: export OMP_NUM_THREADS ?= 1
 # Freed memory is kept instead of given back to the kernel and taken anew: a sixth of all processor time.
 unit exhaustive mutants zoo fuzz lowest: export MALLOC_TRIM_THRESHOLD_ ?= 2000000000
 unit exhaustive mutants zoo fuzz lowest: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
@@ -89,6 +89,12 @@ bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffi
 	for name in passes_scaling mixing training_step memory traffic backend_overhead calls decode; do \
 		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
 	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
+
+study: $(STAMP)  ## small models with every connection at equal tokens, three seeds; goes on where it was (2 hours)
+	$(BIN)/python -m benchmarks.study
+
+study-short: $(STAMP)  ## the same with fewer and shorter runs, within ten minutes
+	$(BIN)/python -m benchmarks.study --short
 
 clean:  ## remove .venv and everything generated
 	rm -rf .venv .venv-lowest build .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -23,6 +23,7 @@ examples
   mhc-compile explain hf:llama --train
   mhc-compile verify timm:resnet18
   mhc-compile connections --n 4 --channels 2048
+  mhc-compile diagnose model.py:make_model --checkpoint last.pt --plot figures
 
 exit codes
   0 done, at least one site   2 user error, nothing to transform, or not verified   70 internal error
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = verify.add_argument_group("output")
     _add_output_options(output, output)
     _add_connections(commands)
+    _add_diagnose(commands)
     return parser
 
 
@@ -80,6 +82,24 @@ def _add_connections(commands: Any) -> None:
     command.add_argument("--n", type=int, default=Config().n, help="count for this many streams (default: %(default)s)")
     command.add_argument("--channels", type=int, default=1024, metavar="C", help="and channels (default: %(default)s)")
     _add_output_options(command, command)
+
+
+def _add_diagnose(commands: Any) -> None:
+    diagnose = _add_command(
+        commands,
+        "diagnose",
+        "report what the hyper-connections of a checkpoint do with their streams",
+        "Transform a model, load a checkpoint, run it once and report gains, mixing and streams over depth.",
+    )
+    diagnose.set_defaults(command="diagnose", graph=None, why=None)
+    output = diagnose.add_argument_group("output")
+    _add_output_options(output, output)
+    output.add_argument("--plot", metavar="DIR", help="draw gain, R and streams over depth as PNG and SVG")
+    trained = diagnose.add_argument_group("what is looked at")
+    trained.add_argument(
+        "--checkpoint", metavar="F", help="weights; it says which connection and n they were made with"
+    )
+    trained.add_argument("--seed", type=int, default=0, help="of the weights without one, and of inputs (default: 0)")
 
 
 def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:

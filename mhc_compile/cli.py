@@ -1,7 +1,8 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
 `mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks,
-`mhc-compile verify TARGET` transforms the model and runs both, `mhc-compile connections` lists what a site can compute.
+`mhc-compile verify TARGET` transforms the model and runs both, `mhc-compile connections` lists what a site can compute,
+`mhc-compile diagnose TARGET` what the hyper-connections of a checkpoint do.
 
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
@@ -139,7 +140,24 @@ def _connections(arguments: argparse.Namespace) -> None:
     render_connections(found, _console(arguments.width), n=arguments.n, channels=arguments.channels)
 
 
-_COMMANDS = {"inspect": _inspect, "explain": _explain, "verify": _verify, "connections": _connections}
+def _diagnose(arguments: argparse.Namespace) -> None:
+    from mhc_compile.commands.diagnose import check_diagnose, diagnose_target
+
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    _check_early(arguments, options)
+    check_diagnose(arguments)
+    with _target(arguments, {}) as made:
+        pass  # what follows has a progress bar of its own
+    diagnose_target(arguments, *made, options, _console)
+
+
+_COMMANDS = {
+    "inspect": _inspect,
+    "explain": _explain,
+    "verify": _verify,
+    "connections": _connections,
+    "diagnose": _diagnose,
+}
 
 
 @contextmanager

@@ -6,22 +6,23 @@ The command line prints the message without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-from mhc_compile.warning_classes import DetachedModuleWarning as DetachedModuleWarning
-from mhc_compile.warning_classes import EarlyOptimizerWarning as EarlyOptimizerWarning
-from mhc_compile.warning_classes import FallbackWarning as FallbackWarning
-from mhc_compile.warning_classes import HookNotRunWarning as HookNotRunWarning
-from mhc_compile.warning_classes import LooseWeightsWarning as LooseWeightsWarning
-from mhc_compile.warning_classes import MissingSitesWarning as MissingSitesWarning
-from mhc_compile.warning_classes import NothingToTransformWarning as NothingToTransformWarning
-from mhc_compile.warning_classes import NotPreservingWarning as NotPreservingWarning
-from mhc_compile.warning_classes import PatternWarning as PatternWarning
-from mhc_compile.warning_classes import RecompilationWarning as RecompilationWarning
-from mhc_compile.warning_classes import RecompileLimitWarning as RecompileLimitWarning
-from mhc_compile.warning_classes import StreamsCutWarning as StreamsCutWarning
-from mhc_compile.warning_classes import UncompiledCodeWarning as UncompiledCodeWarning
-from mhc_compile.warning_classes import UntestedVersionWarning as UntestedVersionWarning
-from mhc_compile.warning_classes import UntrainedParametersWarning as UntrainedParametersWarning
-from mhc_compile.warning_classes import UnusedParametersWarning as UnusedParametersWarning
+from mhc_compile.user_warnings import AlarmWarning as AlarmWarning
+from mhc_compile.user_warnings import DetachedModuleWarning as DetachedModuleWarning
+from mhc_compile.user_warnings import EarlyOptimizerWarning as EarlyOptimizerWarning
+from mhc_compile.user_warnings import FallbackWarning as FallbackWarning
+from mhc_compile.user_warnings import HookNotRunWarning as HookNotRunWarning
+from mhc_compile.user_warnings import LooseWeightsWarning as LooseWeightsWarning
+from mhc_compile.user_warnings import MissingSitesWarning as MissingSitesWarning
+from mhc_compile.user_warnings import NothingToTransformWarning as NothingToTransformWarning
+from mhc_compile.user_warnings import NotPreservingWarning as NotPreservingWarning
+from mhc_compile.user_warnings import PatternWarning as PatternWarning
+from mhc_compile.user_warnings import RecompilationWarning as RecompilationWarning
+from mhc_compile.user_warnings import RecompileLimitWarning as RecompileLimitWarning
+from mhc_compile.user_warnings import StreamsCutWarning as StreamsCutWarning
+from mhc_compile.user_warnings import UncompiledCodeWarning as UncompiledCodeWarning
+from mhc_compile.user_warnings import UntestedVersionWarning as UntestedVersionWarning
+from mhc_compile.user_warnings import UntrainedParametersWarning as UntrainedParametersWarning
+from mhc_compile.user_warnings import UnusedParametersWarning as UnusedParametersWarning
 
 
 class MhcError(Exception):
@@ -128,12 +129,20 @@ class UnreadableCheckpointError(MhcError):
     """A checkpoint is truncated, incomplete, or no checkpoint at all."""
 
 
+class MissingCheckpointError(MhcError):
+    """There is no checkpoint at the place that was named."""
+
+
 class UnsafeCheckpointError(MhcError):
     """A checkpoint asks for code to be run; it was not."""
 
 
 class UnloadableEntryError(MhcError, TypeError):
     """Something that is to be saved is neither tensor nor plain data, so the checkpoint could not be loaded."""
+
+
+class NothingObservedError(MhcError):
+    """A call ran none of the hyper-connections of a model, or they have no values, so there are no figures."""
 
 
 class NotPreservingError(MhcError):

@@ -30,13 +30,13 @@ KERNEL_INTERFACE = {
 LINES, FILES = 250, 18
 
 _BOTTOM_UP = """
-warning_classes errors versions former_modules _torch_compat
+user_warnings errors versions former_modules _torch_compat
 kernels.late kernels.formulas config targets arguments
 kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
 passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
-wording twin capture programs dynamo files model optimizers verification report
-export traced checkpoint sharded pretrained transform pipeline
-mhc_compile cli
+wording twin capture programs dynamo files model optimizers verification diagnostics report
+export traced checkpoint sharded pretrained transform pipeline restored
+mhc_compile commands cli
 """
 ORDER = _BOTTOM_UP.split()
 """Every room, and every file that lies in none, from the bottom to the top: each imports only what stands before it."""
@@ -200,7 +200,7 @@ def test_kernels_know_nothing_of_graphs_and_models(path):
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"terminal", "parts", "verification", "cli"}
+    assert found == {"terminal", "parts", "verification", "diagnosis", "cli"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=label)

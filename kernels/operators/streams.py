@@ -44,14 +44,14 @@ def coefficients(X: Tensor, params: Sequence[Tensor], *, connection: str, axis: 
         InvalidOptionError: the connection is not known or does not take n streams.
     """
     n, axis = X.shape[0], axis % (X.ndim - 1)
-    with _full_precision(X):
+    with full_precision(X):
         return find(connection, n).coefficients(X, params, n=n, axis=axis)
 
 
 def entry_coefficients(x: Tensor, params: Sequence[Tensor], *, connection: str, n: int, axis: int) -> Coefficients:
     """`coefficients(expand(x, n=n), ...)` to rounding, from `x` alone."""
     axis %= x.ndim
-    with _full_precision(x):
+    with full_precision(x):
         return find(connection, n).coefficients(x.unsqueeze(0), params, n=n, axis=axis)
 
 
@@ -104,7 +104,7 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
     if how == "mean" or X.shape[0] == 1:
         return read(X, reference.mean_weights(X))
     axis %= X.ndim - 1
-    with _full_precision(X):
+    with full_precision(X):
         weights = reference.learned_weights(X, params, axis=axis)
     return read(X, weights)
 
@@ -173,7 +173,7 @@ def _weight(how: str, n: int) -> float:
     return 1 / n if how == "mean" else 1.0
 
 
-def _full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Switches autocast off where the device of `tensor` has it, so that coefficients keep their dtype."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import linecache
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from mhc_compile.twin.owned import Owner
 
 Code = Callable[..., Any]
 _numbers = itertools.count()
+_PARTS = "mhc_parts"
+"""Attribute of a function that calls a module with generated code: how it is made, and the code."""
 
 
 def split(
@@ -62,6 +65,21 @@ def _execute(source: str, namespace: dict[str, Any]) -> Code:
     return function
 
 
+def substituted(code: Code, others: Mapping[Code, Code]) -> Code:
+    """A copy of generated code that calls `others[f]` in place of `f`, also in the code that it hands to modules."""
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, types.FunctionType):
+            return value
+        if _PARTS in vars(value):
+            make, inner = vars(value)[_PARTS]
+            return make(substituted(inner, others))
+        return others.get(value, value)
+
+    namespace = {name: other(value) for name, value in code.__globals__.items()}
+    return types.FunctionType(code.__code__, namespace, code.__name__)
+
+
 class _Linker:
     """Makes what code calls. Parts that are alike get the same function, so that Dynamo compiles it once for all."""
 
@@ -75,7 +93,9 @@ class _Linker:
         region = part.scope.region
         key = (code, name, region)
         if key not in self._calls:
-            call = _calling(code) if region is None else _recomputing(code, region.keywords)
+            make = _calling if region is None else functools.partial(_recomputing, keywords=region.keywords)
+            call = make(code)
+            vars(call)[_PARTS] = (make, code)
             # What torch.fx prints for the call: the name of the module in generated code and in tracebacks.
             call.__name__ = call.__qualname__ = identifier(name or "model")
             call.__module__ = "mhc_compile.generated"

@@ -59,7 +59,7 @@ def _assemble(
     choice: Choice,
     rejections: Sequence[Rejected],
 ) -> Plan:
-    sites = {s.add: _site(graph, config, s, choice) for chain in chains for s in chain.sites}
+    sites = {s.add: _site(graph, config, s, choice, chain) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     hidden = hidden_adds(graph)
     rejected = sorted([*((r.add, _rejection(graph, r)) for r in rejections), *hidden], key=lambda r: r[0])
@@ -89,12 +89,14 @@ def _notes(plan: Plan, by_name: Mapping[str, fx.Node], config: Config) -> Iterat
         yield f"the function of the model is not kept in general: {why}"
 
 
-def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice) -> Site:
+def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice, chain: Chain) -> Site:
     node, channels = graph.nodes[site.add], choice.channels[site.add]
     names, count = graph.names, channels.count
     return Site(
         key=choice.keys[site.add],
         former=choice.former_key(site.add),
+        before=choice.keys[chain.before[site.add]] if site.add in chain.before else "",
+        moves_tokens=site.add in chain.moved,
         add=names[site.add],
         adds=tuple(names[i] for i in site.total.adds),
         skip=names[site.skip.operand],

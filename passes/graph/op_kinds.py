@@ -49,6 +49,8 @@ LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST, Ki
 
 MOVING = frozenset({Kind.SHAPE, Kind.SELECT})
 """Kinds behind which tokens are elsewhere, or fewer."""
+ELSEWHERE = MOVING | {Kind.ARRANGE}
+"""Kinds behind which another token stands in the place of one, such as `roll`."""
 
 _NAMES: dict[Kind, str] = {
     Kind.ADD: "add",

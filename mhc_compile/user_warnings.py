@@ -1,6 +1,26 @@
-"""One class per warning; users find them in `mhc_compile.errors`, beside the errors."""
+"""One class per warning: what a user should look at, though the call went on. All of them are in `errors`, too."""
 
 from __future__ import annotations
+
+__all__ = [
+    "AlarmWarning",
+    "DetachedModuleWarning",
+    "EarlyOptimizerWarning",
+    "FallbackWarning",
+    "HookNotRunWarning",
+    "LooseWeightsWarning",
+    "MissingSitesWarning",
+    "NotPreservingWarning",
+    "NothingToTransformWarning",
+    "PatternWarning",
+    "RecompilationWarning",
+    "RecompileLimitWarning",
+    "StreamsCutWarning",
+    "UncompiledCodeWarning",
+    "UntestedVersionWarning",
+    "UntrainedParametersWarning",
+    "UnusedParametersWarning",
+]
 
 
 class NothingToTransformWarning(UserWarning):
@@ -61,6 +81,10 @@ class FallbackWarning(UserWarning):
 
 class MissingSitesWarning(UserWarning):
     """A kind of call reaches fewer residual connections than the plan of the model has."""
+
+
+class AlarmWarning(UserWarning):
+    """A training that is recorded shows something to look at: a gain, a collapse, a value that is not finite."""
 
 
 class UntestedVersionWarning(UserWarning):

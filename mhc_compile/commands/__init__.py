@@ -1,0 +1,4 @@
+"""Commands of the command line that take more than a few lines.
+
+Nothing else imports them.
+"""
