@@ -1,6 +1,7 @@
 """The command line: `mhc-compile inspect TARGET` reports what would be rewritten, and changes nothing.
 
-`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks.
+`mhc-compile explain TARGET` reports the same for each graph that torch.compile makes, with the graph breaks,
+`mhc-compile estimate TARGET` what a training step would cost, `mhc-compile report TARGET -o FILE.html` writes a page.
 
 Tracing, model libraries and rich are imported inside functions, so that `--help` and usage errors answer at once.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _inspect(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     _check_early(arguments, options)
+    if arguments.rewrites is not None:
+        return _rewrites(arguments, options)
     with _target(arguments, options) as (target, model_options):
         import mhc_compile
 
@@ -107,7 +111,51 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise NothingToTransformError(f"{arguments.target} has no residual add that can be rewritten, in any graph")
 
 
-_COMMANDS = {"inspect": _inspect, "explain": _explain}
+def _rewrites(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    with _target(arguments, {}) as (target, inputs):
+        from mhc_compile.report.rewrites import watch_rewrites
+        from mhc_compile.report.rewrites_table import render_rewrites
+
+        found = watch_rewrites(target.model, Config(**options), arguments.rewrites, **inputs)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        render_rewrites(found, _console(arguments.width), target=arguments.target)
+
+
+def _estimate(arguments: argparse.Namespace) -> None:
+    from mhc_compile.commands.estimate import estimate_options
+
+    options = estimate_options(arguments)
+    with _target(arguments, options) as (target, options):
+        import mhc_compile
+
+        found = mhc_compile.estimate(target.model, **options)
+    if arguments.json:
+        print(found.to_json())
+        return
+    from mhc_compile.report.estimate_table import render_estimate
+
+    render_estimate(found, _console(arguments.width), target=arguments.target)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    _check_early(arguments, options)
+    from mhc_compile.commands.report import check_report, write_report
+
+    check_report(arguments)
+    with _target(arguments, {}) as (target, inputs):
+        written = write_report(arguments, target, options, inputs)
+    print(json.dumps(written) if arguments.json else f"report written to {arguments.output}")
+
+
+_COMMANDS = {
+    "inspect": _inspect,
+    "explain": _explain,
+    "estimate": _estimate,
+    "report": _report,
+}
 
 
 @contextmanager

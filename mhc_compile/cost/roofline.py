@@ -1,0 +1,102 @@
+"""From counted bytes and FLOPs to seconds: the slower of memory and arithmetic, kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mhc_compile.cost.count import Counted
+from mhc_compile.cost.devices import Device
+from mhc_compile.cost.figures import Figure, PlainStep, Row, Scheme
+from mhc_compile.cost.mixing import SINGLE, Mixing
+from mhc_compile.cost.traffic import SLOWDOWN_CPU, SLOWDOWN_GPU, Traffic
+
+_ADAMW = (
+    7  # tensors of the size of the parameters: reads parameter, gradient and two means, writes all but the gradient
+)
+_STATES = 4  # parameter, gradient, two means
+LAUNCHES = 6  # kernels of a boundary, both ways (docs/kernels.md)
+
+UNFUSED, PAPERS, OURS = "one kernel per formula", "the paper's kernels", "this project's kernels"
+
+
+def plain_step(counted: Counted, device: Device, dtype: str) -> PlainStep:
+    """A training step of the model as it is, with AdamW."""
+    flop_rate, byte_rate = device.flop_rate(dtype), device.byte_rate
+    kernels = sum(max(k.flops / flop_rate, k.bytes / byte_rate) + device.launch for k in counted.kernels)
+    update = _ADAMW * counted.parameter_bytes
+    size = counted.parameter_bytes / _itemsize(dtype)
+    return PlainStep(
+        Figure(size, "", "counted"),
+        Figure(counted.flops, "FLOP", "matrix products, convolutions and attention, forward and backward, counted"),
+        Figure(counted.bytes + update, "B", "each kernel: what it reads from outside and leaves; AdamW 7 parameters"),
+        Figure(counted.kept, "B", "tensors that autograd saves, each storage once, without parameters"),
+        Figure(_STATES * counted.parameter_bytes + counted.kept, "B", "4 parameters (with gradient, AdamW) + kept"),
+        Figure(
+            kernels + update / byte_rate, "s",
+            f"sum over {len(counted.kernels)} kernels of max(FLOP / {flop_rate:.3g}, B / {byte_rate:.3g}) "
+            f"+ {device.launch * 1e6:g} us, and AdamW",
+        ),
+    )  # fmt: skip
+
+
+def _itemsize(dtype: str) -> int:
+    import torch
+
+    return int(getattr(torch, dtype).itemsize)
+
+
+def row_of(mixing: Mixing, device: Device, plain: PlainStep) -> Row:
+    """What one number of streams and one connection add to a plain step."""
+    kept, less = mixing.kept(), mixing.kept(recompute=True)
+    state = _STATES * SINGLE * mixing.plan.parameters
+    restores = mixing.config.effective_connection == "mhc"
+    before = plain.memory.value + state
+    return Row(
+        mixing.n,
+        mixing.config.effective_connection,
+        Figure(mixing.plan.parameters, "", "sum over sites of the connection's parameters"),
+        Figure(
+            mixing.flops(), "FLOP", "per token and site: 6 n C columns for coefficients, 14 n C + 8 n^2 C else"
+        ),
+        Figure(kept, "B", "per site: T C b (n + 1) + 4 T (n^2 + n + columns + 1)"),
+        Figure(less, "B", "per site: T C b (n / L + 1) + 4 T (n^2 + n + columns + 1), L = sqrt(n sites / (n + 2))")
+        if restores
+        else None,
+        Figure(before + kept, "B", "plain memory + 16 B for each new parameter + kept"),
+        Figure(before + less, "B", "the same with kept, recomputed") if restores else None,
+        tuple(_schemes(mixing, device, plain)),
+    )  # fmt: skip
+
+
+def _schemes(mixing: Mixing, device: Device, plain: PlainStep) -> Iterator[Scheme]:
+    slowdown = SLOWDOWN_CPU if device.name == "cpu" else SLOWDOWN_GPU
+    steps = mixing.ours()
+    rest = mixing, device, plain
+    yield _scheme(UNFUSED, "T C b (8 n + 2) forward, 1.5 times that backward", mixing.unfused(), None, 24, *rest)
+    paper = "T C b (4 n + 2) forward (arXiv 2512.24880), 1.5 times that backward"
+    yield _scheme(PAPERS, paper, mixing.papers(), None, 2 * LAUNCHES, *rest)
+    ours = "sum over steps (docs/kernels.md): a boundary T C b (2 n + 2) forward, (3 n + 3) backward"
+    yield _scheme(OURS, ours, steps, mixing.ours(slowdown), LAUNCHES, *rest)
+
+
+def _scheme(
+    name: str, formula: str, moved: Traffic, waited: Traffic | None, launches: int,
+    mixing: Mixing, device: Device, plain: PlainStep,
+) -> Scheme:  # fmt: skip
+    """`waited` are the bytes times how much longer than its bytes each step takes."""
+    saved, update = mixing.replaced().total, _ADAMW * SINGLE * mixing.plan.parameters
+    moving = ((waited or moved).total + update - saved) / device.byte_rate
+    products = mixing.products() / device.product_rate
+    starting = mixing.launches(launches) * device.launch
+    extra = moving + products + starting
+    total = plain.seconds.value + extra
+    return Scheme(
+        name,
+        Figure(moved.total + update - saved, "B", f"{formula}; + coefficients, phi; - 3 T C b of each add"),
+        Figure(
+            total, "s",
+            f"plain + (B x slowdown) / {device.byte_rate:.3g} + products / {device.product_rate:.3g} "
+            f"+ {launches} launches of {device.launch * 1e6:g} us a step",
+        ),
+        Figure(100 * extra / plain.seconds.value, "%", "(seconds - plain seconds) / plain seconds"),
+    )  # fmt: skip
