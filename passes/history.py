@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import fx
 
+from mhc_compile.passes.plan.keys import identifier
+
 Watch = Callable[[str, fx.GraphModule], AbstractContextManager[None]]
 """Entered around every pass, with its name and the graph that it works on."""
 
@@ -32,11 +34,21 @@ def unwatched(name: str, gm: fx.GraphModule) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Line:
-    """One node as text, and the key of the site that it was made for, "" for a node of the model's own."""
+    """One node as text.
+
+    Attributes:
+        text: "" for what only looks up a parameter: its users name the parameter.
+        site: key of the site that it was made for, "" for a node of the model's own.
+        reads: names of what the rewrite has made and this node reads.
+    """
 
     text: str
-    site: str
+    site: str = ""
+    reads: tuple[str, ...] = ()
 
+
+GAP = "…"
+"""Stands for lines that are left out."""
 
 Snapshot = dict[str, Line]
 """Name of a node -> its line, in graph order."""
@@ -98,7 +110,7 @@ class History:
 
 def snapshot(gm: fx.GraphModule) -> Snapshot:
     """The graph as text, node by node."""
-    return {node.name: Line(_text(node), node.meta.get("mhc", {}).get("site", "")) for node in gm.graph.nodes}
+    return {node.name: _line(node) for node in gm.graph.nodes}
 
 
 def around(graph: Snapshot, site: str, own: Collection[str]) -> tuple[str, ...]:
@@ -109,11 +121,16 @@ def around(graph: Snapshot, site: str, own: Collection[str]) -> tuple[str, ...]:
         site: key of the site; what the rewrite has made for it belongs to it.
         own: names of the model's own nodes that belong to it.
     """
+    start = f"{identifier(site)}_"
+    made = {name: line for name, line in graph.items() if line.site == site or name.startswith(start)}
+    sources = {read for line in made.values() for read in line.reads}
     lines: list[str] = []
     gap = False
     for name, line in graph.items():
-        if name in own or line.site == site:
-            lines += ["…"] if gap and lines else []
+        if not line.text:
+            continue
+        if name in own or name in made or name in sources:
+            lines += [GAP] if gap and lines else []
             lines.append(line.text)
             gap = False
         else:
@@ -121,11 +138,16 @@ def around(graph: Snapshot, site: str, own: Collection[str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _line(node: fx.Node) -> Line:
+    made = tuple(source.name for source in node.all_input_nodes if "mhc" in source.meta)
+    return Line(_text(node), node.meta.get("mhc", {}).get("site", ""), made)
+
+
 def _text(node: fx.Node) -> str:
     if node.op == "placeholder":
         return f"{node.name} = input"
     if node.op == "get_attr":
-        return f"{node.name} = self.{node.target}"
+        return ""
     if node.op == "output":
         return f"return {_value(node.args[0])}"
     if node.op == "call_method":
@@ -149,4 +171,5 @@ def _value(value: Any) -> str:
         return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_value(v)}" for key, v in value.items()) + "}"
-    return str(value)
+    is_parameter = isinstance(value, fx.Node) and value.op == "get_attr"
+    return f"self.{value.target}" if is_parameter else str(value)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from mhc_compile import _torch_compat as compat
 
+_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 _PICKS = frozenset({"embedding", "index", "index_select", "gather"})  # read as much as they return
 
 
@@ -108,23 +109,19 @@ def _counted(call: Callable[[], Any], trained: Sequence[Tensor], own: set[Any]) 
     recorder = _recorder()
     with recorder:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = _floats(call())
+            outputs = _tensors(call())
         recorder.backward = True
-        grads = _gradients(outputs, trained)
+        grads = _gradients([t for t in outputs if t.is_floating_point() and t.requires_grad], trained)
     results = {StorageWeakRef(t.untyped_storage()) for t in (*outputs, *grads)}
     activations = sum(size for key, size in kept.items() if key not in own)
     parameters = sum(t.nbytes for t in trained)
     return Counted(tuple(_kernels(recorder.operations, results)), activations, parameters)
 
 
-def _floats(outputs: Any) -> list[Tensor]:
-    flat = compat.tree_flatten(_plain(outputs))[0]
-    return [t for t in flat if isinstance(t, Tensor) and t.is_floating_point() and t.requires_grad]
-
-
-def _plain(outputs: Any) -> Any:
+def _tensors(outputs: Any) -> list[Tensor]:
     """Outputs of Hugging Face are mappings that pytree may not know."""
-    return dict(outputs) if isinstance(outputs, Mapping) else outputs
+    plain = dict(outputs) if isinstance(outputs, Mapping) else outputs
+    return [t for t in compat.tree_flatten(plain)[0] if isinstance(t, Tensor)]
 
 
 def _gradients(outputs: Sequence[Tensor], trained: Sequence[Tensor]) -> list[Tensor]:
@@ -154,8 +151,7 @@ def _recorder() -> Any:
 def _operation(func: Any, args: Any, kwargs: Any, out: Any, backward: bool) -> Operation:
     name = str(func)
     namespace, short = name.split(".")[:2]
-    formula = flop_registry.get(getattr(getattr(torch.ops, namespace), short, None))
-    flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+    flops = _flops(getattr(getattr(torch.ops, namespace), short, None), short, args, kwargs, out)
     reads, writes = _storages((args, kwargs)), _storages(out)
     if not short.endswith("_") and writes.keys() <= reads.keys() and not flops:
         writes = {}  # a view: nothing moves, and whoever uses it is said to read its base
@@ -164,6 +160,17 @@ def _operation(func: Any, args: Any, kwargs: Any, out: Any, backward: bool) -> O
         most = sum(writes.values())
         reads = {key: min(size, most) for key, size in reads.items()}
     return Operation(name, flops, reads, writes, backward)
+
+
+def _flops(operator: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
+    """By PyTorch's formulas, and for attention on a CPU, which these lack; half of it where a token sees those before it."""
+    if name.startswith(_ATTENTION):
+        causal = kwargs.get("is_causal") or any(value is True for value in args)
+        shapes = [value.shape for value in args if isinstance(value, Tensor)]
+        count = sdpa_backward_flop_count(*shapes[:4]) if name.endswith("_backward") else sdpa_flop_count(*shapes[:3])
+        return int(count) // (2 if causal else 1)
+    formula = flop_registry.get(operator)
+    return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
 def _storages(values: Any) -> dict[Any, int]:

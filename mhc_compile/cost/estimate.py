@@ -23,6 +23,7 @@ from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.programs.variants import plan_of, training_mode
 
 DEFAULT_N = (2, 4, 8)
+_SHORT = 5e-3  # seconds
 _UNTIMED = "kernels were timed on an H100 at n = 4 only: for {} the same time over that of the bytes is assumed"
 
 
@@ -124,9 +125,8 @@ def _estimated(
     plain = plain_step(counted, device, name)
     mixings = [Mixing(plan, config, scale, itemsize) for plan, config in zip(plans, configs, strict=True)]
     rows = tuple(row_of(mixing, device, plain) for mixing in mixings)
-    return Estimate(
-        device, name, round(traced * scale), len(plans[0].sites), plain, rows, (*notes, *scaled, *_on(device, plans))
-    )
+    notes = (*notes, *scaled, *_on(device, plans, plain.seconds.value))
+    return Estimate(device, name, round(traced * scale), len(plans[0].sites), plain, rows, notes)
 
 
 def _element(site: Site, dtype: torch.dtype | None) -> tuple[int, str]:
@@ -134,14 +134,16 @@ def _element(site: Site, dtype: torch.dtype | None) -> tuple[int, str]:
     return kind.itemsize, str(kind).removeprefix("torch.")
 
 
-def _on(device: Device, plans: Sequence[Plan]) -> Iterator[str]:
+def _on(device: Device, plans: Sequence[Plan], seconds: float) -> Iterator[str]:
     if device.name not in ("cpu", "h100"):
         yield _UNTIMED.format(device.title)
     elif device.name == "h100":
         yield _UNTIMED.format("other n")
     if any(plan.connection not in ("mhc", "residual") for plan in plans):
         yield "only mhc has kernels of its own: other connections are counted with one kernel per formula"
-    yield "attention is counted in full, also where a mask leaves out half of it; the loss is not counted"
+    if seconds < _SHORT and device.name != "cpu":
+        yield "a step this short is mostly launches: write tokens (--tokens 16384) for a batch that fills the device"
+    yield "causal attention is counted half, other masks leave out nothing; the loss is not counted"
 
 
 def _enlarged(inputs: Inputs, factor: float) -> tuple[Inputs, float, tuple[str, ...]]:

@@ -8,8 +8,10 @@ from mhc_compile.cost.figures import Estimate, Figure, Row
 from mhc_compile.page.html import listing, row, table, tag, words
 from mhc_compile.report.estimate_table import figure_text
 
-_HEADS = ("n and connection", "New parameters", "FLOPs", "Kept", "Kept, recomputed", "Memory", "Memory, recomputed",
-          "Step")  # fmt: skip
+_HEADS = ("n and connection", "Longer step", "Step", "Memory", "Memory, recomputed", "Kept", "Kept, recomputed",
+          "New parameters", "New FLOPs")  # fmt: skip
+_PLAIN = {"parameters": "parameters", "flops": "arithmetic of a step", "bytes": "memory traffic of a step",
+          "kept": "kept for the backward", "memory": "memory", "seconds": "step"}  # fmt: skip
 
 
 def show_cost(found: Estimate) -> str:
@@ -22,12 +24,12 @@ def show_cost(found: Estimate) -> str:
     return "".join(
         [
             tag("p", tag("span", "estimate", class_="badge"), words(f" {head}")),
+            tag("h3", "The plain model"),
             tag("dl", *_plain(found), class_="cards"),
             tag("h3", "Longer step, in per cent of the plain one"),
             _bars(found),
             tag("h3", "To choose from"),
-            table("Cost by number of streams and connection", _heads(found), map(_row, found.rows),
-                  numbers=_heads(found)[1:]),
+            table("Cost by number of streams and connection", _HEADS, map(_row, found.rows), numbers=_HEADS[1:]),
             tag("details", tag("summary", "Formula of every figure"), _formulas(found), class_="formulas"),
             listing(found.notes),
         ]
@@ -36,22 +38,14 @@ def show_cost(found: Estimate) -> str:
 
 def _plain(found: Estimate) -> Iterator[str]:
     for name, figure in vars(found.plain).items():
-        yield tag("div", tag("dt", words(f"plain {name}")), tag("dd", words(figure_text(figure)), title=figure.formula))
-
-
-def _heads(found: Estimate) -> tuple[str, ...]:
-    return (*_HEADS, *(f"+ %, {scheme.name}" for scheme in found.rows[0].schemes))
+        yield tag("div", tag("dt", _PLAIN[name]), tag("dd", words(figure_text(figure)), title=figure.formula))
 
 
 def _row(r: Row) -> str:
-    figures = (r.parameters, r.flops, r.kept, r.kept_recomputed, r.memory, r.memory_recomputed, r.ours.seconds)
-    overheads = [scheme.overhead for scheme in r.schemes]
-    cells = [_cell(figure) for figure in (*figures, *overheads)]
-    return row([words(f"{r.n} · {r.connection}"), *cells], numbers=range(1, len(cells) + 1))
-
-
-def _cell(figure: Figure | None) -> str:
-    return words(figure_text(figure))
+    figures = (r.ours.overhead, r.ours.seconds, r.memory, r.memory_recomputed, r.kept, r.kept_recomputed,
+               r.parameters, r.flops)  # fmt: skip
+    cells = [words(figure_text(figure)) for figure in figures]
+    return row([words(f"n = {r.n}, {r.connection}"), *cells], numbers=range(1, len(cells) + 1))
 
 
 def _bars(found: Estimate) -> str:

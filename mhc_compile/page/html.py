@@ -10,13 +10,13 @@ from mhc_compile.report.svg import clean
 _VOID = frozenset({"input", "br", "meta", "link"})
 
 
-def tag(name: str, *children: str, **attributes: object) -> str:
+def tag(element: str, /, *children: str, **attributes: object) -> str:
     """An element around children that are HTML already; see `words` for text.
 
     `class_` is written `class`, `aria_label` is written `aria-label`; True is an attribute without a value, None none.
     """
-    opened = f"<{name}{''.join(_attribute(key, value) for key, value in attributes.items())}>"
-    return opened if name in _VOID else f"{opened}{''.join(children)}</{name}>"
+    opened = f"<{element}{''.join(_attribute(key, value) for key, value in attributes.items())}>"
+    return opened if element in _VOID else f"{opened}{''.join(children)}</{element}>"
 
 
 def _attribute(key: str, value: object) -> str:

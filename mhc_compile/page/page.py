@@ -134,7 +134,7 @@ def _heading(page: Page) -> Iterator[str]:
 def _estimated(found: Estimate, plan: Plan) -> dict[str, str]:
     r = next((r for r in found.rows if r.n == plan.n), found.rows[0])
     text = quantity(r.ours.overhead.value, "%")
-    return {f"longer step, estimate for {found.device.name} at n = {r.n}": f"+ {text}"}
+    return {f"longer step, estimated for {found.device.name} at {found.tokens:,} tokens": f"+ {text}"}
 
 
 def _sections(page: Page) -> Iterator[tuple[str, str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mhc_compile.page.html import code, row, table, tag, words
+from mhc_compile.page.html import row, table, tag, words
 from mhc_compile.passes.plan.data import Plan, Rejection
 from mhc_compile.passes.plan.steps import Step
 from mhc_compile.report.recommendations import advice_on
@@ -22,12 +22,12 @@ def site_table(plan: Plan) -> str:
     for site in plan.sites:
         segment = str(segment_of[site.key])
         cells = [
-            code(site.key), segment, words(site.kind), words(f"{shape_text(site.shape)} {site.dtype}"),
+            tag("code", words(site.key)), segment, words(site.kind), words(f"{shape_text(site.shape)} {site.dtype}"),
             f"{site.parameters:,}", words(site.branch_summary), _step(steps.get(site.key)),
             words(short_location(site.location)),
         ]  # fmt: skip
         rows.append(row(cells, numbers=(1, 4), data_segment=segment, data_kind=site.kind))
-    made = table("Sites", _HEADS, rows, numbers=("Segment", "New parameters"), sortable=True)
+    made = table("Table of sites", _HEADS, rows, numbers=("Segment", "New parameters"), sortable=True)
     segments = [str(segment.index) for segment in plan.segments]
     return _filters("site-table", len(rows), segment=segments, kind=kinds) + tag("div", made, id="site-table")
 
@@ -78,5 +78,6 @@ def _reason(name: str, members: list[Rejection]) -> str:
 
 def _rows(members: list[Rejection]) -> Iterator[str]:
     for r in members:
-        yield row([code(r.add), words(r.detail), words(shape_text(r.shape)), code(r.module) if r.module else "",
-                   words(short_location(r.location))])  # fmt: skip
+        module = tag("code", words(r.module)) if r.module else ""
+        source = words(short_location(r.location))
+        yield row([tag("code", words(r.add)), words(r.detail), words(shape_text(r.shape)), module, source])

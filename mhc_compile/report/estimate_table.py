@@ -32,7 +32,11 @@ def render_estimate(found: Estimate, console: Console, *, target: str) -> None:
         )
     )
     section(console, "The plain model", _plain(found, console.is_terminal))
-    section(console, "With hyper-connections (estimates)", _rows(found, console.is_terminal))
+    section(
+        console,
+        "With hyper-connections (estimates; step and + % as timed)",
+        _rows(found, console.is_terminal),
+    )
     section(console, "Formulas (per step; T tokens, C channels, b bytes of an element, n streams)", _formulas(found))
     bulleted(console, "Notes", found.notes)
 
@@ -44,19 +48,19 @@ def _plain(found: Estimate, boxed: bool) -> Table:
 
 
 def _rows(found: Estimate, boxed: bool) -> Table:
-    schemes = [scheme.name for scheme in found.rows[0].schemes]
-    names = ("n", "Connection", "Parameters", "FLOPs", "Kept", "recomputed", "Memory", "recomputed ")
-    numbers = ("Step", *(f"+ % {name}" for name in schemes))
-    table = new_table(boxed, *names, *numbers, right=("n", *names[2:], *numbers))
+    others = [scheme.name for scheme in found.rows[0].schemes[:-1]]
+    numbers = ("Step", "+ %", "Memory", "recomputed", "Kept", "recomputed ", "Parameters", "FLOPs")
+    overheads = [f"+ % {name}" for name in others]
+    table = new_table(boxed, "n", "Connection", *numbers, *overheads, right=("n", *numbers, *overheads))
     for row in found.rows:
         table.add_row(str(row.n), row.connection, *_cells(row))
     return table
 
 
 def _cells(row: Row) -> list[str]:
-    figures = (row.parameters, row.flops, row.kept, row.kept_recomputed, row.memory, row.memory_recomputed)
-    overheads = (f"{scheme.overhead.value:.1f}" for scheme in row.schemes)
-    return [*map(figure_text, figures), figure_text(row.ours.seconds), *overheads]
+    figures = (row.memory, row.memory_recomputed, row.kept, row.kept_recomputed, row.parameters, row.flops)
+    overheads = [f"{scheme.overhead.value:.1f}" for scheme in row.schemes]
+    return [figure_text(row.ours.seconds), overheads[-1], *map(figure_text, figures), *overheads[:-1]]
 
 
 def _formulas(found: Estimate) -> Table:

@@ -14,7 +14,7 @@ from mhc_compile.capture.inputs import missing_inputs, resolve_inputs
 from mhc_compile.capture.trace import capture
 from mhc_compile.config import Config
 from mhc_compile.errors import InvalidOptionError, NothingToTransformError
-from mhc_compile.passes.history import PASSES, History, PassRecord, around
+from mhc_compile.passes.history import GAP, PASSES, History, PassRecord, around
 from mhc_compile.passes.order import make_plan, rewrite_graph
 from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.report.collapse import collapse
@@ -50,7 +50,7 @@ class Rewrites:
         """The lines around the site: `-` is gone, `+` is new, two spaces stay; empty if nothing changed there."""
         before, after = self.around(record, after=False), self.around(record, after=True)
         diff = list(unified_diff(before, after, lineterm="", n=max(len(before), len(after))))[3:]
-        return tuple(f"{line[0]} {line[1:]}" for line in diff)
+        return tuple(f"{line[0]} {line[1:]}" for line in diff if line not in (f"+{GAP}", f"-{GAP}"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

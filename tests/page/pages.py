@@ -12,17 +12,35 @@ from tests import hand_plans as hand
 
 
 def estimate() -> Estimate:
-    plain = PlainStep(*(Figure(10.0**9, unit, "counted") for unit in ("", "FLOP", "B", "B", "B")), Figure(0.062, "s", "sum"))
+    plain = PlainStep(
+        *(Figure(10.0**9, unit, "counted") for unit in ("", "FLOP", "B", "B", "B")), Figure(0.062, "s", "sum")
+    )
     return Estimate(GPUS["h100"], "bfloat16", 16_384, 24, plain, tuple(_row(n) for n in (2, 4, 8)), ("a note",))
 
 
 def _row(n: int) -> Row:
     schemes = tuple(
-        Scheme(name, Figure(n * 1e9, "B", f"{name} bytes"), Figure(0.07, "s", "plain + B"), Figure(share * n, "%", "ratio"))
-        for name, share in (("one kernel per formula", 20.0), ("the paper's kernels", 12.0), ("this project's kernels", 8.0))
+        Scheme(
+            name, Figure(n * 1e9, "B", f"{name} bytes"), Figure(0.07, "s", "plain + B"), Figure(share * n, "%", "ratio")
+        )
+        for name, share in (
+            ("one kernel per formula", 20.0),
+            ("the paper's kernels", 12.0),
+            ("this project's kernels", 8.0),
+        )
     )
     bytes_ = Figure(n * 1e9, "B", "T C b")
-    return Row(n, "mhc", Figure(n * 1e5, "", "sum"), Figure(n * 1e10, "FLOP", "per token"), bytes_, bytes_, bytes_, bytes_, schemes)
+    return Row(
+        n,
+        "mhc",
+        Figure(n * 1e5, "", "sum"),
+        Figure(n * 1e10, "FLOP", "per token"),
+        bytes_,
+        bytes_,
+        bytes_,
+        bytes_,
+        schemes,
+    )
 
 
 def rewrites() -> Rewrites:
@@ -41,7 +59,9 @@ def small_page() -> Page:
         hand.rejection("scale", Reason.SCALAR, detail=""),
         hand.rejection("far", Reason.NESTED, detail="x" * 60),
     )
-    panel = Panel("Gain over depth", ("Site", "Forward"), (("blocks.0.attn", "1.02"), ("blocks.0.mlp", "1.31")), ("ok",))
+    panel = Panel(
+        "Gain over depth", ("Site", "Forward"), (("blocks.0.attn", "1.02"), ("blocks.0.mlp", "1.31")), ("ok",)
+    )
     plan = hand.plan([hand.transformer()], rejected, notes=("built on the CPU",))
     return Page("timm:vit_tiny <b>", plan, estimate(), rewrites(), (panel,))
 
