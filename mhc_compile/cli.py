@@ -36,6 +36,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _MIN_WIDTH = 40
 _PIPE_WIDTH = 10_000  # columns when nobody looks: nothing is ever folded
 _OPTIONS = ("n", "connection", "init", "reduce", "include", "exclude", "nested", "min_sites")
+_DOING = {"estimate": "tracing, and counting one training step", "report": "tracing, counting, rewriting a copy"}
 _BEFORE_KEY = re.compile(r",(?=\s*[A-Za-z_][\w.]*\s*=)")  # a comma inside a value, as in [2,2], is left alone
 
 
@@ -172,7 +173,7 @@ def _target(arguments: argparse.Namespace, options: dict[str, Any]) -> Iterator[
             arguments.target, meta=not arguments.no_meta, config=parse_options(items), inputs=arguments.input
         )
         target.model.train(arguments.train)
-        say("tracing and looking for residual connections")
+        say(_DOING.get(arguments.command, "tracing and looking for residual connections"))
         args, kwargs = target.example_inputs, target.example_kwargs
         if args or kwargs:  # else those the model declares
             options = {**options, "example_inputs": args, "example_kwargs": kwargs}

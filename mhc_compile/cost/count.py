@@ -6,6 +6,7 @@ what comes from outside and writes what is needed outside. Nothing runs, and the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -74,6 +75,8 @@ def count_step(
     Raises:
         RuntimeError: what the model's code raises on fake tensors.
     """
+    tensors = (*model.parameters(), *model.buffers())
+    shell = copy.deepcopy(model, {id(t): t for t in tensors})  # its code may write to attributes
     mode = compat.FakeTensorMode(allow_non_fake_inputs=True)
     made: dict[int, Tensor] = {}
 
@@ -85,11 +88,11 @@ def count_step(
         return made[id(value)]
 
     with mode, torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        state = {name: fake(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
+        state = {name: fake(t) for name, t in (*shell.named_parameters(), *shell.named_buffers())}
         inputs = compat.tree_map(fake, (tuple(args), dict(kwargs)))
         own = {StorageWeakRef(t.untyped_storage()) for t in state.values()}
         trained = [t for t in state.values() if t.requires_grad]
-        return _counted(lambda: torch.func.functional_call(model, state, *inputs), trained, own)
+        return _counted(lambda: torch.func.functional_call(shell, state, *inputs), trained, own)
 
 
 def _fake(value: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -134,7 +137,7 @@ def _gradients(outputs: Sequence[Tensor], trained: Sequence[Tensor]) -> list[Ten
 def _recorder() -> Any:
     """A dispatch mode that lists every operation; made late, for its base class is a private name."""
 
-    class Recorder(compat.TorchDispatchMode):  # type: ignore[misc, name-defined]
+    class Recorder(compat.TorchDispatchMode):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.operations: list[Operation] = []
@@ -163,7 +166,7 @@ def _operation(func: Any, args: Any, kwargs: Any, out: Any, backward: bool) -> O
 
 
 def _flops(operator: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
-    """By PyTorch's formulas, and for attention on a CPU, which these lack; half of it where a token sees those before it."""
+    """By PyTorch's formulas; they lack attention on a CPU, of which half is counted where it is causal."""
     if name.startswith(_ATTENTION):
         causal = kwargs.get("is_causal") or any(value is True for value in args)
         shapes = [value.shape for value in args if isinstance(value, Tensor)]

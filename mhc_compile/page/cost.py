@@ -18,7 +18,7 @@ def show_cost(found: Estimate) -> str:
     """The part of a page on cost."""
     device = found.device
     head = (
-        f"Estimate for {device.title}: {found.tokens:,} tokens a step, {found.dtype}, forward, backward and AdamW. "
+        f"For {device.title}: {found.tokens:,} tokens a step, {found.dtype}, forward, backward and AdamW. "
         "The model itself was not measured."
     )
     return "".join(

@@ -60,6 +60,22 @@ def test_the_model_is_left_as_it_is() -> None:
     assert all(p.grad is None for p in model.parameters()) and torch.equal(torch.get_rng_state(), state)
 
 
+def test_attributes_that_the_code_writes_stay_with_the_copy() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.seen, self.last = nn.Linear(8, 8), [], None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(x)
+            self.last = self.fc(x)
+            return self.last
+
+    model = Caching()
+    assert counted(model, torch.randn(5, 8)).flops > 0
+    assert model.seen == [] and model.last is None
+
+
 def test_the_meta_device_gives_the_same() -> None:
     with torch.device("meta"):
         model, x = Tower(), torch.randn(4, 5, WIDTH)

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-AREAS = ("detect", "rewrite", "fuse", "kernels", "capture", "model", "calls", "dynamo", "checkpoint", "distributed")
+AREAS = (
+    "detect",
+    "rewrite",
+    "fuse",
+    "kernels",
+    "capture",
+    "model",
+    "calls",
+    "dynamo",
+    "checkpoint",
+    "distributed",
+    "cost",
+)
 _SOURCES = (".py", ".h")
 
 
