@@ -2,8 +2,8 @@
 
 On the CPU, the training step of the small GPT of `benchmarks.training_step` is measured at n = 2, 4 and 8, compiled,
 one step of each candidate in turn. On the H100 it is the step of docs/kernels.md, measured once. `overhead` is how much
-longer a step gets; the first `error` is that of the step, the second that of the overhead. Times on the CPU are the
-fastest of all rounds, as those of the copy and the product from which the estimate is made: what else runs only adds.
+longer a step gets; the first `error` is that of the step, the second that of the overhead. Times on the CPU are
+processor seconds of one thread, the fastest of all rounds: what else runs on the machine only adds to them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def cpu(rounds: int) -> list[Row]:
     found = mhc_compile.estimate(plain, "cpu", n=NUMBERS, example_inputs=(data[0],))
     models = {"vanilla": plain, **{f"n = {n}": ours(plain, n, data[0]) for n in NUMBERS}}
     compiled = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
-    timed = interleaved({name: step(model, data) for name, model in compiled.items()}, rounds)
+    timed = interleaved({name: step(model, data) for name, model in compiled.items()}, rounds, clock=time.process_time)
     base = timed["vanilla"].fastest
     return [
         Row(

@@ -36,7 +36,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(option, value)
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, Timed]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timed]:
     """Seconds per call; `calls` of every candidate per round, after one untimed round.
 
     A GPU that is in use is waited for before and after the calls, not between them: where it is the slower one, the
@@ -45,7 +50,7 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, cal
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
-            took = _seconds(run, calls)
+            took = _seconds(run, calls, clock)
             if number:
                 seconds[name].append(took)
     return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
@@ -66,14 +71,14 @@ def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str,
     return working
 
 
-def _seconds(run: Callable[[], object], calls: int) -> float:
+def _seconds(run: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         run()
     wait()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def copy_bandwidth(device: str = "cpu", rounds: int = 7) -> float:

@@ -1,11 +1,11 @@
-// `node check_page.mjs MODULES CHROMIUM PAGE.html OUT`: opens a page as a person would, and prints what was found as JSON.
+// `node check_page.mjs MODULES CHROMIUM PAGE.html OUT [load]`: opens a page as a person would, and prints what was found as JSON.
 // MODULES is a node_modules folder with playwright-core and axe-core.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [modules, executablePath, file, out] = process.argv.slice(2);
+const [modules, executablePath, file, out, what] = process.argv.slice(2);
 const require = createRequire(join(resolve(modules), "x.js"));
 const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
@@ -26,8 +26,9 @@ async function open(width, height, colorScheme) {
   return page;
 }
 
-for (const [width, height] of [[1440, 900], [390, 844]]) {
-  for (const scheme of ["light", "dark"]) {
+const sizes = what === "load" ? [[1440, 900]] : [[1440, 900], [390, 844]];
+for (const [width, height] of sizes) {
+  for (const scheme of what === "load" ? ["light"] : ["light", "dark"]) {
     const page = await open(width, height, scheme);
     await page.screenshot({ path: join(out, `${width}-${scheme}.png`) });
     for (const name of ["streams", "sites", "alone", "cost", "diagnostics", "code"]) {
@@ -46,6 +47,12 @@ for (const [width, height] of [[1440, 900], [390, 844]]) {
     }
     await page.close();
   }
+}
+
+if (what === "load") {
+  await browser.close();
+  console.log(JSON.stringify(found, null, 1));
+  process.exit(0);
 }
 
 // With the keyboard alone.
