@@ -25,7 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Without a GPU, PyTorch looks for NVIDIA's library at every operator on fake tensors, unless none is visible."""
+    """Garbage is looked for less often than Python does: models of tests are small, and graphs are many objects.
+
+    Without a GPU, PyTorch looks for NVIDIA's library at every operator on fake tensors, unless none is visible.
+    """
+    gc.set_threshold(20_000, 20, 50)
     if not session.config.getoption("numprocesses", None):
         import torch
 

@@ -269,11 +269,15 @@ def truncate(file):
         lambda folder: truncate(folder / RECORD),
         lambda folder: edited(folder, RECORD, lambda data: data.pop("plans")),
         lambda folder: edited(folder, RECORD, lambda data: data["plans"][0]["sites"][0].update(kind=3)),
+        lambda folder: edited(folder, RECORD, lambda data: data["plans"][0]["sites"].pop(0)),
         lambda folder: truncate(folder / "config.json"),
         lambda folder: truncate(folder / "model.safetensors"),
         lambda folder: (folder / "model.safetensors").unlink(),
     ],
-    ids=["no plan", "half a plan", "no plans in it", "an odd plan", "half a configuration", "half the weights", "none"],
+    ids=[
+        *("no plan", "half a plan", "no plans in it", "an odd plan", "a site is missing"),
+        *("half a configuration", "half the weights", "none"),
+    ],
 )
 def test_a_folder_that_is_not_whole_is_one_clear_error(folder, break_it):
     break_it(folder)

@@ -12,10 +12,10 @@ from tests.zoo.checks import check
 from tests.zoo.doors import check_doors
 
 FEW = (
-    "hf:t5",  # cross-attention
     "torchvision:resnet18",  # projected shortcuts
 )
 MORE = (
+    "hf:t5",  # cross-attention, which `test_pretrained.py` and `test_caches.py` have
     "hf:bert",  # post-norm, which `test_pretrained.py` has; a module called `self`, which `test_hosts.py` has
     "hf:mixtral",  # mixture of experts: `passes/shapes.py` has one
     "hf:swin",  # windows between skip and add: `passes/test_channels.py` has permutations inside the branch
@@ -38,7 +38,8 @@ def test_sites_are_found_the_function_is_kept_and_new_parameters_learn(target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["hf:llama", *also("hf:t5", "hf:mamba", "hf:bart")])
+@pytest.mark.exhaustive  # `test_caches.py` generates with a Llama, `zoo/test_calls.py` checks small models
+@pytest.mark.parametrize("target", ["hf:llama", "hf:t5", "hf:mamba", "hf:bart"])
 def test_language_models_train_and_generate_as_they_are(target):
     result = check_calls(target)
     assert result.passed, result.failure

@@ -16,7 +16,6 @@ from mhc_compile.dynamo.graph_form import OpenGraph
 from mhc_compile.dynamo.new_parameters import connections_of
 from mhc_compile.errors import OtherParametersError, SecondModelError
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.passes.plan.keys import ROOT_KEY
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.find_objects import alive
 from mhc_compile.twin.hyper_connections import CHILD
@@ -74,8 +73,9 @@ def check_parts(model: nn.Module) -> None:
     child = connections_of(model)
     for name, part in model.named_modules() if child is not None else ():
         if isinstance(part, Served) and part is not model:
-            keys = {name if key == ROOT_KEY else f"{name}.{key}" for key in part.hyper_connections}
-            twice = [key for key in child or () if key in keys]
+            # By weights: a part that has one site alone calls it by another name than the whole does.
+            owned = child.weights.items() if child is not None else ()
+            twice = [key for key, weights in owned if weights and all(w.startswith(f"{name}.") for w in weights)]
             if twice:
                 raise OtherParametersError(
                     f"{name} was made by mhc_compile.transform, and the {CHILD} of this {type(model).__name__} hold "

@@ -18,7 +18,7 @@ def chain_lengths(
     """For each candidate, the number of sites in the chain (or tree) it belongs to, on its own level.
 
     Args:
-        candidates: residual adds in graph order.
+        candidates: residual adds in graph order; those without a weight join two chains and do not count.
         links: what joins them.
         around: the adds in whose branch each candidate lies. A link between two levels does not count: the first site
             inside a long skip often continues the stream the skip leaves from, and would count both levels as one.
@@ -28,14 +28,16 @@ def chain_lengths(
         link = links.get(c.add)
         if link is not None and around[link.source] == around[c.add]:
             root[c.add] = root[link.source]
-    sizes: dict[int, int] = {}
-    for r in root.values():
-        sizes[r] = sizes.get(r, 0) + 1
+    sizes = Counter(root[c.add] for c in candidates if not c.weightless)
     return {add: sizes[r] for add, r in root.items()}
 
 
 def resolve_nesting(
-    graph: Ancestry, candidates: Sequence[Candidate], how: str, channel_axes: Mapping[int, int] | None = None
+    graph: Ancestry,
+    candidates: Sequence[Candidate],
+    how: str,
+    channel_axes: Mapping[int, int] | None = None,
+    mixers: Sequence[Candidate] = (),
 ) -> tuple[list[Candidate], dict[int, Candidate]]:
     """Keep one level of nested residuals.
 
@@ -46,16 +48,16 @@ def resolve_nesting(
             "inner".
         channel_axes: of the candidates, where they are known. A long skip around sites of another resolution bridges
             them and continues no chain: its length is one.
+        mixers: sums without a weight, which become sites of a chain that goes through them.
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    links = find_links(graph, candidates)
-    around = _surroundings(candidates, links)
+    around = _surroundings(candidates, find_links(graph, candidates))
     if not any(around.values()):
         return list(candidates), {}
     conflicts = _conflicts(around)
-    length = chain_lengths(candidates, links, around)
+    length = _lengths(graph, candidates, mixers)
     length.update(dict.fromkeys(_bridges(graph, around, channel_axes or {}), 1))
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
@@ -73,6 +75,15 @@ def resolve_nesting(
         else:
             dropped[candidate.add] = winner
     return [c for c in candidates if c.add in kept], dropped
+
+
+def _lengths(graph: Ancestry, candidates: Sequence[Candidate], mixers: Sequence[Candidate]) -> dict[int, int]:
+    """`chain_lengths` of the candidates and of what may join them."""
+    adds = {c.add for c in candidates}
+    joining = [m for m in mixers if not adds & m.branch_nodes]
+    everything = sorted([*candidates, *joining], key=lambda c: c.add)
+    links = find_links(graph, everything)
+    return chain_lengths(everything, links, _surroundings(everything, links))
 
 
 def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, frozenset[int]]:

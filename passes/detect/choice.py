@@ -54,9 +54,11 @@ def choose(graph: Ancestry, config: Config, taken: Collection[str] = (), known: 
     found, rejected = find_residuals(graph)
     found, foreign = _without_look_alikes(graph, found)
     channels, unclear = _split_by_channels(graph, found)
-    chooser = _Chooser(graph, config, taken, known, [c for c in found if c.add in channels], channels)
+    without_weight = find_mixers(graph, rejected)
+    sized = [c for c in found if c.add in channels]
+    chooser = _Chooser(graph, config, taken, known, sized, channels, without_weight)
     kept, keys, left_out = chooser.levels()
-    mixers = chooser.mixers(kept, keys, find_mixers(graph, rejected))
+    mixers = chooser.mixers(kept, keys)
     problem = unmatched(config, [*keys.values(), *(key for _, _, key in mixers)])
     if problem:
         raise PatternError(problem)
@@ -115,6 +117,7 @@ class _Chooser:
     known: Known
     found: Sequence[Candidate]
     channels: Mapping[int, Channels]
+    without_weight: Sequence[Candidate]
 
     def levels(self) -> tuple[list[Candidate], dict[int, str], list[Rejected]]:
         """Resolve nesting and carry out `include` and `exclude`; what a site left out displaced comes back."""
@@ -122,7 +125,7 @@ class _Chooser:
         left_out: dict[int, Candidate] = {}
         while True:
             rest = [c for c in self.found if c.add not in left_out]
-            kept, nested = resolve_nesting(self.graph, rest, self.config.nested, axes)
+            kept, nested = resolve_nesting(self.graph, rest, self.config.nested, axes, self.without_weight)
             keys = self.named([*kept, *left_out.values()])
             unwanted = {c.add: c for c in kept if not is_chosen(keys[c.add], self.config)}
             if not unwanted:
@@ -154,10 +157,9 @@ class _Chooser:
             weights.setdefault(weight, module_of(weight, is_module=self.graph.nodes[i].op == "call_module"))
         return Owner(tuple(weights), tuple(weights.values()), module_path_of(self.graph.nodes[candidate.add]))
 
-    def mixers(
-        self, kept: Sequence[Candidate], keys: Mapping[int, str], mixers: Sequence[Candidate]
-    ) -> list[tuple[Candidate, Channels, str]]:
+    def mixers(self, kept: Sequence[Candidate], keys: Mapping[int, str]) -> list[tuple[Candidate, Channels, str]]:
         """The sums without a weight that lie on a stream between sites, named after the site they lie beside."""
+        mixers = self.without_weight
         beside = company(self.graph, kept, mixers)
         both = [*kept, *(m for m in mixers if m.add in beside)]
         sizes, _ = _split_by_channels(self.graph, both) if beside else ({}, [])

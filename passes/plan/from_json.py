@@ -19,6 +19,10 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
         KeyError, TypeError, ValueError: it is no plan.
     """
     plan: Plan = _decode(Plan, data)
+    named = {key for segment in plan.segments for key in segment.sites}
+    named |= {key for step in plan.steps for key in (step.writes, step.gates) if key}
+    if missing := sorted(named - {site.key for site in plan.sites}):
+        raise ValueError(f"the site {missing[0]!r} is named and not described")
     return plan
 
 

@@ -102,7 +102,7 @@ def test_generate_with_a_cache_gives_the_tokens_it_gives_without(cache: dict[str
 
 @pytest.mark.parametrize("reentrant", [False, *also(True)])  # Dynamo traces both alike
 def test_gradient_checkpointing(reentrant: bool) -> None:
-    model, x = llama().train(), ids()
+    model, x = llama(1).train(), ids()
     twin = copy.deepcopy(model)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     models = (model, twin)
@@ -112,6 +112,6 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     randomise(*models)
     for call in compiled:
         call(x, labels=x, use_cache=False).loss.backward()
-    assert list(model.hyper_connections) == KEYS
+    assert list(model.hyper_connections) == KEYS[:2]
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5), name

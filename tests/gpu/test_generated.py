@@ -70,7 +70,7 @@ def test_every_step_is_a_hand_written_kernel(width: int) -> None:
         assert "torch.ops.mhc." not in stage.source.split("async_compile.wait")[1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the kernels of one block are in the test before
 def test_an_interior_site_adds_two_launches_forward_and_four_backward_and_inductor_adds_none() -> None:
     """Of a site against a plain residual."""
     programs = [program(make, depth=depth) for make in (models.transformer, models.plain) for depth in (2, 1)]
@@ -91,7 +91,7 @@ def test_inductor_knows_which_tensors_the_kernels_write(n: int) -> None:
     assert generated.forward.overwritten == generated.backward.overwritten == ()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # with open sizes Inductor compiles on the CPU in `test_recomputed.py` and others
 def test_another_batch_size_needs_no_other_program() -> None:
     generated = program(dynamic=True)
     forward, backward = both(generated)
@@ -123,11 +123,9 @@ def test_the_fake_device_is_gone_afterwards() -> None:
     assert (torch.cuda.is_available(), torch.utils._triton.has_triton()) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "dynamic"),  # all of them compile in `compiled/test_resources.py`: here it is how Inductor calls them
-    [("forward", False), *also(("backward", False), ("forward", True), ("backward", True))],
-)
+@pytest.mark.exhaustive  # one of them compiles in `compiled/test_resources.py`: here it is how Inductor calls them
+@pytest.mark.parametrize("stage", ["forward", "backward"])
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_the_kernels_in_the_program_compile_for_an_h100(stage: str, dynamic: bool) -> None:
     generated: Stage = getattr(program(dynamic=dynamic), stage)
     one_of_each = dict(sources(generated.source).values())  # that of an entry or of a boundary further in

@@ -154,9 +154,9 @@ def test_a_language_model_generates_the_same(buffers):
 @torch.no_grad()
 def test_a_folder_is_loaded_with_a_map_of_devices(tmp_path):
     ids = torch.arange(12).reshape(2, 6)
-    hyper = moved(tiny_llama(), example_inputs=None, example_kwargs={"input_ids": ids})
+    hyper = moved(tiny_llama(layers=1), example_inputs=None, example_kwargs={"input_ids": ids})
     hyper.save_pretrained(tmp_path / "saved")
-    devices = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.layers.1": "cpu", "model.norm": "cpu"}
+    devices = {"model.embed_tokens": "cpu", "model.layers.0": "disk", "model.norm": "cpu"}
     devices |= {"model.rotary_emb": "cpu", "lm_head": "disk", "hyper_connections": "disk"}
     again = mhc_compile.from_pretrained(tmp_path / "saved", device_map=devices, offload_folder=tmp_path / "disk")
     assert again.lm_head.weight.is_meta

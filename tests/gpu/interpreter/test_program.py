@@ -17,7 +17,6 @@ from mhc_compile.kernels.operators import ops
 from tests.gpu import models
 from tests.gpu.program import Program
 from tests.gpu.running import run
-from tests.tables import also
 
 TOLERANCE = 1e-4  # relative to the largest value, fp32
 
@@ -54,16 +53,13 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", ["channels first", *also(*(case for case in models.CASES if case != "channels first"))]
-)
+@pytest.mark.exhaustive  # which kernels a program calls is in `test_generated.py`, what they compute in `test_steps.py`
+@pytest.mark.parametrize("case", models.CASES)
 def test_the_generated_program_computes_output_and_every_gradient(case: str, tmp_path: Path) -> None:
     model, (x,) = models.CASES[case]()
     assert_computes(generated(tmp_path, case), model, x)
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_program_for_any_batch_serves_another_one(tmp_path: Path) -> None:
     model, (x,) = models.CASES["transformer"]()

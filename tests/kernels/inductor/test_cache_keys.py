@@ -6,44 +6,52 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-
-from mhc_compile.kernels.inductor import cache_keys as inductor_cache
-
-PROGRAM = """
-import json, sys, torch
 from torch._dynamo.utils import counters
+
 from mhc_compile.kernels.inductor import cache_keys as inductor_cache
 from mhc_compile.kernels.operators import ops
 from tests.kernels.step_inputs import step_inputs
-data = step_inputs(4, ((8, 16), 1))
-torch.compiler.config.cache_key_tag = sys.argv[1]
-for sources in sys.argv[2:]:
-    if sources != "as they are":
-        inductor_cache.sources_hash = lambda: sources
-    torch.compiler.reset()
-    counters.clear()
-    step = torch.compile(lambda X, y, mix: ops.leave(X, y, mix, n=4, axis=1, scale=0.25))
-    step(data.X, data.y, data.mix)
-    print(json.dumps({**counters["inductor"], **counters["aot_autograd"]}))
+
+ROOT = Path(__file__).parents[3]
+AS_THEY_ARE = "as they are"
+
+PROGRAM = """
+import sys
+from tests.kernels.inductor.test_cache_keys import print_hits
+print_hits(*sys.argv[1:])
 """
 
 
-def hits(tag: str, *sources: str) -> list[bool]:
-    """Whether a fresh process finds the program, for kernels with these sources, among those of this tag."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, tag, *sources], check=True, capture_output=True, text=True)
-    counters = [json.loads(line) for line in done.stdout.splitlines()[-len(sources) :]]
-    return [bool(c.get("autograd_cache_hit", 0) or c.get("fxgraph_cache_hit", 0)) for c in counters]
+def is_hit(tag: str, sources: str) -> bool:
+    """Whether the program of a step is found among those of this tag, for kernels with these sources."""
+    data = step_inputs(4, ((8, 16), 1))
+    torch.compiler.reset()
+    counters.clear()
+    known = inductor_cache.sources_hash if sources == AS_THEY_ARE else lambda: sources
+    with torch.compiler.config.patch(cache_key_tag=tag), mock.patch.object(inductor_cache, "sources_hash", known):
+        step = torch.compile(lambda X, y, mix: ops.leave(X, y, mix, n=4, axis=1, scale=0.25))
+        step(data.X, data.y, data.mix)
+    found = {**counters["inductor"], **counters["aot_autograd"]}
+    return bool(found.get("autograd_cache_hit", 0) or found.get("fxgraph_cache_hit", 0))
+
+
+def print_hits(tag: str, *sources: str) -> None:
+    """What a fresh process says."""
+    print(json.dumps([is_hit(tag, each) for each in sources]))
 
 
 @pytest.mark.slow
-def test_a_program_is_reused_until_a_kernel_changes() -> None:
+def test_a_program_is_reused_by_another_process_until_a_kernel_changes() -> None:
     """A tag of its own in the cache of all: in a new one the C++ compiler would begin with the headers of PyTorch."""
     tag = str(uuid.uuid4())
-    assert hits(tag, "as they are") == [False]
-    assert hits(tag, "as they are", "an edited kernel") == [True, False]
+    assert not is_hit(tag, AS_THEY_ARE)
+    command = [sys.executable, "-c", PROGRAM, tag, AS_THEY_ARE, "an edited kernel"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, False]
 
 
 def test_passes_of_the_user_stay() -> None:

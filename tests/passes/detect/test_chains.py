@@ -6,7 +6,7 @@ from torch import nn
 
 from mhc_compile.passes.detect.chains import resolve_nesting
 from mhc_compile.passes.detect.links import find_links
-from mhc_compile.passes.detect.residuals import find_residuals
+from mhc_compile.passes.detect.residuals import find_mixers, find_residuals
 from tests.passes.graphs import graph_of
 from tests.passes.layers import Net, conv, images, mlps, tokens
 
@@ -108,6 +108,23 @@ def one_of_many(m, x):
 ])  # fmt: skip
 def test_one_level_of_nested_sites_is_kept(body, longest, outer, inner):
     assert [kept(body, how) for how in ("longest", "outer", "inner")] == [longest, outer, inner]
+
+
+def test_a_chain_goes_on_through_sums_without_a_weight():
+    """The sites inside are four in one chain, those with the long skip two: none of them would be long enough alone."""
+
+    def body(m, x):
+        h = x = x + m.f0(x)
+        for f in (m.f1, m.f2, m.f3):
+            h = m.n(h + torch.fft.fft(h, dim=1).real)
+            h = m.n(h + f(h))
+        return x + h
+
+    graph = graph_of(Net(body, n=nn.LayerNorm(8), **mlps(4)).double().eval(), X)
+    found, rejected = find_residuals(graph)
+    chosen, (displaced,) = resolve_nesting(graph, found, "longest", mixers=find_mixers(graph, rejected))
+    assert chosen == found[:4] and displaced == found[4].add
+    assert [c.add for c in resolve_nesting(graph, found, "longest")[0]] == [found[0].add, found[4].add]
 
 
 def test_sites_that_are_not_nested_are_all_kept():
