@@ -91,6 +91,9 @@ def _add_report(commands: Any) -> None:
     report.set_defaults(command="report", graph=None)
     _add_cost_options(report.add_argument_group("what is estimated"))
     output = report.add_argument_group("output")
+    output.add_argument(
+        "--diagnostics", metavar="FILE.json", help="show what diagnose --json has printed of a trained checkpoint"
+    )
     output.add_argument("-o", "--output", metavar="FILE.html", required=True, help="where to write the page")
     _add_output_options(output, output, every=False)
 

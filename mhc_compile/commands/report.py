@@ -10,6 +10,7 @@ from typing import Any
 from mhc_compile.commands.estimate import cost_options
 from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, NothingToTransformError
+from mhc_compile.page.diagnosis import read_diagnosis
 from mhc_compile.page.page import Page, check_output, write_page
 
 _SIZES = (2, 4, 8)
@@ -40,12 +41,16 @@ def write_report(
         What is on it, in numbers: path, size in bytes, sites, adds left alone, sections that are missing.
 
     Raises:
+        InvalidOptionError: the file of diagnostics is none, or about another model.
         NothingToTransformError: there is no site; the page with the reasons is written all the same.
     """
     import mhc_compile
 
     plan = mhc_compile.plan(target.model, **options, **inputs)
     page = Page(arguments.target, replace(plan, notes=(*target.notes, *plan.notes)))
+    if arguments.diagnostics:
+        keys = {site.key for site in plan.sites}
+        page = replace(page, diagnostics=read_diagnosis(arguments.diagnostics, keys))
     if plan.sites:
         page = _with_code(_with_cost(page, arguments, target.model, options, inputs), target.model, options, inputs)
     write_page(page, arguments.output)

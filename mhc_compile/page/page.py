@@ -12,31 +12,13 @@ from mhc_compile.errors import InvalidOptionError
 from mhc_compile.page.code import show_code
 from mhc_compile.page.cost import show_cost
 from mhc_compile.page.html import listing, row, table, tag, words
+from mhc_compile.page.panel import Panel
 from mhc_compile.page.streams import draw_streams
 from mhc_compile.page.tables import left_alone, site_table
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.report.recommendations import recommend
 from mhc_compile.report.rewrites import Rewrites
 from mhc_compile.wording import quantity
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One table of diagnostics, ready to be shown.
-
-    Attributes:
-        title: what it shows.
-        columns: names of its columns.
-        rows: texts, as many in each as there are columns; the first names the row.
-        notes: sentences below.
-        drawings: SVG elements above the table, each with a title inside.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    drawings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +140,8 @@ def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
 def _panel(panel: Panel) -> str:
     rows = (row([words(cell) for cell in cells], numbers=range(1, len(cells))) for cells in panel.rows)
     shown = table(panel.title, panel.columns, rows, numbers=panel.columns[1:]) if panel.rows else ""
-    return tag("h3", words(panel.title)) + "".join(panel.drawings) + shown + listing(panel.notes)
+    drawn = [tag("div", drawing, class_="drawn") for drawing in panel.drawings]
+    return tag("h3", words(panel.title)) + listing(panel.notes) + "".join(drawn) + shown
 
 
 def _section(name: str, title: str, content: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mhc_compile.cost.devices import GPUS
 from mhc_compile.cost.figures import Estimate, Figure, PlainStep, Row, Scheme
-from mhc_compile.page.page import Page, Panel
+from mhc_compile.page.diagnosis import panels_of
+from mhc_compile.page.page import Page
 from mhc_compile.passes.history import Line, PassRecord
 from mhc_compile.passes.plan.data import Reason
 from mhc_compile.report.rewrites import Rewrites
@@ -52,6 +55,15 @@ def rewrites() -> Rewrites:
     return Rewrites(0.5, records, plan, site)
 
 
+def diagnosis() -> dict[str, Any]:
+    """What `diagnose --json` prints of a model whose gain grows."""
+    sites = [
+        {"key": site.key, "gain_forward": 1.1, "composite_forward": 1.1**i, "composite_backward": 1.1 ** (24 - i)}
+        for i, site in enumerate(hand.transformer())
+    ]
+    return {"sites": sites, "alarms": [{"kind": "gain", "site": "blocks.3.mlp", "sentence": "the gain is above 2"}]}
+
+
 def small_page() -> Page:
     """Two towers of one transformer each, adds left alone for two reasons, cost, code, diagnostics."""
     rejected = (
@@ -59,11 +71,8 @@ def small_page() -> Page:
         hand.rejection("scale", Reason.SCALAR, detail=""),
         hand.rejection("far", Reason.NESTED, detail="x" * 60),
     )
-    panel = Panel(
-        "Gain over depth", ("Site", "Forward"), (("blocks.0.attn", "1.02"), ("blocks.0.mlp", "1.31")), ("ok",)
-    )
     plan = hand.plan([hand.transformer()], rejected, notes=("built on the CPU",))
-    return Page("timm:vit_tiny <b>", plan, estimate(), rewrites(), (panel,))
+    return Page("timm:vit_tiny <b>", plan, estimate(), rewrites(), panels_of(diagnosis()))
 
 
 def large_page(sites: int) -> Page:

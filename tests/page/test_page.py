@@ -91,6 +91,13 @@ def test_cost_and_code_and_diagnostics_are_left_out_where_there_are_none() -> No
     assert "There is no estimate: because" in reader.words
 
 
+def test_diagnostics_are_drawn_and_listed(page: Reader) -> None:
+    text = " ".join(page.words)
+    assert "the gain is above 2" in text and "Composite gain, forward" in text
+    assert [a["aria-label"] for a in page.of("svg")] == ["Composite gain over depth"]
+    assert len([a for a in page.of("path") if "curve" in str(a.get("class"))]) == 2
+
+
 def test_a_model_without_sites_still_has_its_reasons() -> None:
     reader = Reader(to_html(Page("m", hand.plan([], (hand.rejection("mask"),)))))
     assert [a["id"] for a in reader.of("section")] == ["advice", "alone"]
