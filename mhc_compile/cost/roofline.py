@@ -100,10 +100,11 @@ def _schemes(mixing: Mixing, device: Device, plain: PlainStep) -> Iterator[Schem
 def _scheme(way: _Way, mixing: Mixing, device: Device, plain: PlainStep) -> Scheme:
     saved, update = mixing.replaced().total, _ADAMW * SINGLE * mixing.plan.parameters
     moving = (way.waited.total + update - saved) / device.byte_rate
-    products = mixing.products() / device.product_rate if way.products_apart else 0.0
+    rate = device.product_rate(mixing.columns)
+    products = mixing.products() / rate if way.products_apart else 0.0
     extra = moving + products + mixing.launches(way.launches) * device.launch
     total = plain.seconds.value + extra
-    apart = f" + products / {device.product_rate:.3g}" if way.products_apart else ""
+    apart = f" + products / {rate:.3g}" if way.products_apart else ""
     starts = f" + {way.launches} launches of {device.launch * 1e6:g} us a step"
     return Scheme(
         way.name,

@@ -23,5 +23,6 @@ def test_every_gpu_has_speeds_for_every_dtype(name: str) -> None:
 
 def test_the_cpu_is_measured_on_the_threads_it_has() -> None:
     device = find_device("cpu")
+    assert device.product_rate(24) == device.flops["float32"] < device.product_rate(80) == device.product_rate(500)
     assert 1e8 < device.flop_rate("float32") < 1e14 and 1e8 < device.byte_rate < 1e13
     assert str(torch.get_num_threads()) in device.title and "measured" in device.source
