@@ -44,7 +44,7 @@ class Device:
     def product_rate(self, columns: int) -> float:
         """FLOP per second of products with phi, which is fp32: on a GPU TF32.
 
-        On a CPU they were timed alone (a boundary at C = 384 and 1024, less its bytes): as fast as a large product at 24
+        On a CPU they were timed alone (a boundary at C = 384 and 1024, less its bytes): like a large product at 24
         columns, 1.2 times that at 80, which fill the registers better.
         """
         if self.name != "cpu":
