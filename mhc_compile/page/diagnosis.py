@@ -15,9 +15,9 @@ from mhc_compile.report.svg import element, line, text
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 760.0, 220.0, 52.0, 28.0, 12.0
 _COLUMNS = {
     "gain_forward": "Gain, forward",
-    "gain_backward": "backward",
+    "gain_backward": "Gain, backward",
     "composite_forward": "Composite gain, forward",
-    "composite_backward": "backward ",
+    "composite_backward": "Composite gain, backward",
     "entropy": "Entropy of R",
     "spread": "Spread of streams",
     "similarity": "Similarity",

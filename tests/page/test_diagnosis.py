@@ -12,7 +12,7 @@ from tests.page.pages import diagnosis
 
 def test_a_row_for_each_site_and_the_alarms_below() -> None:
     (panel,) = panels_of(diagnosis())
-    assert panel.columns == ("Site", "Gain, forward", "Composite gain, forward", "backward ")
+    assert panel.columns == ("Site", "Gain, forward", "Composite gain, forward", "Composite gain, backward")
     assert len(panel.rows) == 24 and panel.rows[0] == ("blocks.0.attn", "1.1", "1", "9.85")
     assert panel.notes == ("the gain is above 2",)
     assert panels_of({"sites": diagnosis()["sites"]})[0].notes == ("No alarm.",)
