@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mhc_compile._torch_compat import tree_flatten, tree_map
 from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
+from mhc_compile.capture.wrapped import reject_wrapped
 from mhc_compile.config import Config, make_config
 from mhc_compile.cost.count import Counted, count_step
 from mhc_compile.cost.devices import Device, check_device, find_device
@@ -20,6 +21,7 @@ from mhc_compile.cost.roofline import plain_step, row_of
 from mhc_compile.errors import CaptureError, InvalidOptionError, NothingToTransformError
 from mhc_compile.model.modes import trace_one
 from mhc_compile.passes.plan.data import Plan, Site
+from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.programs.variants import plan_of, training_mode
 
 DEFAULT_N = (2, 4, 8)
@@ -69,12 +71,14 @@ def estimate(
         InvalidOptionError: the device is not known, or an option is out of its domain.
         NothingToTransformError: the model has no site.
         CaptureError: the model cannot be traced, or its code does not run on fake tensors.
+        MhcError: it is no module, is transformed already, or wrapped.
     """
     configs, left_out = _configs(n, connection, options)
     if isinstance(device, str):
         check_device(device)
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
         raise InvalidOptionError(f"tokens={tokens!r} is not an int of at least 1: write for example tokens=16384")
+    reject_wrapped(check_untransformed(model))
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         raise missing_inputs(model, "an estimate counts one step")

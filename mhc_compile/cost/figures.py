@@ -44,6 +44,7 @@ class Row:
         kept_recomputed: the same under `recompute="auto"`; None where a connection has no steps that restore streams.
         memory: parameters, gradients, optimizer and what is kept, of the whole model.
         memory_recomputed: the same under `recompute="auto"`.
+        seconds_recomputed: of a step under `recompute="auto"`, with this project's kernels as timed.
         schemes: one kernel per formula, the paper's kernels, this project's by their bytes and as timed.
     """
 
@@ -55,6 +56,7 @@ class Row:
     kept_recomputed: Figure | None
     memory: Figure
     memory_recomputed: Figure | None
+    seconds_recomputed: Figure | None
     schemes: tuple[Scheme, ...]
 
     @property
@@ -117,7 +119,15 @@ class Estimate:
         row = self.rows[0]
         for name, figure in (*vars(self.plain).items(),):
             yield f"plain {name}", figure.formula
-        for name in ("parameters", "flops", "kept", "kept_recomputed", "memory", "memory_recomputed"):
+        for name in (
+            "parameters",
+            "flops",
+            "kept",
+            "kept_recomputed",
+            "memory",
+            "memory_recomputed",
+            "seconds_recomputed",
+        ):
             figure = next((f for r in self.rows if (f := getattr(r, name)) is not None), None)
             if figure is not None:
                 yield f"{name.replace('_recomputed', ', recomputed')}", figure.formula

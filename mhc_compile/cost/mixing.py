@@ -26,7 +26,6 @@ from mhc_compile.passes.plan.steps import StepKind
 
 SINGLE = 4  # bytes of the dtype of new parameters and coefficients
 _SINKHORN = 20
-_LAUNCHES = Mapping[StepKind, int]
 
 
 @dataclass(frozen=True)

@@ -50,24 +50,31 @@ def _itemsize(dtype: str) -> int:
 def row_of(mixing: Mixing, device: Device, plain: PlainStep) -> Row:
     """What one number of streams and one connection add to a plain step."""
     kept, less = mixing.kept(), mixing.kept(recompute=True)
-    state = _STATES * SINGLE * mixing.plan.parameters
-    restores = mixing.config.effective_connection == "mhc"
-    before = plain.memory.value + state
+    before = plain.memory.value + _STATES * SINGLE * mixing.plan.parameters
+    schemes = tuple(_schemes(mixing, device, plain))
+    restoring = mixing.restoring().total / device.byte_rate
+    per_site = "per site: T C b (n {}+ 1) + 4 T (n^2 + n + columns + 1)"
+    recomputed = (
+        Figure(less, "B", f"{per_site.format('/ L ')}, L = sqrt(n sites / (n + 2))"),
+        Figure(before + less, "B", "the same with kept, recomputed"),
+        Figure(
+            schemes[-1].seconds.value + restoring, "s",
+            f"step + per site T C b (mean of 2 n + d over d = 1 .. L - 1) / {device.byte_rate:.3g}",
+        ),
+    )  # fmt: skip
+    less_kept, less_memory, longer = recomputed if mixing.config.effective_connection == "mhc" else (None, None, None)
     return Row(
         mixing.n,
         mixing.config.effective_connection,
         Figure(mixing.plan.parameters, "", "sum over sites of the connection's parameters"),
-        Figure(
-            mixing.flops(), "FLOP", "per token and site: 6 n C columns for coefficients, 14 n C + 8 n^2 C else"
-        ),
-        Figure(kept, "B", "per site: T C b (n + 1) + 4 T (n^2 + n + columns + 1)"),
-        Figure(less, "B", "per site: T C b (n / L + 1) + 4 T (n^2 + n + columns + 1), L = sqrt(n sites / (n + 2))")
-        if restores
-        else None,
+        Figure(mixing.flops(), "FLOP", "per token and site: 6 n C columns for coefficients, 14 n C + 8 n^2 C else"),
+        Figure(kept, "B", per_site.format("")),
+        less_kept,
         Figure(before + kept, "B", "plain memory + 16 B for each new parameter + kept"),
-        Figure(before + less, "B", "the same with kept, recomputed") if restores else None,
-        tuple(_schemes(mixing, device, plain)),
-    )  # fmt: skip
+        less_memory,
+        longer,
+        schemes,
+    )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from mhc_compile.cost.figures import Estimate, Figure, Row
 from mhc_compile.page.html import listing, row, table, tag, words
 from mhc_compile.report.estimate_table import figure_text
 
-_HEADS = ("n and connection", "Longer step", "Step", "Memory", "Memory, recomputed", "Kept", "Kept, recomputed",
-          "New parameters", "New FLOPs")  # fmt: skip
+_HEADS = (
+    "n and connection", "Longer step", "Step", "Step, recomputed", "Memory", "Memory, recomputed", "Kept",
+    "Kept, recomputed", "New parameters", "New FLOPs",
+)  # fmt: skip
 _PLAIN = {"parameters": "parameters", "flops": "arithmetic of a step", "bytes": "memory traffic of a step",
           "kept": "kept for the backward", "memory": "memory", "seconds": "step"}  # fmt: skip
 
@@ -42,8 +44,10 @@ def _plain(found: Estimate) -> Iterator[str]:
 
 
 def _row(r: Row) -> str:
-    figures = (r.ours.overhead, r.ours.seconds, r.memory, r.memory_recomputed, r.kept, r.kept_recomputed,
-               r.parameters, r.flops)  # fmt: skip
+    figures = (
+        r.ours.overhead, r.ours.seconds, r.seconds_recomputed, r.memory, r.memory_recomputed, r.kept,
+        r.kept_recomputed, r.parameters, r.flops,
+    )  # fmt: skip
     cells = [words(figure_text(figure)) for figure in figures]
     return row([words(f"n = {r.n}, {r.connection}"), *cells], numbers=range(1, len(cells) + 1))
 

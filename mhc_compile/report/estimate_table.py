@@ -49,7 +49,7 @@ def _plain(found: Estimate, boxed: bool) -> Table:
 
 def _rows(found: Estimate, boxed: bool) -> Table:
     others = [scheme.name for scheme in found.rows[0].schemes[:-1]]
-    numbers = ("Step", "+ %", "Memory", "recomputed", "Kept", "recomputed ", "Parameters", "FLOPs")
+    numbers = ("+ %", "Step", "recomputed", "Memory", "recomputed ", "Kept", "recomputed  ", "Parameters", "FLOPs")
     overheads = [f"+ % {name}" for name in others]
     table = new_table(boxed, "n", "Connection", *numbers, *overheads, right=("n", *numbers, *overheads))
     for row in found.rows:
@@ -58,9 +58,18 @@ def _rows(found: Estimate, boxed: bool) -> Table:
 
 
 def _cells(row: Row) -> list[str]:
-    figures = (row.memory, row.memory_recomputed, row.kept, row.kept_recomputed, row.parameters, row.flops)
+    figures = (
+        row.ours.seconds,
+        row.seconds_recomputed,
+        row.memory,
+        row.memory_recomputed,
+        row.kept,
+        row.kept_recomputed,
+        row.parameters,
+        row.flops,
+    )
     overheads = [f"{scheme.overhead.value:.1f}" for scheme in row.schemes]
-    return [figure_text(row.ours.seconds), overheads[-1], *map(figure_text, figures), *overheads[:-1]]
+    return [overheads[-1], *map(figure_text, figures), *overheads[:-1]]
 
 
 def _formulas(found: Estimate) -> Table:

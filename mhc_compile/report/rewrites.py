@@ -12,11 +12,13 @@ from torch import nn
 
 from mhc_compile.capture.inputs import missing_inputs, resolve_inputs
 from mhc_compile.capture.trace import capture
+from mhc_compile.capture.wrapped import reject_wrapped
 from mhc_compile.config import Config
 from mhc_compile.errors import InvalidOptionError, NothingToTransformError
 from mhc_compile.passes.history import GAP, PASSES, History, PassRecord, around
 from mhc_compile.passes.order import make_plan, rewrite_graph
 from mhc_compile.passes.plan.data import Plan, Site
+from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.report.collapse import collapse
 
 
@@ -91,6 +93,7 @@ def watch_rewrites(
         InvalidOptionError: there is no site of this key.
         CaptureError: the model is no one graph.
     """
+    reject_wrapped(check_untransformed(model))
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
         raise missing_inputs(model, "the passes work on a graph")

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 import mhc_compile
 from mhc_compile.cost.devices import GPUS
-from mhc_compile.errors import CaptureError, InvalidOptionError, MissingInputsError, NothingToTransformError
+from mhc_compile.errors import (
+    AlreadyTransformedError,
+    CaptureError,
+    InvalidOptionError,
+    MissingInputsError,
+    NotAModuleError,
+    NothingToTransformError,
+)
 from tests.toy_models import WIDTH, Tower
 
 
@@ -45,7 +52,9 @@ def test_more_streams_cost_more_and_fusion_costs_less(found) -> None:
         moved = [scheme.bytes.value for scheme in row.schemes]
         assert moved[0] > moved[1] > moved[2] == moved[3]
         assert row.kept_recomputed.value <= row.kept.value
-    assert found.row(4, "kronecker").kept_recomputed is None
+        assert row.seconds_recomputed.value >= row.ours.seconds.value
+    other = found.row(4, "kronecker")
+    assert other.kept_recomputed is other.memory_recomputed is other.seconds_recomputed is None
 
 
 def test_an_overhead_is_that_of_its_seconds(found) -> None:
@@ -99,6 +108,10 @@ def test_user_errors_are_named() -> None:
         mhc_compile.estimate(Tower(), n=3, connection="kronecker", example_inputs=x)
     with pytest.raises(MissingInputsError):
         mhc_compile.estimate(Tower())
+    with pytest.raises(NotAModuleError):
+        mhc_compile.estimate(Tower, example_inputs=x)
+    with pytest.raises(AlreadyTransformedError):
+        mhc_compile.estimate(mhc_compile.transform(Tower(), example_inputs=x, modes=("train",)), example_inputs=x)
     with pytest.raises(NothingToTransformError):
         mhc_compile.estimate(nn.Linear(WIDTH, WIDTH), example_inputs=x)
 

@@ -42,6 +42,7 @@ def _row(n: int) -> Row:
         bytes_,
         bytes_,
         bytes_,
+        schemes[-1].seconds,
         schemes,
     )
 
