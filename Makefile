@@ -10,12 +10,14 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 ZOO_STAMP := .venv/.installed-zoo
 RECIPES_STAMP := .venv/.installed-recipes
+DOCS_STAMP := .venv/.installed-docs
 LOWEST_STAMP := .venv-lowest/.installed
 CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench study study-short lowest clean
+.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench study \
+	study-short lowest docs browser clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -86,7 +88,7 @@ gpu-proof: $(STAMP)  ## the Triton kernels and programs on a machine without a G
 
 bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffic, backend, decode, against what a user would use
 	mkdir -p build/bench
-	for name in passes_scaling mixing training_step memory traffic backend_overhead calls decode; do \
+	for name in passes_scaling mixing training_step estimate memory traffic backend_overhead calls decode; do \
 		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
 	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
 
@@ -95,6 +97,14 @@ study: $(STAMP)  ## small models with every connection at equal tokens, three se
 
 study-short: $(STAMP)  ## the same with fewer and shorter runs, within ten minutes
 	$(BIN)/python -m benchmarks.study --short
+
+docs: $(DOCS_STAMP)  ## the documentation site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Chromium itself is a package of the system: apt-get install chromium.
+browser: $(STAMP)  ## the report page in headless Chromium: keyboard, phone, accessibility, a thousand sites
+	npm install --silent --no-save --prefix build/browser playwright-core@1.65.1 axe-core@4.14.1
+	$(BIN)/python -m pytest tests/page/test_browser.py
 
 clean:  ## remove .venv and everything generated
 	rm -rf .venv .venv-lowest build .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -119,6 +129,10 @@ $(ZOO_STAMP): $(STAMP)
 # TRL and what it needs, for the recipes that `make test` leaves out.
 $(RECIPES_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --requirement requirements-ci.txt --editable '.[recipes]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 $(LOWEST_STAMP): requirements-lowest.txt pyproject.toml

@@ -1,19 +1,32 @@
 """`python -m benchmarks.scaling`: what hyper-connections would cost on many GPUs. A plan on paper.
 
 Traffic per token and site is measured (`benchmarks.traffic`), one boundary is timed (docs/kernels.md); machines and
-models are those of the tables below. Every formula is one function here, and is explained in docs/scaling.md.
+models are those of the tables below. Every formula is one function here or in
+`mhc_compile/cost`, which estimates a given model; docs/scaling.md explains them.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from mhc_compile.config import Config
+from mhc_compile.cost.devices import GPUS as DEVICES
+from mhc_compile.cost.traffic import (
+    BOUNDARY_H100,
+    PLAIN_ADD,
+    boundary,
+    kept_units,
+    one_kernel_per_formula,
+    restoring_units,
+)
+from mhc_compile.kernels.formulas.connections import parameter_count, parameter_shapes
+
+N = 4
 HALF, SINGLE = 2, 4  # bytes of bf16 and fp32
 GPUS = (64, 256, 512, 1024, 2048)
 
@@ -45,9 +58,9 @@ class Machine:
     """One GPU and its share of the network. `reached` fractions are assumptions."""
 
     name: str = "H100 SXM"
-    flops: float = 989e12
+    flops: float = DEVICES["h100"].flops["bfloat16"]
     flops_reached: float = 0.4
-    bandwidth: float = 3.35e12
+    bandwidth: float = DEVICES["h100"].bandwidth
     bandwidth_reached: float = 0.8
     network: float = 50e9
 
@@ -66,14 +79,12 @@ MODELS = (
     Model("27B (mHC paper)", 30, 2560, 4.14e9, 4096, 1280),
     Model("671B (DeepSeek-V3)", 61, 7168, 37e9, 4096, 15360),
 )
-MEASURED = Budget("unique, measured", 10.0, 15.0, constant=14.25 * 256)
+UNIQUE = boundary(N)
+MEASURED = Budget("unique, measured", UNIQUE.forward, UNIQUE.backward, constant=14.25 * 256)
 # 12 each way are phi, read by every block of 16 tokens; the rest of phi is its gradient, in 16 shares.
 ISSUED = Budget("issued, all of it from memory", 14.0 + 12.0, 26.0 + 12.0, constant=24.75 * 256)
-UNFUSED = Budget("one kernel per formula", 34.0, 51.0)
-# Of a boundary at C = 2048 and 16,384 tokens: 0.46 and 1.03 ms, in units of what C elements take at 80 % of 3.35 TB/s.
-TIMED = Budget("as timed on an H100", 18.5, 41.1)
-PLAIN_ADD = 6.0  # what is replaced: 3 forward, 3 backward
-N = 4
+UNFUSED = Budget("one kernel per formula", one_kernel_per_formula(N).forward, one_kernel_per_formula(N).backward)
+TIMED = Budget("as timed on an H100", BOUNDARY_H100.forward, BOUNDARY_H100.backward)
 
 
 def compute_seconds(model: Model, machine: Machine) -> float:
@@ -83,7 +94,7 @@ def compute_seconds(model: Model, machine: Machine) -> float:
 
 def mixing_seconds(model: Model, machine: Machine, budget: Budget) -> float:
     """Of one token: the traffic of all sites beyond that of plain residual adds."""
-    units = budget.forward + budget.backward + budget.constant / model.sequence - PLAIN_ADD
+    units = budget.forward + budget.backward + budget.constant / model.sequence - PLAIN_ADD.total
     return model.sites * model.width * HALF * units / (machine.bandwidth * machine.bandwidth_reached)
 
 
@@ -94,8 +105,7 @@ def border_seconds(model: Model, machine: Machine) -> float:
 
 def new_parameters(model: Model) -> int:
     """Phi [n C, n^2 + 2n], alpha [3] and bias [n^2 + 2n] of every site."""
-    columns = N * N + 2 * N
-    return model.sites * (N * model.width * columns + 3 + columns)
+    return model.sites * parameter_count(parameter_shapes("mhc", N, model.width))
 
 
 def gradient_seconds(model: Model, machine: Machine, stages: int) -> float:
@@ -105,14 +115,12 @@ def gradient_seconds(model: Model, machine: Machine, stages: int) -> float:
 
 def group(model: Model, stages: int) -> int:
     """Sites that share kept streams under `recompute="auto"`; no group crosses a border."""
-    best = math.sqrt(N * model.sites / (N + 2))
-    return max(1, min(round(best), model.sites // stages))
+    return max(1, min(Config(n=N, recompute="auto").group_size(model.sites), model.sites // stages))
 
 
 def restoring_seconds(model: Model, machine: Machine, size: int) -> float:
     """Of one token under recomputation: a site with d others before it in its group reads n + d, and writes n."""
-    units = sum(2 * N + d for d in range(1, size)) / size
-    return model.sites * model.width * HALF * units / (machine.bandwidth * machine.bandwidth_reached)
+    return model.sites * model.width * HALF * restoring_units(N, size) / (machine.bandwidth * machine.bandwidth_reached)
 
 
 def kept_bytes(model: Model, streams_every: int) -> float:
@@ -120,7 +128,7 @@ def kept_bytes(model: Model, streams_every: int) -> float:
 
     Under 1F1B the first of P stages holds P sequences of sites / P sites each, so P cancels.
     """
-    return model.sequence * model.sites * model.width * HALF * (N / streams_every + 1)
+    return model.sequence * model.sites * model.width * HALF * kept_units(N, streams_every)
 
 
 def stages_of(model: Model, gpus: int) -> int:

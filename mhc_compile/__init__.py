@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mhc_compile import errors
 from mhc_compile.config import Config
+from mhc_compile.cost.estimate import estimate
 from mhc_compile.dynamo.backend import Backend, backend
 from mhc_compile.dynamo.explain import Explanation, explain
 from mhc_compile.former_modules import know_former_modules
@@ -41,6 +42,7 @@ __all__ = [
     "diagnose",
     "enable_from_pretrained",
     "errors",
+    "estimate",
     "explain",
     "from_pretrained",
     "parameter_groups",

@@ -51,6 +51,8 @@ NAMES: dict[str, str] = {
     "lookup_backend": "torch._dynamo.backends.registry:lookup_backend",
     "remove_from_cache": "torch._dynamo.eval_frame:remove_from_cache",
     "tag_activation_checkpoint": "torch._higher_order_ops.wrap:tag_activation_checkpoint",
+    # counting
+    "TorchDispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
     # lowering
     "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
     "FloorDiv": "torch.utils._sympy.functions:FloorDiv",

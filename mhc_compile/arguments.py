@@ -24,6 +24,9 @@ examples
   mhc-compile verify timm:resnet18
   mhc-compile connections --n 4 --channels 2048
   mhc-compile diagnose model.py:make_model --checkpoint last.pt --plot figures
+  mhc-compile inspect timm:vit_base_patch16_224 --rewrites blocks.3.mlp
+  mhc-compile estimate hf:llama --device h100 --tokens 16384 --n 2,4 --connection mhc,identity
+  mhc-compile report timm:vit_base_patch16_224 -o report.html
 
 exit codes
   0 done, at least one site   2 user error, nothing to transform, or not verified   70 internal error
@@ -47,8 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
     output = inspect.add_argument_group("output")
     what = output.add_mutually_exclusive_group()
     what.add_argument("--why", metavar="NODE", help="explain one node of the graph, or one site key")
+    output.add_argument(
+        "--rewrites", nargs="?", const="", metavar="SITE", help="show pass by pass what is done, and around one site"
+    )
     _add_output_options(output, what)
-    output.add_argument("--all", action="store_true", help="one row for each site and each add")
     output.add_argument("--graph", metavar="FILE.svg", help="draw the segments")
     explain = _add_command(
         commands,
@@ -56,10 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
         "report the same for each graph of torch.compile, and the graph breaks",
         "Run a model once under Dynamo and report what the backend would find in each graph. Nothing is changed.",
     )
-    explain.set_defaults(command="explain", graph=None, why=None)
+    explain.set_defaults(command="explain")
     output = explain.add_argument_group("output")
     _add_output_options(output, output)
-    output.add_argument("--all", action="store_true", help="one row for each site and each add")
     verify = _add_command(
         commands,
         "verify",
@@ -67,11 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
         "Transform a model on the CPU and run copies of both, in both modes: at the start the result computes what the "
         "model does, and what plain PyTorch formulas of the plan do once its new parameters have moved.",
     )
-    verify.set_defaults(command="verify", graph=None, why=None)
+    verify.set_defaults(command="verify")
     output = verify.add_argument_group("output")
-    _add_output_options(output, output)
+    _add_output_options(output, output, every=False)
     _add_connections(commands)
     _add_diagnose(commands)
+    _add_estimate(commands)
+    _add_report(commands)
     return parser
 
 
@@ -81,7 +87,7 @@ def _add_connections(commands: Any) -> None:
     command.set_defaults(command="connections")
     command.add_argument("--n", type=int, default=Config().n, help="count for this many streams (default: %(default)s)")
     command.add_argument("--channels", type=int, default=1024, metavar="C", help="and channels (default: %(default)s)")
-    _add_output_options(command, command)
+    _add_output_options(command, command, every=False)
 
 
 def _add_diagnose(commands: Any) -> None:
@@ -91,7 +97,7 @@ def _add_diagnose(commands: Any) -> None:
         "report what the hyper-connections of a checkpoint do with their streams",
         "Transform a model, load a checkpoint, run it once and report gains, mixing and streams over depth.",
     )
-    diagnose.set_defaults(command="diagnose", graph=None, why=None)
+    diagnose.set_defaults(command="diagnose")
     output = diagnose.add_argument_group("output")
     _add_output_options(output, output)
     output.add_argument("--plot", metavar="DIR", help="draw gain, R and streams over depth as PNG and SVG")
@@ -102,7 +108,53 @@ def _add_diagnose(commands: Any) -> None:
     trained.add_argument("--seed", type=int, default=0, help="of the weights without one, and of inputs (default: 0)")
 
 
-def _add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+def _add_estimate(commands: Any) -> None:
+    estimate = _add_command(
+        commands,
+        "estimate",
+        "estimate what a training step would cost: parameters, FLOPs, bytes, memory, time",
+        "Count a training step on tensors without values, and estimate what hyper-connections add. Nothing runs.",
+        several=True,
+    )
+    estimate.set_defaults(command="estimate")
+    _add_cost_options(estimate.add_argument_group("what is estimated"))
+    output = estimate.add_argument_group("output")
+    _add_output_options(output, output, every=False)
+
+
+def _add_report(commands: Any) -> None:
+    report = _add_command(
+        commands,
+        "report",
+        "write one page: what would be rewritten, what is left alone and why, what it would cost",
+        "Write a page that needs no network: segments and sites, what is left alone and why, cost, code. "
+        "Nothing is changed.",
+    )
+    report.set_defaults(command="report")
+    _add_cost_options(report.add_argument_group("what is estimated"))
+    output = report.add_argument_group("output")
+    output.add_argument(
+        "--diagnostics", metavar="FILE.json", help="show what diagnose --json has printed of a trained checkpoint"
+    )
+    output.add_argument("-o", "--output", metavar="FILE.html", required=True, help="where to write the page")
+    _add_output_options(output, output, every=False)
+
+
+def _add_cost_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device", default="h100", metavar="NAME", help="h100, a100, b200, mi300x or cpu (default: %(default)s)"
+    )
+    group.add_argument("--tokens", type=int, metavar="N", help="tokens of a step (default: those of the inputs)")
+    group.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32", "float64"),
+        help="of parameters and activations (default: bfloat16 on a GPU, the model's own on a CPU)",
+    )
+
+
+def _add_command(
+    commands: Any, name: str, summary: str, description: str, *, several: bool = False
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -111,20 +163,20 @@ def _add_command(commands: Any, name: str, summary: str, description: str) -> ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("target", metavar="TARGET", help="the model, see below")
-    _add_transform_options(command.add_argument_group("what is planned"))
+    _add_transform_options(command.add_argument_group("what is planned"), several)
     _add_model_options(command.add_argument_group("the model"))
     return command
 
 
-def _add_transform_options(group: argparse._ArgumentGroup) -> None:
+def _add_transform_options(group: argparse._ArgumentGroup, several: bool) -> None:
     default = Config()
-    group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
-    group.add_argument(
-        "--connection",
-        default=default.connection,
-        metavar="NAME",
-        help="see mhc-compile connections (default: %(default)s)",
-    )
+    about = "see mhc-compile connections (default: %(default)s)"
+    if several:
+        group.add_argument("--n", default="2,4,8", metavar="N,..", help="numbers of streams (default: %(default)s)")
+        group.add_argument("--connection", default=default.connection, metavar="NAME,..", help=about)
+    else:
+        group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
+        group.add_argument("--connection", default=default.connection, metavar="NAME", help=about)
     for name, choices in (("init", Init), ("reduce", Reduce), ("nested", Nested)):
         group.add_argument(
             f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
@@ -152,7 +204,9 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-meta", action="store_true", help="build the model with real memory")
 
 
-def _add_output_options(group: Any, what: Any) -> None:
+def _add_output_options(group: Any, what: Any, *, every: bool = True) -> None:
     what.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    if every:
+        group.add_argument("--all", action="store_true", help="one row for each site and each add")
     group.add_argument("--width", type=int, metavar="COLUMNS", help="width of the report (default: the terminal's)")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")

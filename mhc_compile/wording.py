@@ -35,3 +35,20 @@ def names_text(names: Sequence[str], at_most: int = 4) -> str:
 def count_text(number: int, noun: str) -> str:
     """`1 node`, `1,200 nodes`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number that can be read at a glance: `1.5 GB`, `62.0 ms`, `1,081,668`."""
+    if unit == "s":
+        scales = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+        name, scale = next((pair for pair in scales if abs(value) >= pair[1]), scales[-1])
+        return f"{value / scale:.3g} {name}"
+    if unit == "%":
+        return f"{value:.1f} %"
+    if not unit:
+        return f"{value:,.0f}"
+    prefix, scale = next((p for p in _PREFIXES if abs(value) >= p[1]), ("", 1.0))
+    return f"{value / scale:.3g} {prefix}{unit}"
+
+
+_PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))

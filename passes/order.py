@@ -14,6 +14,7 @@ from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.checkpointed import inline_checkpoints, outline_checkpoints
 from mhc_compile.passes.graph.devices import follow_inputs
 from mhc_compile.passes.graph.normalise import normalise
+from mhc_compile.passes.history import Watch, unwatched
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.passes.plan.keys import Known
 from mhc_compile.passes.rewrite.fuse import fuse
@@ -23,11 +24,14 @@ from mhc_compile.passes.split.label_stages import label_stages, split_steps, sta
 from mhc_compile.passes.split.partition import StageGraph, partition
 
 
-def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Known = ()) -> Plan:
+def make_plan(
+    gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Known = (), watch: Watch = unwatched
+) -> Plan:
     """Plan the rewrite of a traced graph; nodes carry fake values in `meta["val"]` or `meta["example_value"]`.
 
     Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number. What
     `known` names are sites of other traces with their weights: the same weights have the same key in all of them.
+    `watch` is entered around every pass.
 
     The graph is normalised in place (in-place writes become functional, checkpointed bodies are inlined); what it
     computes does not change.
@@ -36,14 +40,20 @@ def make_plan(gm: fx.GraphModule, config: Config, taken: Collection[str] = (), k
         PatternError: an `include` or `exclude` glob matches no site.
     """
     with _no_collection():
-        inline_checkpoints(gm)
-        return plan_graph(Ancestry(normalise(gm)), config, taken, known)
+        with watch("inline", gm):
+            inline_checkpoints(gm)
+        with watch("normalise", gm):
+            normalise(gm)
+        with watch("plan", gm):
+            return plan_graph(Ancestry(gm), config, taken, known)
 
 
-def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
+def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = unwatched) -> fx.GraphModule:
     """Apply the plan to the normalised graph it was made from, in place. Recompiled, but not linted: see rewrite.py."""
     with _no_collection():
-        outline_checkpoints(rewrite_open(gm, plan, config))
+        rewrite_open(gm, plan, config, watch)
+        with watch("outline", gm):
+            outline_checkpoints(gm)
         gm.recompile()
     return gm
 
@@ -73,11 +83,15 @@ def rewrite_stages(gm: fx.GraphModule, plan: Plan, config: Config, at: Sequence[
     return stages
 
 
-def rewrite_open(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
+def rewrite_open(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = unwatched) -> fx.GraphModule:
     """`rewrite_graph` with checkpointed bodies still inlined, for `nesting.py`, which calls them where they belong."""
     with _no_collection():
-        fuse(rewrite_planned(gm, plan, config), plan)
-        _restore_streams(gm, plan, config)
+        with watch("rewrite", gm):
+            rewrite_planned(gm, plan, config)
+        with watch("fuse", gm):
+            fuse(gm, plan)
+        with watch("recompute", gm):
+            _restore_streams(gm, plan, config)
     return gm
 
 

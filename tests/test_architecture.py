@@ -33,8 +33,9 @@ _BOTTOM_UP = """
 user_warnings errors versions former_modules _torch_compat
 kernels.late kernels.formulas config targets arguments
 kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
-passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
-wording twin capture programs dynamo files model optimizers verification diagnostics report
+passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.history passes.order
+passes
+wording twin capture programs dynamo files model optimizers verification diagnostics cost report page
 export traced checkpoint sharded pretrained transform pipeline restored
 mhc_compile commands cli
 """
@@ -200,7 +201,7 @@ def test_kernels_know_nothing_of_graphs_and_models(path):
 
 def test_only_the_reports_import_rich():
     found = {path.stem for path in files("mhc_compile") if starts(imports(path.read_text()), "rich")}
-    assert found == {"terminal", "parts", "verification", "diagnosis", "cli"}
+    assert found == {"terminal", "parts", "verification", "diagnosis", "estimate_table", "rewrites_table", "console"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=label)

@@ -1,4 +1,4 @@
-"""Commands of the command line that take more than a few lines.
+"""The commands of the command line, a file for each: `run(arguments)` does it and prints.
 
-Nothing else imports them.
+Must not know: exit codes. Each file is imported when its command is given, so that `--help` answers at once.
 """

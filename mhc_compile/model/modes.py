@@ -70,12 +70,17 @@ def trace_one(
     mode: str,
     modes: Sequence[str],
     before: Sequence[ModeTrace] = (),
+    *,
+    dynamic: bool = True,
 ) -> ModeTrace:
-    """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched."""
+    """Capture and plan one mode: with the model's own flags if it is in this mode, else with every flag switched.
+
+    Sizes of batch and sequence stay open if `dynamic`.
+    """
     training = None if _is(model, mode) else mode == "train"
     try:
         with training_mode(model, training):
-            captured = _capture(model, inputs)
+            captured = _capture(model, inputs, dynamic)
             found = plan_of(captured, config, [variant.plan for variant in before])
     except CaptureError as error:
         try:
@@ -90,13 +95,13 @@ def trace_one(
     return ModeTrace(training, captured, replace(found, notes=(*found.notes, *captured.notes)))
 
 
-def _capture(model: nn.Module, inputs: Inputs) -> Captured:
+def _capture(model: nn.Module, inputs: Inputs, dynamic: bool) -> Captured:
     try:
-        return capture(model, inputs.args, inputs.kwargs)
+        return capture(model, inputs.args, inputs.kwargs, dynamic=dynamic)
     except CaptureError:
         if not finish_set_up(model):
             raise
-    return capture(model, inputs.args, inputs.kwargs)
+    return capture(model, inputs.args, inputs.kwargs, dynamic=dynamic)
 
 
 def _in_mode(error: CaptureError, mode: str, training: bool | None, modes: Sequence[str]) -> CaptureError:

@@ -59,6 +59,11 @@ def recommend(*plans: Plan) -> tuple[str, ...]:
     return tuple([*_on_streams(plans), *_on_emptiness(plans), *_on_short_segments(plans), *_on_rejections(plans)])
 
 
+def advice_on(reason: Reason) -> str:
+    """What to do about adds that are left alone for this reason; "" if nothing need be said."""
+    return _ADVICE.get(reason, "")
+
+
 def _has_one_stream(plans: Sequence[Plan]) -> bool:
     return any(plan.n == 1 or plan.connection == "residual" for plan in plans)
 

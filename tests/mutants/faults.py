@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.faults_calls import CALLS
+from tests.mutants.faults_cost import COST
 from tests.mutants.faults_diagnostics import DIAGNOSTICS
 from tests.mutants.faults_kernels import KERNELS
 from tests.mutants.faults_model import CAPTURE, DYNAMO, MODEL
@@ -12,5 +13,5 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *DETECT, *REWRITE, *FUSE, *KERNELS, *CAPTURE, *MODEL, *CALLS, *DYNAMO, *CHECKPOINT, *DISTRIBUTED,
-    *DIAGNOSTICS,
+    *COST, *DIAGNOSTICS,
 )  # fmt: skip

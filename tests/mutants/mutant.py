@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AREAS = ("detect", "rewrite", "fuse", "kernels", "capture", "model", "calls", "dynamo", "checkpoint", "distributed",
-         "diagnostics")  # fmt: skip
+         "cost", "diagnostics")  # fmt: skip
 _SOURCES = (".py", ".h")
 
 
