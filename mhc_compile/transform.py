@@ -22,6 +22,7 @@ from mhc_compile.model.preserved import check_preserving
 from mhc_compile.model.serve import follow
 from mhc_compile.passes.plan.data import Plan, Reason
 from mhc_compile.programs.dispatch import kind_of
+from mhc_compile.programs.distributed import undistributed
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
@@ -74,8 +75,11 @@ def transform(
         if inputs is None:
             plans, variants = [_plan_without_inputs(model, config)], []
         else:
-            variants = trace_modes(model, inputs, config, modes)
+            whole = undistributed(model)
+            variants = trace_modes(model if whole is None else whole, inputs, config, modes)
             plans = [v.plan for v in variants]
+            if whole is not None:
+                variants = []  # programs call the modules as they are, and are traced at the first calls
         if not any(p.sites for p in plans):
             warn_of_nothing(plans[0], config)
             return model

@@ -22,7 +22,11 @@ ALL = sorted(
     for p in (ROOT / folder).rglob("*.py")
     if LINKS.isdisjoint(p.parents)
 )
-KERNEL_INTERFACE = {"mhc_compile.kernels.operators.streams", "mhc_compile.kernels.formulas.connections"}
+KERNEL_INTERFACE = {
+    "mhc_compile.kernels.operators.streams",
+    "mhc_compile.kernels.operators.sharded",
+    "mhc_compile.kernels.formulas.connections",
+}
 LINES, FILES = 250, 18
 
 _BOTTOM_UP = """

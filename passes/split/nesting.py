@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from mhc_compile.errors import ParallelError
 from mhc_compile.passes.plan.data import OWNER
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part, arrange
-from mhc_compile.passes.split.scopes import ModuleNames, common, homes, inside
+from mhc_compile.passes.split.scopes import ModuleNames, Scope, common, homes, inside
+from mhc_compile.passes.split.whole_calls import call_whole, close_whole_calls, fetch, whole_call
 
 HOSTED = "_hyper_connections"
 """Attribute of a module under which it finds the hyper-connections that its code uses."""
@@ -34,12 +36,14 @@ class Layout:
     Attributes:
         items: its nodes and parts in order, without those that read attributes.
         entered: names of the modules that are called.
+        whole: those of them that run their own code.
         hosts: identifier of a hyper-connection -> name of the innermost of them that holds all its uses, "" for none.
     """
 
     items: tuple[fx.Node | Part, ...]
     entered: frozenset[str]
     hosts: Mapping[str, str]
+    whole: frozenset[str] = frozenset()
 
 
 def hosted_name(site: str, path: str) -> str:
@@ -54,6 +58,7 @@ def hosted_name(site: str, path: str) -> str:
 def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:
     """Decide how a rewritten graph is split by module calls and checkpointed regions. Changes nothing."""
     found = homes(graph, names)
+    whole = close_whole_calls(graph, found, names.whole) if names.whole else frozenset[Scope]()
     items = arrange([n for n in graph.nodes if n.op != "get_attr"], found)
     users: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -61,7 +66,13 @@ def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:
             users.setdefault(str(node.target).split(".")[1], []).extend(node.users)
     hosts = {key: [s.path for s in common(found[n] for n in nodes) if not s.region] for key, nodes in users.items()}
     entered = frozenset(part.scope.path for part in _parts(items) if not part.scope.region)
-    return Layout(items, entered, {key: paths[-1] if paths else "" for key, paths in hosts.items()})
+    if missing := whole - {part.scope for part in _parts(items)}:
+        raise ParallelError(
+            f"{', '.join(sorted(scope.path for scope in missing))} cannot be called as a whole: something else is "
+            "computed between its first operation and its last, and it is distributed over several processes"
+        )
+    hosting = {key: paths[-1] if paths else "" for key, paths in hosts.items()}
+    return Layout(items, entered, hosting, frozenset(scope.path for scope in whole))
 
 
 def nest(layout: Layout, names: Mapping[str, Sequence[str]], link: Link) -> fx.Graph:
@@ -116,6 +127,9 @@ class _Body:
 
     def _call(self, part: Part) -> None:
         region = part.scope.region is not None
+        if not region and part.scope.path in self.layout.whole:
+            self._call_whole(part)
+            return
         inner = _Body(None if region else part.scope.path, self.layout, self.names, self.modules, self.link)
         inner.fill(part.items)
         outputs = _used_outside(part.nodes)
@@ -132,6 +146,16 @@ class _Body:
             return
         for i, node in enumerate(outputs):
             self.copies[node] = self.graph.call_function(operator.getitem, (call, i))
+
+    def _call_whole(self, part: Part) -> None:
+        path = part.scope.path
+        whole = whole_call(path, part.nodes)
+        args, kwargs = fx.map_arg((whole.args, whole.kwargs), self._value)
+        name = f"{identifier(self._local(path) or 'model')}_output"
+        handle = self._value(self.modules[path])
+        call = self.graph.create_node("call_function", call_whole, (handle, *args), kwargs, name=name)
+        for node, way in whole.results.items():
+            self.copies[node] = fetch(self.graph, call, way)
 
     def _local(self, path: str) -> str:
         return path[len(self.path) + 1 :] if self.path and inside(path, self.path) else path
