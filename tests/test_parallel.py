@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -99,10 +99,12 @@ def tensor_parallel(model, mesh, *, sequence=False, local=True):
     inner["attention"] = PrepareModuleInput(
         input_layouts=(here, None), desired_input_layouts=(Replicate(), None), use_local_output=True
     )
-    if sequence or not local:
-        outer["norm"] = SequenceParallel() if sequence else SequenceParallel(sequence_dim=0)
     if sequence:
+        outer["norm"] = SequenceParallel()
         inner |= {f"norms.{i}": SequenceParallel() for i in range(2)}
+    elif not local:  # a stream that is a DTensor wants weights that are
+        for norm in [model.norm, *(norm for layer in model.layers for norm in layer.norms)]:
+            distribute_module(norm, mesh)
     parallelize_module(model, mesh, outer)
     for layer in model.layers:
         parallelize_module(layer, mesh, inner)
@@ -133,10 +135,19 @@ def after(rank, folder, options):
     assert len(model._mhc.programs) == 2
 
 
+def before(rank, folder, options):
+    model = plain()
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), **options)
+    compare(transformed(model), transformed())
+
+
 def in_turn(rank, folder, checks):
     for check, *arguments in checks:
         check(rank, folder, *arguments)
 
 
-def test_try(tmp_path):
-    run_ranks(after, tmp_path, {})
+OPTS=[{}, {"sequence": True}, {"sequence": True, "local": False}, {"local": False}]
+@pytest.mark.parametrize("o", OPTS)
+@pytest.mark.parametrize("c", [after,before])
+def test_try(tmp_path,o,c):
+    run_ranks(c, tmp_path, o)

@@ -7,12 +7,14 @@ the rewrite. What cannot be called as a whole stays in the code around it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
 from mhc_compile.errors import ParallelError
+from mhc_compile.passes.graph.borders import is_border
 from mhc_compile.passes.plan.data import OWNER
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part, arrange
@@ -44,6 +46,12 @@ class Layout:
     entered: frozenset[str]
     hosts: Mapping[str, str]
     whole: frozenset[str] = frozenset()
+
+    @cached_property
+    def left_out(self) -> frozenset[fx.Node]:
+        """The nodes between the borders of modules that run their own code."""
+        parts = (part for part in _parts(self.items) if part.scope.path in self.whole and not part.scope.region)
+        return frozenset(node for part in parts for node in part.nodes if not is_border(node))
 
 
 def hosted_name(site: str, path: str) -> str:
@@ -132,7 +140,7 @@ class _Body:
             return
         inner = _Body(None if region else part.scope.path, self.layout, self.names, self.modules, self.link)
         inner.fill(part.items)
-        outputs = _used_outside(part.nodes)
+        outputs = _used_outside(part.nodes, self.layout.left_out)
         inner.graph.output(_one_or_tuple([inner.copies[n] for n in outputs]))
         handle = [] if region else [self._value(self.modules[part.scope.path])]
         args = (*handle, *(self._value(n) for n in inner.inputs))
@@ -149,7 +157,7 @@ class _Body:
 
     def _call_whole(self, part: Part) -> None:
         path = part.scope.path
-        whole = whole_call(path, part.nodes)
+        whole = whole_call(path, part.nodes, self.layout.left_out)
         args, kwargs = fx.map_arg((whole.args, whole.kwargs), self._value)
         name = f"{identifier(self._local(path) or 'model')}_output"
         handle = self._value(self.modules[path])
@@ -194,9 +202,9 @@ def _parts(items: Sequence[fx.Node | Part]) -> Iterator[Part]:
             yield from _parts(item.items)
 
 
-def _used_outside(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+def _used_outside(nodes: Sequence[fx.Node], left_out: Collection[fx.Node]) -> list[fx.Node]:
     own = set(nodes)
-    return [node for node in nodes if any(user not in own for user in node.users)]
+    return [node for node in nodes if any(user not in own and user not in left_out for user in node.users)]
 
 
 def _one_or_tuple(values: list[fx.Node]) -> fx.Node | tuple[fx.Node, ...]:

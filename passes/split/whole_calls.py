@@ -69,8 +69,13 @@ def _scope_called(home: Home, paths: Collection[str]) -> Scope | None:
     return next((scope for scope in home if scope.region is None and scope.path in paths), None)
 
 
-def whole_call(path: str, nodes: Sequence[fx.Node]) -> WholeCall:
+def whole_call(path: str, nodes: Sequence[fx.Node], left_out: Collection[fx.Node]) -> WholeCall:
     """The call of a module that stands for these nodes.
+
+    Args:
+        path: name of the module.
+        nodes: between its borders, marks included.
+        left_out: nodes between the borders of all such calls: what they use need not be there, such as a number.
 
     Raises:
         ParallelError: something else than tensors, numbers and texts goes in, or a value leaves it by another way.
@@ -79,7 +84,7 @@ def whole_call(path: str, nodes: Sequence[fx.Node]) -> WholeCall:
     results = _results(path, [node for node in nodes if is_border(node, False)])
     own = set(nodes)
     for node in nodes:
-        if node not in results and any(user not in own for user in node.users):
+        if node not in results and any(user not in own and user not in left_out for user in node.users):
             raise ParallelError(f"{path} hands on {node.name} by another way than its result{_ADVICE}")
     if not given:
         raise ParallelError(f"{path} is given no tensor{_ADVICE}")
