@@ -55,16 +55,17 @@ def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> Model
         A specification for `Trainer.Config(model_spec=...)`.
     """
     added = functools.partial(_transformed, n=n, options=options)
+    parallelize, pipelining = spec.parallelize_fn, spec.pipelining_fn
     return replace(
         spec,
         flavor=f"{spec.flavor}-mhc",
-        parallelize_fn=functools.partial(_parallelize, spec.parallelize_fn, added),
-        pipelining_fn=spec.pipelining_fn and functools.partial(_pipeline, spec.pipelining_fn, spec.parallelize_fn, added),
+        parallelize_fn=functools.partial(_parallelize, parallelize, added),
+        pipelining_fn=pipelining and functools.partial(_pipeline, pipelining, parallelize, added),
     )
 
 
 def _parallelize(parallelize: Any, added: Any, model: nn.Module, *, parallelism: Any, **others: Any) -> nn.Module:
-    """torchtitan's `parallelize_fn`."""
+    """What takes the place of `parallelize_fn`."""
     _check_backend(parallelism)
     parallelised: nn.Module = parallelize(added(model), parallelism=parallelism, **others)
     return parallelised
@@ -78,16 +79,17 @@ def _check_backend(parallelism: Any) -> None:
         )
 
 
-def _example(model: nn.Module) -> tuple[tuple[torch.Tensor], dict[str, torch.Tensor]]:
+def _example(model: nn.Module, batch: int = 2) -> tuple[tuple[torch.Tensor], dict[str, torch.Tensor]]:
     device = next(model.parameters()).device
-    tokens = torch.zeros(2, _LENGTH, dtype=torch.long, device=device)
-    return (tokens,), {"positions": torch.arange(_LENGTH, device=device).expand(2, -1).contiguous()}
+    tokens = torch.zeros(batch, _LENGTH, dtype=torch.long, device=device)
+    return (tokens,), {"positions": torch.arange(_LENGTH, device=device).expand(batch, -1).contiguous()}
 
 
 def _transformed(model: nn.Module, *, n: int, options: dict[str, Any]) -> nn.Module:
-    """The model with hyper-connections that torchtitan's methods know of."""
-    tokens, keywords = _example(model)
-    model = transform(model, n, example_inputs=tokens, example_kwargs=keywords, modes=("train",), **options)
+    """The model with hyper-connections that torchtitan's methods know of; one that has them already as it is."""
+    if not isinstance(model, Served):
+        tokens, keywords = _example(model)
+        model = transform(model, n, example_inputs=tokens, example_kwargs=keywords, modes=("train",), **options)
     _teach(model)
     return model
 
@@ -105,7 +107,7 @@ def _init_weights(model: Any, **options: Any) -> None:
 
 
 def _distribute(model: Any, parallel_dims: Any) -> None:
-    """torchtitan's `parallelize`: clipping and optimizers want new parameters on the mesh that the others are on."""
+    """What takes the place of `parallelize`: clipping wants new parameters on the mesh that the others are on."""
     from torch.distributed.tensor import distribute_module
 
     type(model).parallelize(model, parallel_dims)
@@ -118,9 +120,9 @@ def _distribute(model: Any, parallel_dims: Any) -> None:
 
 
 def _pipeline(pipelining: Any, parallelize: Any, added: Any, model: nn.Module, **others: Any) -> Any:
-    """torchtitan's `pipelining_fn`: it decides who gets which layers, and streams are carried over the borders."""
-    dims = others["parallel_dims"]
-    _check_backend(others["parallelism"])
+    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams are carried over the borders."""
+    dims, parallelism = others["parallel_dims"], others["parallelism"]
+    _check_backend(parallelism)
     if dims.tp_enabled or dims.ep_enabled or dims.cp_enabled:
         raise ParallelError(
             "a pipeline of stages with hyper-connections works with data parallelism alone: write "
@@ -130,7 +132,8 @@ def _pipeline(pipelining: Any, parallelize: Any, added: Any, model: nn.Module, *
     names = [name for name, child in _parts(model)]
 
     def parallelize_part(part: nn.Module, **options: Any) -> Any:
-        return parallelize(_stage(whole, names, [name for name, _ in _parts(part)]), **options)
+        own = [name for name, _ in _parts(part)]
+        return parallelize(_stage(whole, names, own, parallelism.pipeline_parallel_microbatch_size), **options)
 
     return pipelining(model, **{**others, "parallelize_fn": parallelize_part})
 
@@ -142,22 +145,23 @@ def _parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, child) for name, child in (*first, *layers, *last) if child is not None]
 
 
-def _stage(whole: nn.Module, names: Sequence[str], own: Sequence[str]) -> nn.Module:
+def _stage(whole: nn.Module, names: Sequence[str], own: Sequence[str], batch: int) -> nn.Module:
     """A part of the transformed model with torchtitan's own interface, over the modules of the whole.
 
     Args:
         whole: the transformed model.
         names: of its parts, in order.
         own: of the parts of this stage.
+        batch: size of a microbatch.
     """
     begin, end = names.index(own[0]), names.index(own[-1]) + 1
     at = [names[i] for i in (begin, end) if 0 < i < len(names)]
     if not any(name.startswith("layers.") for name in own):
         raise ParallelError(
-            f"a stage of {', '.join(own)} alone has no residual connection, so streams would only pass through it: write "
-            "fewer stages, or module_fqns_per_model_part with at least one layer in each"
+            f"a stage of {', '.join(own)} alone has no residual connection, so streams would only pass through it: "
+            "write fewer stages, or module_fqns_per_model_part with at least one layer in each"
         )
-    tokens, keywords = _example(whole)
+    tokens, keywords = _example(whole, batch)
     stages = pipeline.split(whole, at, example_inputs=tokens, example_kwargs=keywords, modes=("train",))
     stage = stages[1 if begin else 0]
     part = object.__new__(type(whole))
@@ -174,7 +178,7 @@ def _run_stage(part: Any, *args: Any, **kwargs: Any) -> Any:
     """The forward of a part; torchtitan hands keyword arguments to every stage, and the first passes them on."""
     (stage,) = part._mhc_stage
     if part._skip_lm_head:
-        raise ParallelError("ChunkedLossWrapper calls the head itself: write loss=CrossEntropyLoss.Config(...) for stages")
+        raise ParallelError("ChunkedLossWrapper calls the head itself: write loss=CrossEntropyLoss.Config(...)")
     return stage(*args, **({} if stage.mhc_stage.index else kwargs))
 
 
@@ -193,21 +197,21 @@ def _config(config: Trainer.Config, registry: Any) -> Trainer.Config:
 
 
 def llama3_debugmodel_mhc() -> Trainer.Config:
-    """torchtitan's `llama3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
+    """The configuration `llama3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.llama3.config_registry import llama3_debugmodel
 
     return _config(llama3_debugmodel(), llama3)
 
 
 def qwen3_debugmodel_mhc() -> Trainer.Config:
-    """torchtitan's `qwen3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
+    """The configuration `qwen3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.qwen3.config_registry import qwen3_debugmodel
 
     return _config(qwen3_debugmodel(), qwen3)
 
 
 def deepseek_v3_debugmodel_mhc() -> Trainer.Config:
-    """torchtitan's `deepseek_v3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
+    """The configuration `deepseek_v3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.deepseek_v3.config_registry import deepseek_v3_debugmodel
 
     return _config(deepseek_v3_debugmodel(), deepseek_v3)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.nn.functional import all_gather
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -20,9 +23,11 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional as F
 
 import mhc_compile
+from mhc_compile.errors import ParallelError
 from tests.ranks import run_ranks
 
 C, HEADS, VOCABULARY = 16, 4, 12
+EXHAUSTIVE = pytest.mark.exhaustive
 
 
 class Attention(nn.Module):
@@ -123,7 +128,7 @@ def compare(model, single, sequences=(6,)):
         torch.testing.assert_close(found, expected)
         found.square().mean().backward(), expected.square().mean().backward()
         for (name, mine), alone in zip(model.named_parameters(), single.parameters(), strict=True):
-            torch.testing.assert_close(whole(mine.grad), alone.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(whole(mine.grad), alone.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def after(rank, folder, options):
@@ -141,13 +146,142 @@ def before(rank, folder, options):
     compare(transformed(model), transformed())
 
 
+def on_the_mesh(rank, folder):
+    """New parameters are distributed, too, as optimizers and clipping want them."""
+    model, single = transformed(), transformed()
+    mesh = init_device_mesh("cpu", (2,))
+    tensor_parallel(model, mesh, sequence=True)
+    distribute_module(model.hyper_connections, mesh)
+    compare(model, single)
+    assert all(isinstance(p.grad, DTensor) and p.grad.placements == (Replicate(),) for p in new(model))
+    norms = [whole(nn.utils.clip_grad_norm_(new(m), 1.0)) for m in (model, single)]
+    torch.testing.assert_close(*norms)
+
+
+def new(model):
+    return list(model.hyper_connections.parameters())
+
+
+def reductions(rank, folder):
+    """One for each site whose streams are sharded, and none for others."""
+    for sequence in (False, True):
+        counts = []
+        for model in (plain(), transformed()):
+            tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=sequence)
+            model(IDS)
+            with CommDebugMode() as calls:
+                model(IDS).square().mean().backward()
+            counts.append(calls.get_total_counts())
+        assert counts[1] - counts[0] == (4 if sequence else 0)
+
+
+def sharded_channels(rank, folder):
+    model = transformed()
+    mesh = init_device_mesh("cpu", (2,))
+    parallelize_module(model, mesh, {"embedding": ColwiseParallel(output_layouts=Shard(-1))})
+    with pytest.raises(ParallelError, match="sharded over their channels"):
+        model(IDS)
+
+
+def uneven_sequence(rank, folder):
+    model = transformed()
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=True)
+    with pytest.raises(ParallelError, match="equal part of the sequence"):
+        model(IDS[:, :5])
+
+
+def hooks_on_a_block(rank, folder):
+    model = transformed()
+    mesh = init_device_mesh("cpu", (2,))
+    prepare = PrepareModuleInput(input_layouts=(Replicate(), None), desired_input_layouts=(Replicate(), None))
+    parallelize_module(model, mesh, {"layers.0": prepare})
+    with pytest.raises(ParallelError, match="holds residual connections"):
+        model(IDS)
+
+
+def behind_a_backend(rank, folder):
+    model = plain()
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=True)
+    with pytest.raises(ParallelError, match="gradients have to be added up"):
+        mhc_compile.backend(n=4, inner="eager").attach(model, example_inputs=(IDS,))
+
+
+def with_fsdp(rank, folder, options):
+    """Two processes of a tensor group, two of a data group, and what comes between the two."""
+    model, single = transformed(), transformed()
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    tensor_parallel(model, mesh["tp"], sequence=True)
+    if "checkpointed" in options:
+        apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Layer))
+    if "compiled" in options:
+        for layer in model.layers:
+            layer.compile(backend="aot_eager")
+    for block in [*model.layers, model]:
+        fully_shard(block, mesh=mesh["dp"])
+        block.set_gradient_divide_factor(1.0)
+        block.set_force_sum_reduction_for_comms(True)
+    here = IDS[mesh["dp"].get_local_rank()][None]
+    for _ in range(2):
+        for m in (model, single):
+            m.zero_grad()
+        model(here).square().sum().backward(), single(IDS).square().sum().backward()
+        for (name, mine), alone in zip(model.named_parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(whole(mine.grad), alone.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def forward_that_talks(rank, folder):
+    """Context parallelism: each process has a part of the sequence, and attention gathers the rest."""
+    model, single = transformed(), transformed()
+    for block in [*model.layers, model]:
+        fully_shard(block)
+        block.set_gradient_divide_factor(1.0)
+        block.set_force_sum_reduction_for_comms(True)
+    for layer in model.layers:
+        layer.attention.forward = functools.partial(attend_everywhere, layer.attention, rank)
+    here = IDS.chunk(2, 1)[rank]
+    model(here).square().sum().backward(), single(IDS).square().sum().backward()
+    for (name, mine), alone in zip(model.named_parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(whole(mine.grad), alone.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def attend_everywhere(self, rank, x, scale, *, causal):
+    q, k, v = (f(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+    k, v = (torch.cat(all_gather(t.contiguous()), 2) for t in (k, v))
+    causal = torch.arange(k.shape[2]) <= rank * q.shape[2] + torch.arange(q.shape[2])[:, None]
+    return self.o(F.scaled_dot_product_attention(q * scale, k, v, attn_mask=causal).transpose(1, 2).flatten(2))
+
+
 def in_turn(rank, folder, checks):
     for check, *arguments in checks:
         check(rank, folder, *arguments)
 
 
-OPTS=[{}, {"sequence": True}, {"sequence": True, "local": False}, {"local": False}]
-@pytest.mark.parametrize("o", OPTS)
-@pytest.mark.parametrize("c", [after,before])
-def test_try(tmp_path,o,c):
-    run_ranks(c, tmp_path, o)
+FEW = [
+    (after, {"sequence": True}),  # plain local tensors, gradients that have to be added up
+    (before, {"sequence": True, "local": False}),  # DTensors
+    (forward_that_talks,),
+    (sharded_channels,),
+    (uneven_sequence,),
+    (hooks_on_a_block,),
+]
+MORE = [
+    (after, {}),
+    (after, {"local": False}),
+    (after, {"sequence": True, "local": False}),
+    (before, {}),
+    (before, {"sequence": True}),
+    (on_the_mesh,),
+    (reductions,),
+    (behind_a_backend,),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checks", [pytest.param(FEW, id="few"), pytest.param(MORE, id="more", marks=EXHAUSTIVE)])
+def test_two_processes_compute_what_one_does(checks, tmp_path):
+    run_ranks(in_turn, tmp_path, checks)
+
+
+@EXHAUSTIVE
+def test_four_processes_with_tensor_parallelism_inside_of_fsdp(tmp_path):
+    run_ranks(in_turn, tmp_path, [(with_fsdp, ""), (with_fsdp, "checkpointed"), (with_fsdp, "compiled")], size=4)

@@ -1,9 +1,9 @@
 """The functions of `streams.py` for models whose tensors are distributed over the processes of a device mesh.
 
-Mixing is per token, so each process computes on the tokens that it has: streams may be sharded over batch and sequence,
-never over channels. Streams and what branches read and return are `DTensor`s where the model's own are, else plain local
-tensors; coefficients are always local. New parameters are the same on all processes. Where these hold other tokens, the
-gradient of a parameter is the sum over them, and is added up in the backward, one reduction for each site.
+Mixing is per token, so each process computes on the tokens that it has: streams may be sharded over batch and
+sequence, never over channels. Streams and what branches read and return are `DTensor`s where the model's own are, else
+plain local tensors; coefficients are always local. New parameters are the same on all processes. Where these hold other
+tokens, the gradient of a parameter is the sum over them, and is added up in the backward, one reduction for each site.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Spread:
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
             raise _channels_sharded()
-        fitting = [mesh for mesh in self.meshes if mesh.ndim == 1 and x.shape[other[0]] * mesh.size() == whole[other[0]]]
+        here, size = x.shape[other[0]], whole[other[0]]
+        fitting = [mesh for mesh in self.meshes if mesh.ndim == 1 and here * mesh.size() == size]
         if len(other) > 1 or len(fitting) != 1:
             sizes = " or ".join(str(mesh.size()) for mesh in self.meshes) or "one"
             raise ParallelError(
@@ -189,8 +190,8 @@ def _check_placements(placements: Sequence[Placement], axis: int) -> None:
             raise _channels_sharded()
         if not (placement.is_replicate() or type(placement) is Shard):
             raise ParallelError(
-                f"the residual streams begin at a tensor that is placed as {placement}: it has to be sharded over batch "
-                "or sequence, or replicated; write output_layouts=Replicate() or Shard(1) for what makes it"
+                f"the residual streams begin at a tensor that is placed as {placement}: it has to be sharded over "
+                "batch or sequence, or replicated; write output_layouts=Replicate() or Shard(1) for what makes it"
             )
 
 

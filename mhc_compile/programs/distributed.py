@@ -61,7 +61,7 @@ def undistributed(model: nn.Module) -> nn.Module | None:
         if "forward" in vars(module) and distributes_values(module):
             raise ParallelError(
                 f"{path or 'the model'} was parallelised by torchtitan, whose new forward calls this object: write "
-                "mhc_compile.transform(model, ...) first, or use mhc_compile.torchtitan, and parallelise what it returns"
+                "mhc_compile.transform(model, ...) first and parallelise the result, or use mhc_compile.torchtitan"
             )
     second: nn.Module = object.__new__(type(model))
     vars(second).update(shallow(model))
@@ -86,6 +86,6 @@ def refuse_fallback(owner: Served, call: str) -> None:
     """
     if is_parallel([module for _, module in named_modules(owner)]):
         raise ParallelError(
-            f"{call} is no one graph, and the model is distributed over several processes: hand in tensors, numbers and "
-            "texts only (an attention that needs no mask object, no cache), or use fully_shard alone"
+            f"{call} is no one graph, and the model is distributed over several processes: hand in tensors, numbers "
+            "and texts only (an attention that needs no mask object, no cache), or use fully_shard alone"
         )

@@ -33,7 +33,7 @@ def plain_part(owner: Served, path: str, whole: Collection[str] = ()) -> nn.Modu
 
 
 def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
-    """Id of each tensor that is distributed, or offloaded between calls -> how it is in a call, as one process sees it."""
+    """Id of each tensor that is distributed, or offloaded between calls -> how one process alone would see it."""
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}

@@ -8,17 +8,19 @@ the trace.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from torch import nn
+from torch import distributed, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.graph.borders import marked
+from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.looks import TracedHook, for_trace
 from mhc_compile.twin.module_tree import HOOKS, Look, State, derived
 from mhc_compile.twin.names import lies_in, named_modules
+from mhc_compile.twin.offload import computes_as_its_class
 
 _LIBRARIES = ("torch.distributed.tensor", "torchtitan")
 """Where the functions come from that distribute what a module takes and returns."""
@@ -26,13 +28,20 @@ _LIBRARIES = ("torch.distributed.tensor", "torchtitan")
 
 def is_parallel(modules: Collection[nn.Module]) -> bool:
     """Whether something but `fully_shard` has distributed parameters of these modules, or what they take and return."""
-    return bool(compat.parallel_meshes(modules)) or any(map(distributes_values, modules))
+    return bool(compat.parallel_meshes(modules)) or any(distributes_values(m) or _is_replaced(m) for m in modules)
 
 
 def distributes_values(module: nn.Module) -> bool:
     """Whether a hook, or a `forward` that was set on the module, is one of a library that distributes tensors."""
     around = [*module._forward_pre_hooks.values(), *module._forward_hooks.values(), vars(module).get("forward")]
     return any(map(_is_of_library, around))
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    """Whether a module without sites got another forward while there are several processes, who may talk in it."""
+    if not isinstance(module, Hosted) or "forward" not in vars(module) or computes_as_its_class(module):
+        return False
+    return vars(module)[HOSTED].door is None and distributed.is_available() and distributed.is_initialized()
 
 
 def _is_of_library(function: Any) -> bool:

@@ -1,7 +1,8 @@
 """Marks in a trace of the border of a module that is to be called as a whole: what goes in, and what comes out.
 
-A mark is an operator on one tensor that changes nothing (a `Kind.COPY` to the passes). It never runs: behind the rewrite
-the nodes between the marks of a call are left out, and the module itself is called, see `passes/split/whole_calls.py`.
+A mark is an operator on one tensor that changes nothing (a `Kind.COPY` to the passes). It never runs: behind the
+rewrite the nodes between the marks of a call are left out, and the module itself is called, see
+`passes/split/whole_calls.py`.
 """
 
 from __future__ import annotations

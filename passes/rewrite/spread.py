@@ -35,8 +35,9 @@ def let_spread(graph: fx.Graph, meshes: Sequence[DeviceMesh]) -> None:
             spreads[node] = spreads[node.all_input_nodes[0]]
             node.target = bound(node.target, spreads[node])
         elif STREAMS_OF in node.meta or node.target is operator.getitem:
-            known = [spreads[n] for n in node.all_input_nodes if n in spreads]
-            spreads.update({node: spread for spread in known[:1]})
+            streams = next((n for n in node.all_input_nodes if n in spreads), None)
+            if streams is not None:
+                spreads[node] = spreads[streams]
 
 
 def _enter(
