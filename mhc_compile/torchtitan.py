@@ -120,7 +120,7 @@ def _distribute(model: Any, parallel_dims: Any) -> None:
 
 
 def _pipeline(pipelining: Any, parallelize: Any, added: Any, model: nn.Module, **others: Any) -> Any:
-    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams are carried over the borders."""
+    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams cross the borders."""
     dims, parallelism = others["parallel_dims"], others["parallelism"]
     _check_backend(parallelism)
     if dims.tp_enabled or dims.ep_enabled or dims.cp_enabled:

@@ -35,7 +35,7 @@ config _torch_compat targets arguments
 kernels.schedules kernels.late kernels.formulas kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
 passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.order passes
 wording twin capture programs dynamo files model optimizers report
-export traced checkpoint sharded pretrained transform pipeline
+export traced checkpoint sharded pretrained transform pipeline torchtitan
 mhc_compile cli
 """
 ORDER = _BOTTOM_UP.split()

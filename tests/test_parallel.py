@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import copy
+from functools import partial
 
 import pytest
 import torch
@@ -175,6 +176,26 @@ def reductions(rank, folder):
         assert counts[1] - counts[0] == (4 if sequence else 0)
 
 
+def saved_streams(rank, folder):
+    """Under sequence parallelism a process keeps its part of the streams."""
+    single, model = transformed(), transformed()
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=True)
+    found = []
+    for m in (single, model):
+        sizes = {}
+        m(IDS)
+        with torch.autograd.graph.saved_tensors_hooks(partial(note_streams, sizes), lambda tensor: tensor):
+            m(IDS)
+        found.append(sum(sizes.values()))
+    assert found[1] == found[0] / 2 > 0
+
+
+def note_streams(sizes, tensor):
+    if tensor.dim() == 4 and tensor.shape[0] == 4 and tensor.shape[-1] == C:
+        sizes[tensor.data_ptr()] = tensor.numel()
+    return tensor
+
+
 def sharded_channels(rank, folder):
     model = transformed()
     mesh = init_device_mesh("cpu", (2,))
@@ -237,7 +258,7 @@ def forward_that_talks(rank, folder):
         block.set_gradient_divide_factor(1.0)
         block.set_force_sum_reduction_for_comms(True)
     for layer in model.layers:
-        layer.attention.forward = functools.partial(attend_everywhere, layer.attention, rank)
+        layer.attention.forward = partial(attend_everywhere, layer.attention, rank)
     here = IDS.chunk(2, 1)[rank]
     model(here).square().sum().backward(), single(IDS).square().sum().backward()
     for (name, mine), alone in zip(model.named_parameters(), single.parameters(), strict=True):
@@ -249,6 +270,14 @@ def attend_everywhere(self, rank, x, scale, *, causal):
     k, v = (torch.cat(all_gather(t.contiguous()), 2) for t in (k, v))
     causal = torch.arange(k.shape[2]) <= rank * q.shape[2] + torch.arange(q.shape[2])[:, None]
     return self.o(F.scaled_dot_product_attention(q * scale, k, v, attn_mask=causal).transpose(1, 2).flatten(2))
+
+
+def test_a_stage_that_an_engine_cuts_out_is_refused():
+    part = copy.deepcopy(transformed())
+    del part.layers[1]
+    part.norm = part.head = None
+    with pytest.raises(ParallelError, match="as in a stage"):
+        part(IDS)
 
 
 def in_turn(rank, folder, checks):
@@ -272,6 +301,7 @@ MORE = [
     (before, {"sequence": True}),
     (on_the_mesh,),
     (reductions,),
+    (saved_streams,),
     (behind_a_backend,),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import fx, nn
 
 from mhc_compile._torch_compat import is_cut
@@ -37,6 +39,27 @@ def called_whole(owner: Served) -> frozenset[str]:
             "that none can be called as a whole: put what is distributed into modules of its own"
         )
     return frozenset(whole)
+
+
+def check_uncut(owner: Served, known: Iterable[str]) -> None:
+    """Refuse a part of a model that an engine has made a stage of a pipeline by deleting the rest.
+
+    Args:
+        owner: the part.
+        known: names of the modules that it had in earlier traces.
+
+    Raises:
+        ParallelError: layers are gone, and modules around them are None. Streams would end at the borders of the part.
+    """
+    emptied = [name for name in known if name in owner._modules and owner._modules[name] is None]
+    modules = dict(owner.named_modules())
+    gone = [site.module for plan in owner._mhc.plans for site in plan.sites if site.module not in modules]
+    if emptied and gone:
+        raise ParallelError(
+            f"{', '.join(emptied)} of this model are None and {gone[0]} is gone, as in a stage that an engine cuts "
+            "out: its streams would end at its borders. Write mhc_compile.pipeline.split(model, at=[...]) for stages, "
+            "or use mhc_compile.torchtitan; to leave the parts out on purpose, do so before transform"
+        )
 
 
 def spread_over(gm: fx.GraphModule, owner: Served) -> None:

@@ -15,7 +15,7 @@ from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites
 from mhc_compile.programs.dispatch import Entry
-from mhc_compile.programs.distributed import called_whole, spread_over
+from mhc_compile.programs.distributed import called_whole, check_uncut, spread_over
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
@@ -69,6 +69,7 @@ def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mappin
         CaptureError: it cannot be traced, or needs parameters that `owner` does not have.
         ParallelError: the model is distributed over processes in a way that does not work.
     """
+    check_uncut(owner, {name for program in entry.programs for name in program.reads.classes})
     whole = called_whole(owner)
     captured = capture(
         plain_part(owner, entry.path, whole), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
