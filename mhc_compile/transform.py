@@ -31,6 +31,7 @@ from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.programs.variants import add_program, training_mode
 from mhc_compile.twin.hyper_connections import CHILD
 from mhc_compile.twin.inference import make_ordinary
+from mhc_compile.twin.parallel import mark_as_others
 from mhc_compile.twin.reserved import OWNERSHIP, PLAN, check_free
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -85,6 +86,7 @@ def transform(
             return model
         owner = own(model, initial_sites(plans, config, model), plans, config)
         owner.hyper_connections.weights.update(weights_of(plans))
+        mark_as_others(model, owner.hyper_connections.parameters())
         for variant in variants:
             with training_mode(owner, variant.training):
                 _serve(owner, variant, inputs)

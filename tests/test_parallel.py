@@ -272,6 +272,13 @@ def attend_everywhere(self, rank, x, scale, *, causal):
     return self.o(F.scaled_dot_product_attention(q * scale, k, v, attn_mask=causal).transpose(1, 2).flatten(2))
 
 
+def test_new_parameters_are_marked_for_megatron_as_norms_are():
+    model = plain()
+    assert not any(hasattr(p, "sequence_parallel") for p in new(transformed(model)))
+    model.norm.weight.sequence_parallel = True
+    assert all(p.sequence_parallel for p in new(transformed(model)))
+
+
 def test_a_stage_that_an_engine_cuts_out_is_refused():
     part = copy.deepcopy(transformed())
     del part.layers[1]

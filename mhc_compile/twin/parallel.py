@@ -22,6 +22,9 @@ from mhc_compile.twin.module_tree import HOOKS, Look, State, derived
 from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.twin.offload import computes_as_its_class
 
+SUMMED = "sequence_parallel"
+"""Attribute of Megatron's for parameters whose gradients are those of a part of the sequence."""
+
 _LIBRARIES = ("torch.distributed.tensor", "torchtitan")
 """Where the functions come from that distribute what a module takes and returns."""
 
@@ -95,6 +98,16 @@ def _bordered(kind: Any) -> type[nn.Module]:
 
 class _Bordered(nn.Module):
     """Mixed in before the class of a module whose borders are marked."""
+
+
+def mark_as_others(model: nn.Module, new: Iterable[nn.Parameter]) -> None:
+    """Let Megatron's engine add up the gradients of new parameters over its tensor group, as those of the norms.
+
+    It does so for parameters with an attribute of this name, which a model has where its sequence is sharded.
+    """
+    if any(getattr(parameter, SUMMED, False) is True for parameter in model.parameters()):
+        for parameter in new:
+            setattr(parameter, SUMMED, True)
 
 
 def meshes(modules: Iterable[nn.Module]) -> list[Any]:
