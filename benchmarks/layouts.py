@@ -10,6 +10,7 @@ hyper-connections.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import tempfile
@@ -22,8 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_gather
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 FAMILIES = ("llama3", "qwen3", "deepseek_v3")
 BATCH, LENGTH, STEPS, RATE = 4, 32, 3, 0.1
@@ -153,7 +153,9 @@ def context_parallel(model: Any, mesh: Any) -> None:
     """What torchtitan does on a GPU: attention over the keys of all processes. Its kernels have no form for the CPU."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-        k, v = (torch.cat(all_gather(t.contiguous(), mesh.get_group()), 1).transpose(1, 2) for t in (k, v))
+        parts = (DTensor.from_local(t, mesh, [Shard(1)], run_check=False) for t in (k, v))
+        wholes = (t.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()]) for t in parts)
+        k, v = (t.transpose(1, 2) for t in wholes)
         begin = mesh.get_local_rank() * q.shape[1]
         causal = torch.arange(k.shape[2]) <= begin + torch.arange(q.shape[1])[:, None]
         options = {key: value for key, value in options.items() if key in ("scale", "enable_gqa")}
@@ -278,27 +280,23 @@ def worker(rank: int, folder: str, family: str, name: str, plain: bool) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(layout.world), GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=layout.world)
     spec = specification(family, layout)
-    text = ""
     try:
         errors = run(spec, layout, plain, one_process(specification(family, Layout()), plain))
-        text = " | ".join(f"{error:.0e}" for error in errors)
     except Exception as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]} | "
-        if os.environ.get("LAYOUTS_RAISE"):
-            raise
-    gathered: list[Any] = [None] * layout.world
-    dist.all_gather_object(gathered, text)
+        Path(folder, "row").write_text(f"{type(error).__name__}: {' '.join(str(error).split())[:120]} | ")
+        raise  # ends the others, who wait for this one
     if rank == 0:
-        Path(folder, "row").write_text(max(gathered, key=len) if len({*gathered}) == 1 else str(sorted({*gathered})))
+        Path(folder, "row").write_text(" | ".join(f"{error:.0e}" for error in errors))
     dist.destroy_process_group()
 
 
 def row(family: str, name: str, plain: bool) -> str:
     """One row of the table, from processes of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(
-            worker, (folder, family, name, plain), nprocs=LAYOUTS[name].world, start_method="forkserver"
-        )
+        with contextlib.suppress(torch.multiprocessing.ProcessRaisedException):
+            torch.multiprocessing.start_processes(
+                worker, (folder, family, name, plain), nprocs=LAYOUTS[name].world, start_method="forkserver"
+            )
         return f"| {family} | {name} | {Path(folder, 'row').read_text()} |"
 
 

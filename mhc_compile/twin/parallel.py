@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, cast
 
 from torch import distributed, nn
 
@@ -81,7 +81,7 @@ def for_whole_calls(model: nn.Module, paths: Collection[str]) -> Look:
         if id(module) in inside:
             state.pop("forward", None)
             state.update({name: type(state[name])() for name in HOOKS})
-        return (_bordered(kind) if id(module) in called else kind), state
+        return (_bordered(cast(Any, kind)) if id(module) in called else kind), state
 
     return look
 

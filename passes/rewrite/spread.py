@@ -80,10 +80,10 @@ def _shape_function(x: fx.Node, inputs: dict[fx.Node, torch.Tensor]) -> Callable
     for example in inputs.values():
         names += [_symbol(size) or f"_{len(names) + axis}" for axis, size in enumerate(example.shape)]
     names = [f"_{i}" if name in names[:i] else name for i, name in enumerate(names)]  # sizes that are equal
-    example = example_of(x)
-    assert example is not None
+    value = example_of(x)
+    assert value is not None
     printer = compat.PythonPrinter()
-    sizes = [printer.doprint(s.node.expr) if isinstance(s, torch.SymInt) else str(int(s)) for s in example.shape]
+    sizes = [printer.doprint(s.node.expr) if isinstance(s, torch.SymInt) else str(int(s)) for s in value.shape]
     code = f"lambda {', '.join(names)}: ({', '.join(sizes)},)"
     found: Callable[..., tuple[int, ...]] = eval(code, {"math": math})  # printed by sympy just above
     return found

@@ -161,7 +161,7 @@ class _Body:
         args, kwargs = fx.map_arg((whole.args, whole.kwargs), self._value)
         name = f"{identifier(self._local(path) or 'model')}_output"
         handle = self._value(self.modules[path])
-        call = self.graph.create_node("call_function", call_whole, (handle, *args), kwargs, name=name)
+        call = self.graph.create_node("call_function", call_whole, (handle, *args), dict(kwargs), name=name)
         for node, way in whole.results.items():
             self.copies[node] = fetch(self.graph, call, way)
 
