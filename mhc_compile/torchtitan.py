@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from mhc_compile import pipeline
-from mhc_compile.errors import MissingPackageError, ParallelError
+from mhc_compile.errors import MissingPackageError, NothingToTransformError, ParallelError
 from mhc_compile.model.reset import reset_parameters
 from mhc_compile.programs.ownership import Served
+from mhc_compile.programs.variants import trace_ahead
 from mhc_compile.transform import transform
 
 try:
@@ -67,7 +68,10 @@ def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> Model
 def _parallelize(parallelize: Any, added: Any, model: nn.Module, *, parallelism: Any, **others: Any) -> nn.Module:
     """What takes the place of `parallelize_fn`."""
     _check_backend(parallelism)
-    parallelised: nn.Module = parallelize(added(model), parallelism=parallelism, **others)
+    model, dims = added(model), others["parallel_dims"]
+    if dims.tp_enabled or dims.cp_enabled or dims.ep_enabled:
+        trace_ahead(model, *_example(model))
+    parallelised: nn.Module = parallelize(model, parallelism=parallelism, **others)
     return parallelised
 
 
@@ -85,11 +89,13 @@ def _example(model: nn.Module, batch: int = 2) -> tuple[tuple[torch.Tensor], dic
     return (tokens,), {"positions": torch.arange(_LENGTH, device=device).expand(batch, -1).contiguous()}
 
 
-def _transformed(model: nn.Module, *, n: int, options: dict[str, Any]) -> nn.Module:
+def _transformed(model: nn.Module, *, n: int, options: dict[str, Any]) -> Served:
     """The model with hyper-connections that torchtitan's methods know of; one that has them already as it is."""
     if not isinstance(model, Served):
         tokens, keywords = _example(model)
         model = transform(model, n, example_inputs=tokens, example_kwargs=keywords, modes=("train",), **options)
+    if not isinstance(model, Served):
+        raise NothingToTransformError(f"{type(model).__name__} has no residual connection that options leave in")
     _teach(model)
     return model
 

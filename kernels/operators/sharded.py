@@ -59,14 +59,14 @@ class Spread:
     """How the streams of one chain of sites lie on the processes, where they are plain tensors.
 
     Attributes:
-        meshes: over which the parameters of the model are distributed.
+        meshes: gives those over which the parameters of the model are distributed.
         over: the mesh over whose processes the sequence is cut, None where all have the same tokens; known once the
             streams have begun.
     """
 
-    def __init__(self, meshes: Sequence[DeviceMesh]) -> None:
-        """Know the meshes of a model."""
-        self.meshes = tuple(meshes)
+    def __init__(self, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
+        """Know how to ask for the meshes of a model, which may be distributed later."""
+        self.meshes = meshes
         self.over: DeviceMesh | None = None
 
     def enter(self, x: Tensor, whole: Sequence[int], axis: int) -> Tensor:
@@ -90,10 +90,10 @@ class Spread:
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
             raise _channels_sharded()
-        here, size = x.shape[other[0]], whole[other[0]]
-        fitting = [mesh for mesh in self.meshes if mesh.ndim == 1 and here * mesh.size() == size]
+        here, size, meshes = x.shape[other[0]], whole[other[0]], self.meshes()
+        fitting = [mesh for mesh in meshes if mesh.ndim == 1 and here * mesh.size() == size]
         if len(other) > 1 or len(fitting) != 1:
-            sizes = " or ".join(str(mesh.size()) for mesh in self.meshes) or "one"
+            sizes = " or ".join(str(mesh.size()) for mesh in meshes) or "one"
             raise ParallelError(
                 f"the residual streams begin at a tensor of shape {list(x.shape)} where the inputs make it "
                 f"{list(whole)}: each process of a group of {sizes} has to have an equal part of the sequence, so that "

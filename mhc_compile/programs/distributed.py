@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 from torch import fx, nn
@@ -21,9 +22,16 @@ def called_whole(owner: Served) -> frozenset[str]:
     Raises:
         ParallelError: a module with sites inside distributes what it takes or returns.
     """
+    return modules_to_call(owner) if is_parallel([module for _, module in named_modules(owner)]) else frozenset()
+
+
+def modules_to_call(owner: Served) -> frozenset[str]:
+    """The same of a model that is distributed, or will be.
+
+    Raises:
+        ParallelError: a module with sites inside distributes what it takes or returns.
+    """
     modules = dict(named_modules(owner))
-    if not is_parallel(modules.values()):
-        return frozenset()
     whole = whole_modules(owner, {site.module for plan in owner._mhc.plans for site in plan.sites})
     inside = tuple(f"{path}." for path in whole)
     for path, module in modules.items():
@@ -66,7 +74,8 @@ def spread_over(gm: fx.GraphModule, owner: Served) -> None:
     """Let a rewritten graph of `owner` compute on tensors that are distributed as its parameters are."""
     from mhc_compile.passes.rewrite.spread import let_spread  # late, for it imports torch.distributed.tensor
 
-    let_spread(gm.graph, meshes(owner.modules()))
+    known = weakref.ref(owner)
+    let_spread(gm.graph, lambda: meshes(model.modules()) if (model := known()) is not None else [])
 
 
 def undistributed(model: nn.Module) -> nn.Module | None:

@@ -15,7 +15,7 @@ from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites
 from mhc_compile.programs.dispatch import Entry
-from mhc_compile.programs.distributed import called_whole, check_uncut, spread_over
+from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
@@ -71,6 +71,27 @@ def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mappin
     """
     check_uncut(owner, {name for program in entry.programs for name in program.reads.classes})
     whole = called_whole(owner)
+    program = _add(owner, entry, args, kwargs, whole)
+    if program is not None:  # those from before the model was distributed will not serve it any more
+        entry.programs = [p for p in entry.programs if bool(p.reads.parallel) == bool(whole)]
+    return program
+
+
+def trace_ahead(owner: Served, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Trace a kind of call now that is to be made once the model is distributed over processes, and no other.
+
+    Code that is told of its processes, such as a mixture of experts that sends tokens, may be traced before only.
+    """
+    entry = owner._mhc.entry("")
+    entry.programs.clear()
+    program = _add(owner, entry, args, kwargs, modules_to_call(owner))
+    if program is not None:  # it holds no operator but those of the rewrite, which run on any device
+        entry.programs[:] = [replace(program, input_spec=program.input_spec.on_any_device())]
+
+
+def _add(
+    owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
+) -> Program | None:
     captured = capture(
         plain_part(owner, entry.path, whole), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
     )

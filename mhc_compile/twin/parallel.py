@@ -31,6 +31,8 @@ _LIBRARIES = ("torch.distributed.tensor", "torchtitan")
 
 def is_parallel(modules: Collection[nn.Module]) -> bool:
     """Whether something but `fully_shard` has distributed parameters of these modules, or what they take and return."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
     return bool(compat.parallel_meshes(modules)) or any(distributes_values(m) or _is_replaced(m) for m in modules)
 
 
@@ -41,10 +43,10 @@ def distributes_values(module: nn.Module) -> bool:
 
 
 def _is_replaced(module: nn.Module) -> bool:
-    """Whether a module without sites got another forward while there are several processes, who may talk in it."""
+    """Whether a module without sites got another forward; where there are several processes, they may talk in it."""
     if not isinstance(module, Hosted) or "forward" not in vars(module) or computes_as_its_class(module):
         return False
-    return vars(module)[HOSTED].door is None and distributed.is_available() and distributed.is_initialized()
+    return vars(module)[HOSTED].door is None
 
 
 def _is_of_library(function: Any) -> bool:

@@ -19,12 +19,12 @@ _PLACE = ("stack_trace", "nn_module_stack")
 _CHECK = "streams_begin"
 
 
-def let_spread(graph: fx.Graph, meshes: Sequence[DeviceMesh]) -> None:
+def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
     """Replace the functions of the rewrite, in place, and check the values where streams begin.
 
     Args:
         graph: rewritten and fused.
-        meshes: over which the parameters of the model are distributed.
+        meshes: gives those over which the parameters of the model are distributed.
     """
     inputs = {n: e for n in graph.nodes if n.op == "placeholder" for e in [example_of(n)] if e is not None}
     spreads: dict[fx.Node, Spread] = {}  # of streams, of what they begin with, and of results of several parts
@@ -45,7 +45,7 @@ def _enter(
     node: fx.Node,
     inputs: dict[fx.Node, torch.Tensor],
     spreads: dict[fx.Node, Spread],
-    meshes: Sequence[DeviceMesh],
+    meshes: Callable[[], Sequence[DeviceMesh]],
 ) -> None:
     """Let the first operand of a node go through a check; `spreads` knows those that have."""
     x = node.args[0]
