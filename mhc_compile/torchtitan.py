@@ -19,6 +19,8 @@ from torch import nn
 from mhc_compile import pipeline
 from mhc_compile.errors import MissingPackageError, NothingToTransformError, ParallelError
 from mhc_compile.model.reset import reset_parameters
+from mhc_compile.model.stage import StageInfo
+from mhc_compile.passes.split.partition import Crossing
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.variants import trace_ahead
 from mhc_compile.transform import transform
@@ -170,6 +172,9 @@ def _stage(whole: nn.Module, names: Sequence[str], own: Sequence[str], batch: in
     tokens, keywords = _example(whole, batch)
     stages = pipeline.split(whole, at, example_inputs=tokens, example_kwargs=keywords, modes=("train",))
     stage = stages[1 if begin else 0]
+    info = stage.mhc_stage
+    if any(sum(not _crosses(c) for c in crossings) > 1 for crossings in (info.receives, info.sends)):
+        raise ParallelError("more than the positions and floating point tensors would cross a border of the stages")
     part = object.__new__(type(whole))
     vars(part).update(vars(whole))
     layers = stage.get_submodule("layers")
@@ -185,7 +190,24 @@ def _run_stage(part: Any, *args: Any, **kwargs: Any) -> Any:
     (stage,) = part._mhc_stage
     if part._skip_lm_head:
         raise ParallelError("ChunkedLossWrapper calls the head itself: write loss=CrossEntropyLoss.Config(...)")
-    return stage(*args, **({} if stage.mhc_stage.index else kwargs))
+    info = stage.mhc_stage
+    if not info.index:
+        return _sent(info, stage(*args, **kwargs))
+    floats = iter(args)
+    return _sent(info, stage(*(next(floats) if _crosses(c) else kwargs["positions"] for c in info.receives)))
+
+
+def _sent(info: StageInfo, output: Any) -> Any:
+    """What a stage sends: without positions, which torchtitan hands to every stage."""
+    if len(info.sends) < 2:
+        return output
+    values = tuple(value for value, crossing in zip(output, info.sends, strict=True) if _crosses(crossing))
+    return values[0] if len(values) == 1 else values
+
+
+def _crosses(crossing: Crossing) -> bool:
+    """Whether a tensor has to be sent. PyTorch tries stages on values without meaning, which are no positions."""
+    return crossing.dtype.is_floating_point
 
 
 # --- configurations ----------------------------------------------------------------------------------------------

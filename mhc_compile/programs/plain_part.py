@@ -26,7 +26,7 @@ def plain_part(owner: Served, path: str, whole: Collection[str] = ()) -> nn.Modu
         whole: names of modules that get marks on their borders, see `mhc_compile.twin.parallel`.
     """
     door = owner.get_submodule(path) if path else None
-    look = for_whole_calls(owner, whole) if whole else functools.partial(for_trace, door=door)
+    look = for_whole_calls(owner, whole, door) if whole else functools.partial(for_trace, door=door)
     plain = disown(owner, look)
     make_whole(plain, _seen_by_code(owner))
     return part_of(plain, path) if path else plain

@@ -70,16 +70,17 @@ def whole_modules(model: nn.Module, places: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def for_whole_calls(model: nn.Module, paths: Collection[str]) -> Look:
+def for_whole_calls(model: nn.Module, paths: Collection[str], door: nn.Module | None = None) -> Look:
     """How the modules of a twin look to a trace in which those called `paths` have marks on their borders.
 
-    What was put around them and the modules inside runs in a call, and is left out of the trace.
+    What was put around them and the modules inside runs in a call, and is left out of the trace; `door` is the one
+    module that is traced, None for the whole model.
     """
     called = {id(model.get_submodule(path)) for path in paths}
     inside = {id(m) for path in paths for m in model.get_submodule(path).modules()}
 
     def look(module: nn.Module) -> tuple[type[nn.Module], State]:
-        kind, state = for_trace(module)
+        kind, state = for_trace(module, door)
         if id(module) in inside:
             state.pop("forward", None)
             state.update({name: type(state[name])() for name in HOOKS})
