@@ -7,6 +7,7 @@ or, in a registry of your own, `spec = mhc_compile.torchtitan.with_hyper_connect
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Sequence
@@ -140,8 +141,9 @@ def _pipeline(pipelining: Any, parallelize: Any, added: Any, model: nn.Module, *
     names = [name for name, child in _parts(model)]
 
     def parallelize_part(part: nn.Module, **options: Any) -> Any:
-        own = [name for name, _ in _parts(part)]
-        return parallelize(_stage(whole, names, own, parallelism.pipeline_parallel_microbatch_size), **options)
+        own, size = [name for name, _ in _parts(part)], parallelism.pipeline_parallel_microbatch_size
+        stage = _stage(copy.deepcopy(whole), names, own, size)  # a process may have several, parallelised one by one
+        return parallelize(stage, **options)
 
     return pipelining(model, **{**others, "parallelize_fn": parallelize_part})
 
