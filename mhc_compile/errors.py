@@ -1,7 +1,6 @@
 """One class per user error: what happened, where, and what to write instead.
 
-Every class derives from `MhcError`, so `except MhcError` catches exactly the errors this package raises on purpose.
-The command line prints the message without a traceback and exits with code 2.
+Every class derives from `MhcError`: what this package raises on purpose. The command line prints it, and exits with 2.
 """
 
 from __future__ import annotations
@@ -183,6 +182,10 @@ class StageOutputError(PipelineError):
 
 class StageCallError(PipelineError):
     """A stage of a pipeline is called in another way than it was traced for, and cannot be traced anew."""
+
+
+class ParallelError(MhcError, ValueError):
+    """The model is distributed over processes in a way that its hyper-connections do not work with."""
 
 
 class UnsupportedTorchError(MhcError, ImportError):

@@ -25,6 +25,7 @@ ALL = sorted(
 KERNEL_INTERFACE = {
     "mhc_compile.kernels.operators.streams",
     "mhc_compile.kernels.operators.single_pass",
+    "mhc_compile.kernels.operators.sharded",
     "mhc_compile.kernels.formulas.connections",
 }
 LINES, FILES = 250, 18
@@ -36,7 +37,7 @@ kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor 
 passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.history passes.order
 passes
 wording twin capture programs dynamo files model optimizers verification diagnostics cost report page
-export traced checkpoint sharded pretrained transform pipeline restored
+export traced checkpoint sharded pretrained transform pipeline restored torchtitan
 mhc_compile commands cli
 """
 ORDER = _BOTTOM_UP.split()

@@ -19,12 +19,14 @@ from mhc_compile.model.owner import own
 from mhc_compile.model.serve import follow
 from mhc_compile.passes.plan.data import Plan, Reason
 from mhc_compile.programs.dispatch import kind_of
+from mhc_compile.programs.distributed import undistributed
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.specs import initial_sites, weights_of
 from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.programs.variants import add_program, training_mode
 from mhc_compile.twin.hyper_connections import CHILD
 from mhc_compile.twin.inference import make_ordinary
+from mhc_compile.twin.parallel import mark_as_others
 from mhc_compile.twin.reserved import OWNERSHIP, PLAN, check_free
 
 
@@ -73,13 +75,17 @@ def make(
         if inputs is None:
             plans, variants = [plan_without_inputs(model, config)], []
         else:
-            variants = trace_modes(model, inputs, config, modes)
+            whole = undistributed(model)
+            variants = trace_modes(model if whole is None else whole, inputs, config, modes)
             plans = [v.plan for v in variants]
+            if whole is not None:  # programs call the modules as they are, and are traced at the first calls
+                variants = []
         if not any(p.sites for p in plans):
             return Made(None, inputs, config, tuple(plans))
         traces = tuple(_trace(model, variant) for variant in variants) if keep_graphs else ()
         owner = own(model, initial_sites(plans, config, model), plans, config)
         owner.hyper_connections.weights.update(weights_of(plans))
+        mark_as_others(model, owner.hyper_connections.parameters())
         for variant in variants:
             with training_mode(owner, variant.training):
                 _serve(owner, variant, inputs)

@@ -7,17 +7,20 @@ import itertools
 import linecache
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
+from mhc_compile.errors import ParallelError
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part
 from mhc_compile.passes.split.nesting import Layout, lay_out, nest
 from mhc_compile.passes.split.scopes import ModuleNames, inside
 from mhc_compile.twin.hosts import RUN, Hosted, mark_called, show
 from mhc_compile.twin.owned import Owner
+from mhc_compile.twin.parallel import is_parallel
 
 Code = Callable[..., Any]
 _numbers = itertools.count()
@@ -26,8 +29,12 @@ _PARTS = "mhc_parts"
 
 
 def split(
-    graph: fx.Graph, owner: Owner, calls: Mapping[str, Sequence[str]], path: str = ""
-) -> tuple[fx.Graph, frozenset[str]]:
+    graph: fx.Graph,
+    owner: Owner,
+    calls: Mapping[str, Sequence[str]],
+    path: str = "",
+    whole: frozenset[str] = frozenset(),
+) -> tuple[fx.Graph, Layout]:
     """Split a rewritten graph so that it runs through the modules of `owner`.
 
     Args:
@@ -35,14 +42,39 @@ def split(
         owner: the transformed model.
         calls: see `ModuleNames.by_call`.
         path: name of the module that was called.
+        whole: names of modules with marks on their borders, which are called as a whole where they can be.
 
     Returns:
-        The graph of the model's own forward, and the names of modules that it calls.
+        The graph of the model's own forward, and how it was split.
+
+    Raises:
+        ParallelError: a distributed module cannot be called as a whole.
     """
-    layout = lay_out(graph, _module_names(owner, calls, path))
+    names = _module_names(owner, calls, path)
+    layout = lay_out(graph, replace(names, enterable=names.enterable | whole, whole=whole))
+    if whole:
+        _check_whole(owner, whole - layout.whole, layout)
     outer = nest(layout, _all_names(owner), _Linker().link)
     _install(layout, owner, path)
-    return outer, layout.entered
+    return outer, layout
+
+
+def _check_whole(owner: nn.Module, opened: frozenset[str], layout: Layout) -> None:
+    """Refuse what is distributed and has its code, or its parameters, in code that computes on plain tensors."""
+    for path in sorted(opened):
+        if is_parallel([*owner.get_submodule(path).modules()]) and _computes(path, layout):
+            raise ParallelError(
+                f"{path} stands between two residual connections, where it is applied to each stream, and it is "
+                "distributed over several processes: leave it out of the plan of parallelize_module (a norm behind a "
+                "residual connection), or leave the residual connections around it out with exclude=[...]"
+            )
+
+
+def _computes(path: str, layout: Layout) -> bool:
+    """Whether code around a module reads what it has."""
+    users = (node for item in layout.items for node in (item.nodes if isinstance(item, Part) else (item,)))
+    read = (str(n.target) for node in users for n in node.all_input_nodes if n.op == "get_attr")
+    return any(inside(name, path) for name in read)
 
 
 def compile_graph(graph: fx.Graph) -> tuple[Code, str]:
