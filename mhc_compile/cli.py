@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from mhc_compile.arguments import build_parser
+from mhc_compile.commands.arguments import build_parser
 from mhc_compile.errors import MhcError
 
 OK = 0
