@@ -31,6 +31,11 @@ class Unfused(Enum):
     BORDER = "a border between two stages of a pipeline lies between the two sites"
     LEARNED = "a learned readout needs the streams themselves"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Unfused | None:
+        """Pickles name a reason by its sentence, and those of version 0.1 have another for one of them."""
+        return cls.CONNECTION if value == "only connection='mhc' has kernels of its own" else None
+
 
 @dataclass(frozen=True)
 class Step:
