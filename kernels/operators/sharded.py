@@ -182,8 +182,8 @@ def _check_placements(x: DTensor, axis: int) -> None:
 
 def _uneven(here: list[int], whole: list[int], size: str) -> ParallelError:
     return ParallelError(
-        f"the residual streams begin at a tensor of shape {here} in this process, and {whole} in all: each process of a "
-        f"group of {size} has to have an equal part of the sequence. Pad the sequence to a multiple of the group's size"
+        f"the residual streams begin at a tensor of shape {here} in this process, and {whole} in all: each process of "
+        f"a group of {size} has to have an equal part of the sequence. Pad the sequence to a multiple of the size"
     )
 
 
