@@ -179,6 +179,7 @@ def run(spec: Any, layout: Layout, plain: bool, expected: Steps) -> tuple[float,
         worst_loss = max(worst_loss, abs(found - loss) / abs(loss))
         total = sum(g.square().sum() for g in gradients.values()) ** 0.5
         for name, p in ((n, p) for m in models for n, p in m.named_parameters() if p.grad is not None):
+            name = name.replace("._checkpoint_wrapped_module", "")
             error = (whole(p.grad) - gradients[name]).norm() / (gradients[name].norm() + 1e-3 * total)
             worst = max(worst, error.item())
         _step(*models)

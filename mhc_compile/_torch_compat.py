@@ -100,6 +100,11 @@ def unwrapped(module: Any) -> Any:
         module = inner
 
 
+def without_wrappers(name: str) -> str:
+    """The name of a module as it would be without wrappers for activation checkpointing and of `torch.compile`."""
+    return ".".join(part for part in name.split(".") if part not in (WRAPPED, COMPILED))
+
+
 def is_sharded_class(kind: type) -> bool:
     """Whether a class was made by `fully_shard`, which derives one from that of the module."""
     fsdp = sys.modules.get("torch.distributed.fsdp")

@@ -204,10 +204,11 @@ def sharded_channels(rank, folder):
 
 
 def uneven_sequence(rank, folder):
-    model = transformed()
-    tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=True)
-    with pytest.raises(ParallelError, match="equal part of the sequence"):
-        model(IDS[:, :5])
+    for local in (True, False):
+        model = transformed()
+        tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=True, local=local)
+        with pytest.raises(ParallelError, match="equal part of the sequence"):
+            model(IDS[:, :5])
 
 
 def hooks_on_a_block(rank, folder):

@@ -81,7 +81,7 @@ class Spread:
             ParallelError: it is a part of the channels, or one that is no whole fraction of the sequence.
         """
         if isinstance(x, DTensor):
-            _check_placements(x.placements, axis % x.ndim)
+            _check_placements(x, axis % x.ndim)
             return x
         other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
         self.over = self._mesh_of(x, whole, other, axis % x.ndim) if other else None
@@ -93,12 +93,7 @@ class Spread:
         here, size, meshes = x.shape[other[0]], whole[other[0]], self.meshes()
         fitting = [mesh for mesh in meshes if mesh.ndim == 1 and here * mesh.size() == size]
         if len(other) > 1 or len(fitting) != 1:
-            sizes = " or ".join(str(mesh.size()) for mesh in meshes) or "one"
-            raise ParallelError(
-                f"the residual streams begin at a tensor of shape {list(x.shape)} where the inputs make it "
-                f"{list(whole)}: each process of a group of {sizes} has to have an equal part of the sequence, so that "
-                "gradients can be added up. Pad the sequence to a multiple of the group's size"
-            )
+            raise _uneven(list(x.shape), list(whole), " or ".join(str(mesh.size()) for mesh in meshes) or "one")
         return fitting[0]
 
 
@@ -132,7 +127,7 @@ class _Part:
             moved = 0 if from_one else 1
             self.mesh = first.device_mesh
             self.placements = [_moved(p, -moved) for p in first.placements]
-            self.shape = first.shape[moved:]
+            self.rank = first.ndim - moved
             partial: list[Placement] = [Partial() if p.is_shard() else Replicate() for p in self.placements]
             self.sums = (self.mesh, partial) if any(p.is_partial() for p in partial) else None
         elif spread.over is not None:
@@ -144,8 +139,8 @@ class _Part:
             return tuple(map(self.local, value))
         if not isinstance(value, DTensor):
             return value
-        if self.mesh is not None and value.ndim in (len(self.shape), len(self.shape) + 1):
-            wanted = [_moved(p, value.ndim - len(self.shape)) for p in self.placements]
+        if self.mesh is not None and value.ndim in (self.rank, self.rank + 1):
+            wanted = [_moved(p, value.ndim - self.rank) for p in self.placements]
             value = value if list(value.placements) == wanted else value.redistribute(self.mesh, wanted)
         return value.to_local()
 
@@ -164,35 +159,32 @@ class _Part:
         """A result as the model's own tensors are."""
         if kind == LOCAL or self.mesh is None:
             return value
-        streams_axis = 1 if kind == ALL else 0
-        shape = torch.Size((*value.shape[:streams_axis], *self.shape))
-        placements = [_moved(p, streams_axis) for p in self.placements]
-        return DTensor.from_local(
-            value.contiguous(), self.mesh, placements, run_check=False, shape=shape, stride=_contiguous(shape)
-        )
-
-
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
+        placements = [_moved(p, 1 if kind == ALL else 0) for p in self.placements]
+        return DTensor.from_local(value.contiguous(), self.mesh, placements, run_check=False)
 
 
 def _moved(placement: Placement, by: int) -> Placement:
     return Shard(placement.dim + by) if isinstance(placement, Shard) else placement
 
 
-def _check_placements(placements: Sequence[Placement], axis: int) -> None:
-    for placement in placements:
-        if isinstance(placement, Shard) and placement.dim == axis:
-            raise _channels_sharded()
+def _check_placements(x: DTensor, axis: int) -> None:
+    for size, placement in zip(x.device_mesh.shape, x.placements, strict=True):
         if not (placement.is_replicate() or type(placement) is Shard):
             raise ParallelError(
                 f"the residual streams begin at a tensor that is placed as {placement}: it has to be sharded over "
                 "batch or sequence, or replicated; write output_layouts=Replicate() or Shard(1) for what makes it"
             )
+        if isinstance(placement, Shard) and placement.dim == axis:
+            raise _channels_sharded()
+        if isinstance(placement, Shard) and x.shape[placement.dim] % size:
+            raise _uneven(list(x.to_local().shape), list(x.shape), str(size))
+
+
+def _uneven(here: list[int], whole: list[int], size: str) -> ParallelError:
+    return ParallelError(
+        f"the residual streams begin at a tensor of shape {here} in this process, and {whole} in all: each process of "
+        f"a group of {size} has to have an equal part of the sequence. Pad the sequence to a multiple of the size"
+    )
 
 
 def _channels_sharded() -> ParallelError:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
+from mhc_compile._torch_compat import unwrapped, without_wrappers
 from mhc_compile.errors import ParallelError
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part
@@ -162,7 +163,7 @@ def _recomputing(code: Code, keywords: Mapping[str, Any]) -> Code:
 
 
 def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]], path: str) -> ModuleNames:
-    named = [(n, m) for n, m in owner.named_modules(remove_duplicate=False) if n]
+    named = [(without_wrappers(n), unwrapped(m)) for n, m in owner.named_modules(remove_duplicate=False) if n]
     begun = (path, *(n for n, m in named if inside(path, n)))  # their calls are those that the program serves
     enterable = frozenset(n for n, m in named if _runs_code(m) and n not in begun)
     return ModuleNames(calls, enterable, frozenset(n for n, m in named if _recomputes_itself(m)))
@@ -190,7 +191,7 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _install(layout: Layout, owner: Owner, path: str) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
-    called = {id(owner.get_submodule(path)) for path in layout.entered}
+    called = {id(unwrapped(owner.get_submodule(path))) for path in layout.entered}
     for module in owner.get_submodule(path).modules():
         if isinstance(module, Hosted):
             mark_called(module, id(module) in called)
