@@ -105,8 +105,9 @@ class HyperConnections(StaysLoaded):
         """What a copy or a pickle becomes is trained by other optimizers than the first."""
         super().__setstate__(state)
         if "config" not in vars(self):  # from before it was kept
-            made: dict[str, Any] = {"n": self.header.n, "connection": self.header.connection, "reduce": self.header.reduce}
-            self.config = Config(**made, init="random" if self.header.reduce == "sum" else "preserve")
+            of = self.header
+            made: dict[str, Any] = {"n": of.n, "connection": of.connection, "reduce": of.reduce}
+            self.config = Config(**made, init="random" if of.reduce == "sum" else "preserve")
         watch(self)
 
     @property
