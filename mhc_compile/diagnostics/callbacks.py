@@ -19,7 +19,7 @@ def huggingface_callback(every: int = 100, **options: Any) -> Any:
     Raises:
         MissingPackageError: Transformers is not installed.
     """
-    base = _base("transformers", "TrainerCallback")
+    base: Any = _base("transformers", "TrainerCallback")
 
     class HyperConnectionsCallback(base):  # type: ignore[misc]
         """Begins a step in front of its first batch, and ends it behind the optimizer, in front of `zero_grad`.
@@ -54,7 +54,7 @@ def lightning_callback(every: int = 100, **options: Any) -> Any:
     Raises:
         MissingPackageError: Lightning is not installed.
     """
-    base = _base("lightning.pytorch", "Callback")
+    base: Any = _base("lightning.pytorch", "Callback")
 
     class HyperConnectionsCallback(base):  # type: ignore[misc]
         """Begins a step in front of each batch, and ends it behind.
