@@ -23,7 +23,7 @@ class Bounds:
     """
 
     gain: float = 10.0
-    spread: float = 1e-3
+    spread: float = 1e-4
 
     def __post_init__(self) -> None:
         for name in ("gain", "spread"):

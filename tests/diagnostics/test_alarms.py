@@ -24,7 +24,7 @@ def test_a_gain_above_its_bound_is_named_once_per_direction_and_segment():
 
 
 def test_equal_streams_are_a_collapse_only_in_a_segment_that_was_trained():
-    flat = {"spread": 1e-4}
+    flat = {"spread": 1e-5}
     assert alarms(site("a", **flat), site("b", "a", **flat)) == [("collapse", "b")]
     still = {"parameters": (moved(0.0, None),)}
     assert alarms(site("a", **flat, **still), site("b", "a", **flat, **still)) == []
