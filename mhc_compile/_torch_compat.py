@@ -135,13 +135,16 @@ def sharded_dtypes(modules: Iterable[Any]) -> dict[int, Any]:
     return dtypes
 
 
-def parallel_meshes(modules: Iterable[Any]) -> list[Any]:
-    """Device meshes over which parameters and buffers lie in calls: of tensor and expert parallelism, not of FSDP."""
+def parallel_meshes(modules: Iterable[Any], around: Iterable[Any] = ()) -> list[Any]:
+    """Device meshes over which parameters and buffers lie in calls: of tensor and expert parallelism, not of FSDP.
+
+    `fully_shard` was called on some of these modules, wrappers included, or of those around.
+    """
     tensor = sys.modules.get("torch.distributed.tensor")  # nothing is distributed before it is imported
     if tensor is None:
         return []
     modules = list(modules)
-    gathered = _gathered_meshes(modules)
+    gathered = _gathered_meshes([*modules, *around])
     tensors = (t for m in modules for r in (m._parameters, m._buffers) for t in r.values())
     found = (gathered.get(id(t), t.device_mesh) for t in tensors if isinstance(t, tensor.DTensor))
     return list(dict.fromkeys(mesh for mesh in found if mesh is not None))

@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
 def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     """Checks on the modules of `model`; where they fail already, what is not as it was when the trace was made."""
     modules = dict(named_modules(model))
-    if is_parallel(modules.values()) != bool(reads.parallel):
+    if is_parallel(list(model.modules())) != bool(reads.parallel):
         return "its modules were distributed over processes, or are no longer"
     problem = reads.other_modules(modules)
     if problem:

@@ -22,7 +22,7 @@ def called_whole(owner: Served) -> frozenset[str]:
     Raises:
         ParallelError: a module with sites inside distributes what it takes or returns.
     """
-    return modules_to_call(owner) if is_parallel([module for _, module in named_modules(owner)]) else frozenset()
+    return modules_to_call(owner) if is_parallel(list(owner.modules())) else frozenset()
 
 
 def modules_to_call(owner: Served) -> frozenset[str]:
@@ -116,7 +116,7 @@ def refuse_fallback(owner: Served, call: str) -> None:
     Raises:
         ParallelError: the model is distributed.
     """
-    if is_parallel([module for _, module in named_modules(owner)]):
+    if is_parallel(list(owner.modules())):
         raise ParallelError(
             f"{call} is no one graph, and the model is distributed over several processes: hand in tensors, numbers "
             "and texts only (an attention that needs no mask object, no cache), or use fully_shard alone"

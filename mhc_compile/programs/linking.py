@@ -63,7 +63,7 @@ def split(
 def _check_whole(owner: nn.Module, opened: frozenset[str], layout: Layout) -> None:
     """Refuse what is distributed and has its code, or its parameters, in code that computes on plain tensors."""
     for path in sorted(opened):
-        if is_parallel([*owner.get_submodule(path).modules()]) and _computes(path, layout):
+        if is_parallel([*owner.get_submodule(path).modules()], owner.modules()) and _computes(path, layout):
             raise ParallelError(
                 f"{path} stands between two residual connections, where it is applied to each stream, and it is "
                 "distributed over several processes: leave it out of the plan of parallelize_module (a norm behind a "
