@@ -72,11 +72,17 @@ def manifold_of(connection: str) -> Manifold:
     return manifold
 
 
-@cache
 def sizes_of(connection: str, n: int) -> tuple[int, int]:
     """How many columns phi has under a connection with fused steps, and how many entries alpha."""
+    return _kept_sizes(connection, n) if type(n) is int else _sizes(connection, n)  # a symbol cannot be looked up
+
+
+def _sizes(connection: str, n: int) -> tuple[int, int]:
     manifold = manifold_of(connection)
     return manifold.columns(n), len(manifold.parts(n))
+
+
+_kept_sizes = cache(_sizes)
 
 
 def why_no_paper(connection: str) -> str:
