@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import get_args
 
-from mhc_compile.config import Connection
+from mhc_compile.kernels.formulas.connections import CONNECTIONS as KNOWN
 
 CONNECTIONS = ("residual", "hc", "mhc", "mhc-single-pass", "mhc-lite", "identity", "attention")
 """Those of the study, as far as this version has them."""
@@ -76,7 +75,7 @@ def plan_runs(short: bool) -> list[Run]:
 
 
 def _of_seed(seed: int, gpt: Size, deep: Size, upcycled: Size, short: bool) -> Iterator[Run]:
-    known = [name for name in CONNECTIONS if name in get_args(Connection)]
+    known = [name for name in CONNECTIONS if name in KNOWN]
     yield from (Run("gpt", name, seed, gpt) for name in known)
     if not short or seed == SEEDS[0]:
         yield from (Run("deep", name, seed, deep) for name in ("residual", "hc", "mhc"))

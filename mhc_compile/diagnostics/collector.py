@@ -17,14 +17,15 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.kernels.formulas.connections import find
+from mhc_compile.kernels.operators import single_pass
 from mhc_compile.kernels.operators import streams as kernels
 from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.programs.unsharded import own_part
 from mhc_compile.twin.hyper_connections import HyperConnections
 
-_GATES = ("coefficients", "gate")
-_WRITES = ("write", "write_packed", "leave")
-_BOTH = ("boundary",)
+_GATES = ("coefficients", "gate", "single_gate")
+_WRITES = ("write", "write_packed", "leave", "single_leave")
+_BOTH = ("boundary", "single_boundary")
 _READS = ("read",)
 
 
@@ -94,7 +95,8 @@ class Collector:
     def substitutes(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         """For each function that a rewrite puts into a graph, one that computes the same and looks."""
         names = [name for plain in (*_GATES, *_BOTH, *_WRITES, *_READS) for name in (plain, f"entry_{plain}")]
-        return {function: self._looking(name, function) for name in names if (function := getattr(kernels, name))}
+        functions = {name: getattr(single_pass if "single" in name else kernels, name) for name in names}
+        return {function: self._looking(name, function) for name, function in functions.items()}
 
     def _looking(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         plain, entry = name.removeprefix("entry_"), name.startswith("entry_")
@@ -121,7 +123,10 @@ class Collector:
         else:
             self._note_branch(args[1], args[3 if name == "write" else 2])
             if name in _BOTH:
-                self._note_gate(result[0], args[3], "mhc", n, kwargs["axis"], result[2])
+                connection = kwargs.get("connection", "mhc")
+                self._note_gate(result[0], args[-1], connection, n, kwargs["axis"], result[-1])
+            if name == "single_boundary":
+                self._note_packed_read(result[0], args[3])
 
     def _note_gate(self, X: Tensor, params: Sequence[Tensor], connection: str, n: int, axis: int, mix: Tensor) -> None:
         key = self._key_of(params)
@@ -170,6 +175,12 @@ class Collector:
         n = self.seen[key].read.shape[0]  # at an entry the weights of equal streams come as they are, or summed
         weights = pre.squeeze(axis + 1).expand(n, *tokens)
         self.seen[key].read = pick(weights.unsqueeze(-1), self._tokens).squeeze(-1)
+
+    def _note_packed_read(self, X: Tensor, pre: Tensor) -> None:
+        """The same where write, read and coefficients are one step: its weights are packed, `[T, n]`."""
+        found = self._read_from.pop(X.data_ptr(), None)
+        if found is not None:
+            self.seen[found[0]].read = pick(pre.mT.unsqueeze(-1), self._tokens).squeeze(-1)
 
     def _note_branch(self, y: Tensor, mix: Tensor) -> None:
         key = self._written.get(mix.data_ptr())
