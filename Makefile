@@ -16,7 +16,8 @@ CODE := mhc_compile passes kernels tests examples benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench lowest docs browser clean
+.PHONY: help install demo test lint format types deep-types unit exhaustive mutants zoo fuzz gpu-proof bench study \
+	study-short lowest docs browser clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,7 +45,7 @@ deep-types: $(STAMP)  ## the same with the types of every library
 	$(BIN)/mypy --config-file build/deep-types.toml --cache-dir .mypy_cache/deep mhc_compile
 
 # One thread per process: with several processes on few cores, more threads only wait for one another.
-unit exhaustive mutants zoo fuzz gpu-proof lowest: export OMP_NUM_THREADS ?= 1
+unit exhaustive mutants zoo fuzz gpu-proof study study-short lowest: export OMP_NUM_THREADS ?= 1
 # Freed memory is kept instead of given back to the kernel and taken anew: a sixth of all processor time.
 unit exhaustive mutants zoo fuzz lowest: export MALLOC_TRIM_THRESHOLD_ ?= 2000000000
 unit exhaustive mutants zoo fuzz lowest: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
@@ -71,9 +72,10 @@ mutants: $(STAMP)  ## deliberate faults, one at a time, and which test catches e
 	$(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
 zoo: $(STAMP) $(ZOO_STAMP)  ## every model of both zoos (tests/zoo), hours
-	$(BIN)/python -m tests.zoo.run
+	$(BIN)/python -m tests.zoo.run $(if $(CONNECTION),--connection $(CONNECTION))
 	$(BIN)/python -m tests.zoo.run --calls
 	$(BIN)/python -m tests.zoo.run --doors
+	$(BIN)/python -m tests.zoo.run --verify
 
 fuzz: $(STAMP)  ## 10,000 random models through every check, and twice as many through random calls (hours)
 	$(BIN)/python -m tests.fuzz.run --cases 10000
@@ -89,6 +91,12 @@ bench: $(STAMP) $(BENCH_STAMP)  ## passes, mixing, training step, memory, traffi
 	for name in passes_scaling mixing training_step estimate memory traffic backend_overhead calls decode; do \
 		$(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || missed="$${missed:-} $$name"; \
 	done; [ -z "$${missed:-}" ] || { echo "bounds missed:$$missed"; exit 1; }
+
+study: $(STAMP)  ## small models with every connection at equal tokens, three seeds; goes on where it was (2 hours)
+	$(BIN)/python -m benchmarks.study
+
+study-short: $(STAMP)  ## the same with fewer and shorter runs, within ten minutes
+	$(BIN)/python -m benchmarks.study --short
 
 docs: $(DOCS_STAMP)  ## the documentation site, in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.operators import single_pass, streams
 
 SINKHORN_ITERATIONS = 20
 
@@ -149,12 +149,12 @@ class Mixing(nn.Module):
 class OurSite(nn.Module):
     """Parameters of one site of this project."""
 
-    def __init__(self, n: int, channels: int) -> None:
+    def __init__(self, n: int, channels: int, connection: str = "mhc") -> None:
         from mhc_compile.kernels.formulas.connections import initial_values
 
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        values = initial_values("mhc", n, channels, position=0, linear=True, init="random", dtype=torch.float32,
+        values = initial_values(connection, n, channels, position=0, linear=True, init="random", dtype=torch.float32,
                                 device="cpu", generator=generator)  # fmt: skip
         for name, value in values.items():
             self.register_parameter(name, nn.Parameter(value))
@@ -165,22 +165,45 @@ class OurSite(nn.Module):
 
 
 class OurMixing(nn.Module):
-    """`Mixing` with the fused steps of this project, as `mhc_compile.transform` puts them into a model."""
+    """`Mixing` with the steps of this project, as `mhc_compile.transform` puts them into a model."""
 
-    def __init__(self, n: int, channels: int, sites: int) -> None:
+    def __init__(self, n: int, channels: int, sites: int, connection: str = "mhc") -> None:
+        from mhc_compile.kernels.formulas.lookup import find
+
         super().__init__()
-        self.first = OurSite(n, channels)
-        self.sites = nn.ModuleList(OurSite(n, channels) for _ in range(sites))
+        self.connection, row = connection, find(connection, n)
+        self.advance = self._separate if row.manifold is None else self._single if row.single_pass else self._boundary
+        self.first = OurSite(n, channels, connection)
+        self.sites = nn.ModuleList(OurSite(n, channels, connection) for _ in range(sites))
 
     def start(self, X: Tensor) -> Any:
         """As `Mixing.start`."""
-        return X, streams.gate(X, self.first.all(), axis=-1)[1]
+        options: dict[str, Any] = {"axis": -1, "connection": self.connection}
+        if self.advance == self._separate:
+            return X, *streams.coefficients(X, self.first.all(), **options)[1:]
+        gate = single_pass.single_gate if self.advance == self._single else streams.gate
+        first, mix = gate(X, self.first.all(), **options)
+        return (X, first, mix) if self.advance == self._single else (X, mix)
 
     def forward(self, state: Any, branches: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         """As `Mixing.forward`."""
-        X, mix = state
         reads = []
         for site, y in zip(self.sites, branches, strict=True):
-            X, u, mix = streams.boundary(X, y, mix, site.all(), axis=-1)  # type: ignore[operator]
+            state, u = self.advance(state, y, site.all())  # type: ignore[operator]
             reads.append(u)
-        return (X, mix), reads
+        return state, reads
+
+    def _boundary(self, state: Any, y: Tensor, params: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        X, mix = state
+        X, u, mix = streams.boundary(X, y, mix, params, axis=-1, connection=self.connection)
+        return (X, mix), u
+
+    def _single(self, state: Any, y: Tensor, params: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        X, pre, mix = state
+        X, u, pre, mix = single_pass.single_boundary(X, y, mix, pre, params, axis=-1, connection=self.connection)
+        return (X, pre, mix), u
+
+    def _separate(self, state: Any, y: Tensor, params: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        X = streams.write(state[0], y, *state[1:])
+        pre, *rest = streams.coefficients(X, params, connection=self.connection, axis=-1)
+        return (X, *rest), streams.read(X, pre)

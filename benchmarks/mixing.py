@@ -4,13 +4,19 @@ Interior sites whose branch outputs are given. All candidates run in one process
 the bytes of the budget (see `budget`) take at the copy bandwidth measured in the same run. On a GPU:
 
     python -m benchmarks.mixing --device cuda --dtype bfloat16 --channels 2048 --tokens 16384 --sites 4
+
+With `--connections` our other connections are compared with `mhc`, eagerly, and held to `MOST_OF_MHC`:
+
+    python -m benchmarks.mixing --threads 1 --connections mhc-single-pass identity mhc-lite kronecker circulant
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +32,8 @@ from benchmarks.timing import Timed, copy_bandwidth, describe, interleaved, keep
 
 MOST_OF_LIMIT = 3.0
 LEAST_SPEEDUP = 3.0
+MOST_OF_MHC = {"mhc-single-pass": 0.85, "hc": 1.3}
+MOST_OF_MHC_ELSE = 1.05
 CALLS_ON_GPU = 10  # between two waits for it
 
 
@@ -44,6 +52,11 @@ def candidates(
     if not compiled:
         return eager
     return eager | {f"{name}, compiled": (torch.compile(m, dynamic=False), m) for name, m in made.items()}
+
+
+def connections(names: Sequence[str], n: int, channels: int, depth: int, device: str) -> dict[str, nn.Module]:
+    """Name -> our sites with this connection, `mhc` first."""
+    return {name: OurMixing(n, channels, depth, name).to(device) for name in dict.fromkeys(("mhc", *names))}
 
 
 def step(module: nn.Module, plain: nn.Module, X: Tensor, branches: Sequence[Tensor]) -> Callable[[], None]:
@@ -72,12 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = {"device": o.device, "dtype": getattr(torch, o.dtype)}
     X = torch.randn(o.n, 1, o.tokens, o.channels, **where)
     branches = [torch.randn(1, o.tokens, o.channels, **where).requires_grad_() for _ in range(o.sites)]
-    runs = {
-        name: step(module, plain, X, branches)
-        for name, (module, plain) in candidates(o.n, o.channels, o.sites, o.device, not o.eager).items()
-    }
+    if o.connections:
+        both = {name: (m, m) for name, m in connections(o.connections, o.n, o.channels, o.sites, o.device).items()}
+    else:
+        both = candidates(o.n, o.channels, o.sites, o.device, not o.eager)
+    runs = {name: step(module, plain, X, branches) for name, (module, plain) in both.items()}
     bandwidth = copy_bandwidth(o.device)
-    timed = interleaved(without_failing(runs), o.rounds, 1 if o.device == "cpu" else CALLS_ON_GPU)
+    clock = time.process_time if o.processor_time else time.perf_counter
+    timed = interleaved(without_failing(runs), o.rounds, 1 if o.device == "cpu" else CALLS_ON_GPU, clock)
     limit = o.sites * budget(o.n) * X[0].nbytes / bandwidth
     console = Console()
     console.print(
@@ -89,11 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         numbers = {"options": vars(o), "torch": torch.__version__, "bandwidth": bandwidth, "limit": limit}
         numbers["seconds"] = {name: asdict(t) for name, t in timed.items()}
         Path(o.json).write_text(json.dumps(numbers, indent=1) + "\n")
-    return _judge(timed, limit, console)
+    return _judge_connections(timed, console) if o.connections else _judge(timed, limit, console)
 
 
 def _table(timed: dict[str, Timed], limit: float) -> Table:
-    best = timed.get("ours, compiled", timed["ours"]).median
+    best = next(timed[name].median for name in ("ours, compiled", "ours", "mhc") if name in timed)
     made = Table("", box=None, pad_edge=False)
     for name in ("forward + backward ms", "fastest", "slowest", "x limit", "x ours"):
         made.add_column(name, justify="right", no_wrap=True)
@@ -101,6 +116,17 @@ def _table(timed: dict[str, Timed], limit: float) -> Table:
         milliseconds = (f"{s * 1e3:.2f}" for s in (t.median, t.fastest, t.slowest))
         made.add_row(name, *milliseconds, f"{t.median / limit:.2f}", f"{t.median / best:.2f}")
     return made
+
+
+def _judge_connections(timed: dict[str, Timed], console: Console) -> int:
+    """Rounds are compared one by one, for the machine changes between them; of the ratios the median counts."""
+    missed = []
+    for name, t in timed.items():
+        ratio = statistics.median(a / b for a, b in zip(t.seconds, timed["mhc"].seconds, strict=True))
+        most = MOST_OF_MHC.get(name, MOST_OF_MHC_ELSE)
+        missed += [name] if ratio > most else []
+        console.print(f"{name}: {ratio:.3f} x mhc (at most {most}){' MISSED' if ratio > most else ''}")
+    return 1 if missed else 0
 
 
 def _judge(timed: dict[str, Timed], limit: float, console: Console) -> int:
@@ -130,6 +156,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", help="of streams and branches; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--connections", nargs="+", default=[], metavar="NAME", help="compare these of ours with mhc")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of this process, where others are at work, too; with one thread"
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile anything")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     return parser.parse_args(arguments)

@@ -16,11 +16,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of one candidate: the median, and the fastest and slowest of the rounds."""
+    """Seconds of one candidate: the median, the fastest and slowest of the rounds, and all rounds in order."""
 
     median: float
     fastest: float
     slowest: float
+    seconds: tuple[float, ...] = ()
 
 
 def keep_freed_memory() -> None:
@@ -42,7 +43,7 @@ def interleaved(
     calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timed]:
-    """Seconds per call; `calls` of every candidate per round, after one untimed round.
+    """Seconds per call by `clock`; `calls` of every candidate per round, after one untimed round.
 
     A GPU that is in use is waited for before and after the calls, not between them: where it is the slower one, the
     Python code of the next call is hidden behind it, as in training.
@@ -53,7 +54,7 @@ def interleaved(
             took = _seconds(run, calls, clock)
             if number:
                 seconds[name].append(took)
-    return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+    return {name: Timed(statistics.median(s), min(s), max(s), tuple(s)) for name, s in seconds.items()}
 
 
 def without_failing(candidates: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:

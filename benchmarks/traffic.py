@@ -39,7 +39,7 @@ def budget(n: int, direction: str) -> dict[str, float]:
 def measure(name: str, n: int, channels: int, tokens: int, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     """Direction -> figures -> group -> units of C."""
     data = step_inputs(n, ((tokens, channels), 1), dtype=dtype)
-    forward, backward = (ours if name == "ours" else liger)(data, n)
+    forward, backward = {"ours": ours, "single-pass": single_pass, "Liger": liger}[name](data, n)
     columns = n * n + 2 * n
     groups = {tokens * channels: "streams", n * tokens * channels: "streams"}
     groups |= {n * channels * columns * shares: "phi" for shares in (1, 16)}
@@ -76,6 +76,17 @@ def ours(data: StepInputs, n: int) -> tuple[Callable[[], Any], Callable[[], Any]
     )
 
 
+def single_pass(data: StepInputs, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Forward and backward of `mhc::single_boundary`."""
+    tensors = (data.X, data.y, data.mix, data.pre, *data.params)
+    *outputs, stat = triton_launch.single_boundary(*tensors, n, 1)
+    grads = [torch.randn_like(t) for t in outputs]
+    return (
+        lambda: triton_launch.single_boundary(*tensors, n, 1),
+        lambda: triton_launch.single_boundary_backward(*grads, *tensors, stat, n, 1),
+    )
+
+
 def liger(data: StepInputs, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Write of a site, coefficients and read of the next, with Liger's autograd functions."""
     from liger_kernel.ops import mhc
@@ -104,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", "benchmarks.traffic", *(sys.argv[1:] if arguments is None else arguments)]
         return subprocess.call(command, env={**os.environ, "TRITON_INTERPRET": "1"})
     dtype = getattr(torch, o.dtype)
-    found = {name: measure(name, o.n, o.channels, o.tokens, dtype) for name in ("ours", "Liger")}
+    found = {name: measure(name, o.n, o.channels, o.tokens, dtype) for name in ("ours", "single-pass", "Liger")}
     console = Console()
     console.print(f"One interior site, n = {o.n}, C = {o.channels}, {o.tokens} tokens, {o.dtype}; units of C per token")
     console.print(_table(found, o.n))

@@ -8,7 +8,7 @@ The functions are imported here by name because some of them share it with the m
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from mhc_compile import errors
 from mhc_compile.config import Config
@@ -21,7 +21,12 @@ from mhc_compile.optimizers.groups import parameter_groups
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.pretrained import enable_from_pretrained, from_pretrained
 from mhc_compile.traced import rewrite
-from mhc_compile.transform import plan, revert, transform
+from mhc_compile.transform import plan, revert, transform, verify
+from mhc_compile.verification.examine import Verification
+
+if TYPE_CHECKING:
+    from mhc_compile.diagnostics.diagnose import diagnose, status
+    from mhc_compile.diagnostics.recorder import Recorder
 
 __version__ = "0.1.0"
 
@@ -30,8 +35,11 @@ __all__ = [
     "Config",
     "Explanation",
     "Plan",
+    "Recorder",
+    "Verification",
     "__version__",
     "backend",
+    "diagnose",
     "enable_from_pretrained",
     "errors",
     "estimate",
@@ -42,16 +50,21 @@ __all__ = [
     "reset_parameters",
     "revert",
     "rewrite",
+    "status",
     "transform",
+    "verify",
 ]
 
 know_former_modules()
 
 _LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded"})
+_NAMES = {"diagnose": "diagnose", "status": "diagnose", "Recorder": "recorder"}  # in `diagnostics`, which needs kernels
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Modules that not every user needs are imported when they are named."""
+def __getattr__(name: str) -> Any:
+    """What not every user needs is imported when it is named."""
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.diagnostics.{_NAMES[name]}"), name)
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{name}")

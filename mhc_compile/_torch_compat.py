@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -100,6 +100,11 @@ def unwrapped(module: Any) -> Any:
         module = inner
 
 
+def without_wrappers(name: str) -> str:
+    """The name of a module as it would be without wrappers for activation checkpointing and of `torch.compile`."""
+    return ".".join(part for part in name.split(".") if part not in (WRAPPED, COMPILED))
+
+
 def is_sharded_class(kind: type) -> bool:
     """Whether a class was made by `fully_shard`, which derives one from that of the module."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
@@ -123,14 +128,46 @@ def sharded_dtypes(modules: Iterable[Any]) -> dict[int, Any]:
     A parameter has two forms, sharded and gathered, and both are listed.
     """
     dtypes: dict[int, Any] = {}
+    for parameter, policy in _managed(modules):
+        dtype = _seen_dtype(parameter, policy)
+        gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
+        dtypes.update({id(parameter.sharded_param): dtype, id(gathered): dtype})
+    return dtypes
+
+
+def parallel_meshes(modules: Iterable[Any], around: Iterable[Any] = ()) -> list[Any]:
+    """Device meshes over which parameters and buffers lie in calls: of tensor and expert parallelism, not of FSDP.
+
+    `fully_shard` was called on some of these modules, wrappers included, or of those around.
+    """
+    tensor = sys.modules.get("torch.distributed.tensor")  # nothing is distributed before it is imported
+    if tensor is None:
+        return []
+    modules = list(modules)
+    gathered = _gathered_meshes([*modules, *around])
+    tensors = (t for m in modules for r in (m._parameters, m._buffers) for t in r.values())
+    found = (gathered.get(id(t), t.device_mesh) for t in tensors if isinstance(t, tensor.DTensor))
+    return list(dict.fromkeys(mesh for mesh in found if mesh is not None))
+
+
+def _gathered_meshes(modules: Iterable[Any]) -> dict[int, Any]:
+    """Id of each parameter that `fully_shard` manages -> the mesh over which it lies once gathered, None for none."""
+    meshes: dict[int, Any] = {}
+    for parameter in (p for p, _ in _managed(modules)):
+        spec = getattr(parameter, "_unsharded_dtensor_spec", None) or getattr(parameter, "_tp_spec", None)
+        mesh = spec.mesh if spec is not None else None
+        gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
+        meshes.update({id(parameter.sharded_param): mesh, id(gathered): mesh})
+    return meshes
+
+
+def _managed(modules: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """The parameters that `fully_shard` manages, in its own form, with the dtype that its policy asks for."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded before it is imported
     for module in [m for m in modules if isinstance(m, fsdp.FSDPModule)] if fsdp is not None else ():
         for group in module._get_fsdp_state()._fsdp_param_groups:
             for parameter in group.fsdp_params:
-                dtype = _seen_dtype(parameter, group.mp_policy.param_dtype)
-                gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
-                dtypes.update({id(parameter.sharded_param): dtype, id(gathered): dtype})
-    return dtypes
+                yield parameter, group.mp_policy.param_dtype
 
 
 def _seen_dtype(parameter: Any, policy: Any) -> Any:

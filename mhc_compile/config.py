@@ -8,20 +8,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
+from mhc_compile.kernels.formulas.about import EXACTLY
+from mhc_compile.kernels.formulas.connections import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.versions import check_versions
 
-Connection = Literal[
-    "residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"
-]
-Init = Literal["preserve", "random"]
+Init = Literal["preserve", "random", "paper"]
 Reduce = Literal["mean", "sum", "learned"]
 Recompute = Literal["auto"] | int | None
 Nested = Literal["longest", "outer", "inner"]
 
 MODES = ("train", "eval")
-
-MAX_STREAMS = 8
-MAX_STREAMS_LITE = 4  # mhc-lite enumerates n! permutations
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,11 @@ class Config:
 
     Attributes:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
-        connection: what one site computes (`mhc` by default; see docs/api.md).
-        init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02).
+        connection: what one site computes, a name from `mhc-compile connections` (`mhc` by default), with options as in
+            `identity:magnitude=1.5,eps=1e-6`.
+        init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02), `paper` starts as
+            the released model does, both to train from scratch. `gated` reads normed streams, and keeps the function
+            only where every branch begins with a norm of its channels; the plan says so.
         reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
             weights of the last site, as published.
         include: globs over site keys; only matching sites are rewritten. Empty means all.
@@ -47,7 +47,7 @@ class Config:
     """
 
     n: int = 4
-    connection: Connection = "mhc"
+    connection: str = "mhc"
     init: Init = "preserve"
     reduce: Reduce = "mean"
     include: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Config:
     def __post_init__(self) -> None:
         _check_int("n", self.n, 1, MAX_STREAMS)
         _check_int("min_sites", self.min_sites, 1, None)
-        _check_choice("connection", self.connection, get_args(Connection))
+        object.__setattr__(self, "connection", canonical(self.connection))
         _check_choice("init", self.init, get_args(Init))
         _check_choice("reduce", self.reduce, get_args(Reduce))
         _check_choice("nested", self.nested, get_args(Nested))
@@ -72,20 +72,22 @@ class Config:
             raise InvalidOptionError(f"strict={self.strict!r} is not a bool: write strict=True or strict=False")
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _globs(name, getattr(self, name)))
-        if self.connection == "mhc-lite" and self.n > MAX_STREAMS_LITE:
-            raise InvalidOptionError(
-                f"connection='mhc-lite' enumerates n! permutations and takes n <= {MAX_STREAMS_LITE}, got n={self.n}: "
-                "write connection='mhc' or a smaller n"
-            )
-        if self.connection == "kronecker" and self.n.bit_count() != 1:
-            raise InvalidOptionError(
-                f"connection='kronecker' takes powers of two, got n={self.n}: write n=2, 4 or 8, or connection='mhc'"
-            )
-        if self.reduce == "sum" and self.init == "preserve" and self.streams > 1:
+        find(self.connection, self.streams)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        if self.init == "paper" and (missing := why_no_paper(self.connection)):
+            raise InvalidOptionError(missing)
+        if self.init != "preserve" or self.streams == 1:
+            return
+        if self.reduce == "sum":
             raise InvalidOptionError(
                 "reduce='sum' multiplies the output by n, so init='preserve' cannot keep the function: "
                 "write reduce='mean' or reduce='learned', or init='random' to train from scratch"
             )
+        reason = why_not_kept(self.connection, self.streams)
+        if find(self.connection, self.streams).about.keeps == EXACTLY and reason:
+            raise InvalidOptionError(f"{reason}: write such a number, or init='random' to train from scratch")
 
     @property
     def chooses(self) -> bool:
@@ -98,7 +100,7 @@ class Config:
         return 1 if self.connection == "residual" else self.n
 
     @property
-    def effective_connection(self) -> Connection:
+    def effective_connection(self) -> str:
         """`residual` when there is one stream (every connection reduces to it exactly), else `connection`."""
         return "residual" if self.streams == 1 else self.connection
 

@@ -1,10 +1,27 @@
 """One class per user error: what happened, where, and what to write instead.
 
-Every class derives from `MhcError`, so `except MhcError` catches exactly the errors this package raises on purpose.
-The command line prints the message without a traceback and exits with code 2.
+Every class derives from `MhcError`: what this package raises on purpose. The command line prints it, and exits with 2.
 """
 
 from __future__ import annotations
+
+from mhc_compile.user_warnings import AlarmWarning as AlarmWarning
+from mhc_compile.user_warnings import DetachedModuleWarning as DetachedModuleWarning
+from mhc_compile.user_warnings import EarlyOptimizerWarning as EarlyOptimizerWarning
+from mhc_compile.user_warnings import FallbackWarning as FallbackWarning
+from mhc_compile.user_warnings import HookNotRunWarning as HookNotRunWarning
+from mhc_compile.user_warnings import LooseWeightsWarning as LooseWeightsWarning
+from mhc_compile.user_warnings import MissingSitesWarning as MissingSitesWarning
+from mhc_compile.user_warnings import NothingToTransformWarning as NothingToTransformWarning
+from mhc_compile.user_warnings import NotPreservingWarning as NotPreservingWarning
+from mhc_compile.user_warnings import PatternWarning as PatternWarning
+from mhc_compile.user_warnings import RecompilationWarning as RecompilationWarning
+from mhc_compile.user_warnings import RecompileLimitWarning as RecompileLimitWarning
+from mhc_compile.user_warnings import StreamsCutWarning as StreamsCutWarning
+from mhc_compile.user_warnings import UncompiledCodeWarning as UncompiledCodeWarning
+from mhc_compile.user_warnings import UntestedVersionWarning as UntestedVersionWarning
+from mhc_compile.user_warnings import UntrainedParametersWarning as UntrainedParametersWarning
+from mhc_compile.user_warnings import UnusedParametersWarning as UnusedParametersWarning
 
 
 class MhcError(Exception):
@@ -111,12 +128,20 @@ class UnreadableCheckpointError(MhcError):
     """A checkpoint is truncated, incomplete, or no checkpoint at all."""
 
 
+class MissingCheckpointError(MhcError):
+    """There is no checkpoint at the place that was named."""
+
+
 class UnsafeCheckpointError(MhcError):
     """A checkpoint asks for code to be run; it was not."""
 
 
 class UnloadableEntryError(MhcError, TypeError):
     """Something that is to be saved is neither tensor nor plain data, so the checkpoint could not be loaded."""
+
+
+class NothingObservedError(MhcError):
+    """A call ran none of the hyper-connections of a model, or they have no values, so there are no figures."""
 
 
 class NotPreservingError(MhcError):
@@ -159,6 +184,10 @@ class StageCallError(PipelineError):
     """A stage of a pipeline is called in another way than it was traced for, and cannot be traced anew."""
 
 
+class ParallelError(MhcError, ValueError):
+    """The model is distributed over processes in a way that its hyper-connections do not work with."""
+
+
 class UnsupportedTorchError(MhcError, ImportError):
     """A private PyTorch interface this package needs is missing from the installed version."""
 
@@ -183,65 +212,5 @@ class FactoryError(MhcError):
     """The factory of a target raised or returned something that is not a module."""
 
 
-class NothingToTransformWarning(UserWarning):
-    """Like `NothingToTransformError`, under `strict=False`: the model was returned unchanged."""
-
-
-class NotPreservingWarning(UserWarning):
-    """Like `NotPreservingError`, where it was not asked for strictly."""
-
-
-class EarlyOptimizerWarning(UserWarning):
-    """An optimizer was built before the new parameters existed, so it does not train them."""
-
-
-class UntrainedParametersWarning(UserWarning):
-    """Hyper-connections get gradients and their layers are trained, but no optimizer steps them."""
-
-
-class RecompileLimitWarning(UserWarning):
-    """Dynamo is about to give up on a function, which then runs without hyper-connections."""
-
-
-class RecompilationWarning(UserWarning):
-    """A call of a transformed model is compiled anew each time, which takes longer than the call."""
-
-
-class UncompiledCodeWarning(UserWarning):
-    """A part of the model runs with Dynamo switched off, and so without hyper-connections."""
-
-
-class UnusedParametersWarning(UserWarning):
-    """Values were loaded for hyper-connections that no graph of the model has asked for."""
-
-
-class PatternWarning(UserWarning):
-    """Like `PatternError`, where further graphs of the model may still be compiled."""
-
-
-class HookNotRunWarning(UserWarning):
-    """A hook is registered on a submodule that the code of a transformed model does not call."""
-
-
-class LooseWeightsWarning(UserWarning):
-    """A compiled function is given weights that belong to no model, so they stay without hyper-connections."""
-
-
-class DetachedModuleWarning(UserWarning):
-    """A module that was taken out of a transformed model runs without hyper-connections."""
-
-
-class StreamsCutWarning(UserWarning):
-    """A part of a segment is called by itself: its streams are reduced and expanded at its border."""
-
-
-class FallbackWarning(UserWarning):
-    """A call that is no one graph runs in several, between which streams are reduced and expanded."""
-
-
-class MissingSitesWarning(UserWarning):
-    """A kind of call reaches fewer residual connections than the plan of the model has."""
-
-
-class UntestedVersionWarning(UserWarning):
-    """A library is installed in a version that this package was not tested with."""
+class VerificationError(MhcError):
+    """A transformed model computes something else than it should, or cannot be run to see."""

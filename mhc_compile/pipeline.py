@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mhc_compile._torch_compat import tree_flatten
-from mhc_compile.capture.input_spec import AnyTensor, InputSpec, TensorLeaf
+from mhc_compile.capture.input_spec import AnyTensor, InputSpec
 from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.capture.side_effects import describe_effects
 from mhc_compile.capture.trace import Captured, capture
@@ -222,7 +222,7 @@ def _build(model: Served, index: int, names: Sequence[set[str]], traces: Sequenc
 
 def _program(stage: Stage, captured: Captured, graph: StageGraph) -> Program:
     info = stage.mhc_stage
-    spec = _received(graph) if info.index else _on_any_device(captured.input_spec)
+    spec = _received(graph) if info.index else captured.input_spec.on_any_device()
     out = captured.out_spec if info.index == info.count - 1 else _returned(graph)
     own = replace(captured, gm=graph.gm, input_spec=spec, out_spec=out)
     return build_program(own, graph.gm, stage)
@@ -237,8 +237,3 @@ def _received(graph: StageGraph) -> InputSpec:
 def _returned(graph: StageGraph) -> Any:
     """One tensor as it is, several as a tuple."""
     return tree_flatten(tuple(range(len(graph.sends))) if len(graph.sends) != 1 else 0)[1]
-
-
-def _on_any_device(spec: InputSpec) -> InputSpec:
-    leaves = (replace(leaf, device=None) if isinstance(leaf, TensorLeaf) else leaf for leaf in spec.leaves)
-    return replace(spec, leaves=tuple(leaves))

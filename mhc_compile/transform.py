@@ -1,36 +1,22 @@
-"""The public functions on models: transform, plan, revert."""
+"""The public functions on models: transform, plan, revert, verify."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
-from torch import fx, nn
+from torch import nn
 
-from mhc_compile._torch_compat import tree_flatten
-from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
-from mhc_compile.capture.wrapped import reject_wrapped
-from mhc_compile.config import MODES, Config, check_modes, make_config
-from mhc_compile.errors import (
-    CaptureError,
-    NoFloatError,
-)
-from mhc_compile.model.modes import ModeTrace, trace_modes, trace_one
-from mhc_compile.model.owner import own
+from mhc_compile.capture.inputs import resolve_inputs
+from mhc_compile.config import MODES, check_modes, make_config
+from mhc_compile.model.making import check_model, make, plan_without_inputs
+from mhc_compile.model.modes import trace_one
 from mhc_compile.model.preserved import check_preserving
-from mhc_compile.model.serve import follow
-from mhc_compile.passes.plan.data import Plan, Reason
-from mhc_compile.programs.dispatch import kind_of
+from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
-from mhc_compile.programs.specs import initial_sites, weights_of
-from mhc_compile.programs.untransformed import check_untransformed
-from mhc_compile.programs.variants import add_program, training_mode
-from mhc_compile.twin.hyper_connections import CHILD
-from mhc_compile.twin.inference import make_ordinary
-from mhc_compile.twin.reserved import OWNERSHIP, PLAN, check_free
+from mhc_compile.verification.examine import Verification, check_values, raise_failures, verification_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,6 +28,7 @@ def transform(
     example_inputs: Sequence[Any] | Any | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     modes: Sequence[str] = MODES,
+    verify: bool = False,
     **options: Any,
 ) -> Module:
     """Rewrite the residual connections of a model into n-stream hyper-connections.
@@ -54,6 +41,8 @@ def transform(
             `example_input_array`).
         example_kwargs: keyword inputs to trace with.
         modes: trace for `"train"`, `"eval"` or both now. Any other kind of call is traced when it first happens.
+        verify: run copies of the model and of the result, in every traced mode, and raise an error if the result
+            computes something else: the inputs need values then, and they do matter. See `mhc_compile.verify`.
         **options: fields of `Config`: connection, init, reduce, include, exclude, nested, min_sites, strict,
             recompute.
 
@@ -67,25 +56,16 @@ def transform(
     """
     config = make_config(n, options)
     check_model(model)
-    modes = check_modes(modes)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
-    make_ordinary(model)
-    with torch.inference_mode(False), torch.enable_grad():  # the result is to be trained, wherever this is called
-        if inputs is None:
-            plans, variants = [_plan_without_inputs(model, config)], []
-        else:
-            variants = trace_modes(model, inputs, config, modes)
-            plans = [v.plan for v in variants]
-        if not any(p.sites for p in plans):
-            warn_of_nothing(plans[0], config)
-            return model
-        owner = own(model, initial_sites(plans, config, model), plans, config)
-        owner.hyper_connections.weights.update(weights_of(plans))
-        for variant in variants:
-            with training_mode(owner, variant.training):
-                _serve(owner, variant, inputs)
-        follow(owner)  # else the first compiled call would, and the next be compiled anew
-    return owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
+    if verify:
+        check_values(model, inputs)
+    made = make(model, inputs, config, check_modes(modes), keep_graphs=verify)
+    if made.owner is None:
+        warn_of_nothing(made.plans[0], config)
+        return model
+    if verify:
+        raise_failures(verification_of(model, made))
+    return made.owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 
 def plan(
@@ -104,7 +84,7 @@ def plan(
     check_model(model)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if inputs is None:
-        return _plan_without_inputs(model, config)
+        return plan_without_inputs(model, config)
     mode = "train" if model.training else "eval"
     return trace_one(model, inputs, config, mode, (mode,)).plan
 
@@ -129,43 +109,27 @@ def revert(model: nn.Module, *, strict: bool = False) -> nn.Module:
     return plain
 
 
-def check_model(model: object) -> None:
-    """Refuse what cannot be transformed, before anything is traced.
+def verify(
+    model: nn.Module,
+    n: int = 4,
+    *,
+    example_inputs: Sequence[Any] | Any | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    modes: Sequence[str] = MODES,
+    **options: Any,
+) -> Verification:
+    """Transform a model, run copies of both, and say how far they are from each other and from the formulas.
+
+    In every mode: the result computes what the model does, with the same random numbers; once noise has moved its new
+    parameters, it computes what plain PyTorch formulas of the plan do, and the same in both modes if the model does.
+    Arguments and errors are those of `transform`; a check that fails is no error here.
 
     Raises:
-        MhcError: it is no module, is or holds a transformed or wrapped one, or uses a name that is needed.
+        NothingToTransformError: nothing can be rewritten.
+        VerificationError: there are no values to compute with, or the model cannot be copied.
     """
-    model = check_untransformed(model)
-    reject_wrapped(model)
-    check_free(model, (CHILD, PLAN, OWNERSHIP))
-
-
-def _serve(owner: Served, variant: ModeTrace, inputs: Inputs | None) -> None:
-    entry = owner._mhc.entry("")
-    if variant.captured is not None:
-        add_program(owner, entry, variant.captured, variant.plan)
-    elif inputs is not None:
-        flat, tree = tree_flatten((inputs.args, inputs.kwargs))
-        for gradients in (True, False):
-            with torch.set_grad_enabled(gradients):
-                entry.kinds.add(kind_of(owner, flat, tree))
-
-
-def _plan_without_inputs(model: nn.Module, config: Config) -> Plan:
-    """The plan by `symbolic_trace`, which needs no inputs; programs are then traced at the first calls."""
-    from mhc_compile.passes.order import make_plan
-
-    if not any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
-        raise NoFloatError(
-            f"{type(model).__name__} has no floating point parameters, so nothing says that it computes on floats: "
-            "pass floating point example_inputs"
-        )
-    try:
-        found = make_plan(fx.symbolic_trace(model), config)
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise missing_inputs(model, f"symbolic_trace: {error}") from error
-    if not found.sites and any(r.reason is Reason.UNKNOWN_CHANNELS for r in found.rejected):
-        raise missing_inputs(model, "the sizes of its residual connections are unknown")
-    return found
+    config = make_config(n, options)
+    check_model(model)
+    inputs = resolve_inputs(model, example_inputs, example_kwargs)
+    check_values(model, inputs)
+    return verification_of(model, make(model, inputs, config, check_modes(modes), keep_graphs=True))

@@ -15,6 +15,7 @@ import mhc_compile
 from mhc_compile import cli, targets
 from mhc_compile.errors import CaptureError
 from mhc_compile.passes.plan.data import Plan
+from mhc_compile.verification.examine import MODES, START, Check, Verification
 from tests import hand_plans as hand
 
 Fake = Callable[..., dict[str, Any]]
@@ -153,7 +154,8 @@ def test_a_keyboard_interrupt_has_the_code_of_shells(fake: Fake, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "options", [["--n", "0"], ["--n", "9"], ["--min-sites", "0"], ["--graph", "a.png"], ["--width", "0"]]
+    "options",
+    [["--n", "0"], ["--n", "9"], ["--min-sites", "0"], ["--graph", "a.png"], ["--width", "0"], ["--connection", "foo"]],
 )
 def test_wrong_options_fail_before_a_model_is_built(fake: Fake, options: list[str]) -> None:
     calls = fake(hand.plan([hand.transformer()]))
@@ -161,9 +163,7 @@ def test_wrong_options_fail_before_a_model_is_built(fake: Fake, options: list[st
     assert calls == {}
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["inspect"], ["inspect", "t", "--connection", "foo"], ["inspect", "t", "--json", "--why", "x"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["inspect"], ["inspect", "t", "--json", "--why", "x"]])
 def test_usage_errors_exit_with_two(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)
@@ -205,3 +205,26 @@ def test_the_module_can_be_run_as_the_command_is(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mhc_compile.cli", "inspect", f"{tmp_path}/inspect.py:build", "--input", "2x3"]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == cli.USER_ERROR and "no residual add that can be rewritten" in done.stderr
+
+
+def test_verify_runs_both_and_its_exit_code_says_whether_all_claims_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def resolve(name: str, **options: Any) -> types.SimpleNamespace:
+        asked.update(options)
+        model = types.SimpleNamespace(train=lambda mode: None)
+        return types.SimpleNamespace(model=model, example_inputs=("x",), example_kwargs={}, notes=())
+
+    checks = [Check("train", START, 1e-7, 1e-3), Check("", MODES, None, 1e-3, "they differ")]
+    monkeypatch.setattr(targets, "resolve", resolve)
+    monkeypatch.setattr(mhc_compile, "verify", lambda *_, **__: Verification("Net", 2, tuple(checks)))
+    assert cli.main(["verify", "timm:vit"]) == 0 and asked["meta"] is False
+    out, _ = capsys.readouterr()
+    assert "all 1 claim hold" not in out and "1 claim holds" in out and "they differ" in out
+    checks[0] = replace(checks[0], distance=0.5, note="the rewrite is wrong")
+    assert cli.main(["verify", "timm:vit", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["checks"][0]["failed"] is True
+    assert "'starts as the model' is not true" in err

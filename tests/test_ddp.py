@@ -16,7 +16,7 @@ from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
 STEPS = 8
-CONNECTIONS = ["mhc", "hc", "hc-static", "mhc-lite", "identity"]
+CONNECTIONS = ["mhc", "mhc-single-pass", "hc", "hc-static", "mhc-lite", "kronecker", "circulant", "identity", "gated"]
 
 
 class Net(nn.Module):
@@ -106,7 +106,13 @@ def wrapping_spreads_the_first_process(rank):
 
 # That every new parameter has a gradient, which is all that the wrapper asks, is tested for each connection below.
 @pytest.mark.slow
-@pytest.mark.parametrize("connections", [["mhc", "hc"], *also(["hc-static", "mhc-lite", "identity"])])
+@pytest.mark.parametrize(
+    "connections",
+    [
+        ["mhc", "hc"],
+        *also(["hc-static", "mhc-lite", "identity"], ["mhc-single-pass", "gated", "kronecker", "circulant"]),
+    ],
+)
 def test_wrapping_makes_new_parameters_equal_and_gradients_of_two_processes_are_those_of_one(tmp_path, connections):
     run_ranks(eager, tmp_path, connections)
 

@@ -190,6 +190,14 @@ def in_turn(rank, folder, checks):
         ),
         # Another number of gathered parameters; and what gathers once, not twice.
         pytest.param([(compare, "hc"), (new_kinds_of_calls, True)], id="more", marks=pytest.mark.exhaustive),
+        pytest.param(
+            [
+                (compare, name)
+                for name in ("mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity", "gated")
+            ],
+            id="others",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_two_sharded_processes_compute_what_one_does(checks, tmp_path):

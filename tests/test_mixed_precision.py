@@ -17,7 +17,7 @@ from tests.toy_models import WIDTH, Block
 
 X = torch.randn(4, 3, WIDTH, generator=torch.Generator().manual_seed(0))
 DTYPES = [torch.bfloat16, torch.float16]
-CONNECTIONS = ["hc", "hc-static", "mhc", "mhc-lite", "identity"]
+CONNECTIONS = ["hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "identity"]
 ERRORS = {torch.bfloat16: 0.2, torch.float16: 0.03}  # of a gradient, relative to its norm
 DOCUMENT = Path(__file__).parents[1] / "docs" / "training.md"
 

@@ -159,7 +159,11 @@ def check_gradients(stage, single, step):
     "cases",
     [
         pytest.param([("mhc", [Schedule1F1B])], id="few"),
-        pytest.param([("mhc", [ScheduleGPipe]), ("hc", SCHEDULES)], id="more", marks=pytest.mark.exhaustive),
+        pytest.param(
+            [("mhc", [ScheduleGPipe]), ("hc", SCHEDULES), ("mhc-single-pass", SCHEDULES)],
+            id="more",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_two_processes_compute_losses_and_gradients_of_one_and_a_new_schedule_takes_another_batch_size(cases, tmp_path):
@@ -205,6 +209,25 @@ def test_gradients_through_three_stages_are_those_of_the_model(parts):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name in gradients[0]:  # that of the bias is summed in another order
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_read_weights_of_single_pass_cross_with_the_streams():
+    """The first site of a stage is read with the weights of the last site of the stage before."""
+    model = decoder(connection="mhc-single-pass", init="random")
+    stages = cut(model, "blocks.1", "blocks.3")
+    ids, keep, labels = batch()
+    logits, borders = run(stages, ids, keep)
+    torch.testing.assert_close(logits, model(ids, keep), rtol=0, atol=1e-5)
+    for border in borders:
+        assert [tuple(t.shape) for t in border[:1]] == [(4, BATCH, LENGTH, WIDTH)]
+        assert (4, BATCH, LENGTH, 1) in [tuple(t.shape) for t in border]
+    gradients = []
+    for output in (model(ids, keep), logits):
+        model.zero_grad()
+        loss_of(output, labels).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(whole, gradients[1][name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_streams_cross_as_one_tensor_and_constants_do_not(parts):

@@ -252,6 +252,16 @@ def test_plans_come_back_from_their_json(llama):
         assert plan_from_dict(json.loads(known.to_json())) == known
 
 
+def test_a_plan_from_before_a_field_was_there_has_its_default(llama):
+    data = json.loads(llama.mhc_plan.to_json())
+    for site in data["sites"]:
+        del site["before"], site["moves_tokens"]
+    assert {(s.before, s.moves_tokens) for s in plan_from_dict(data).sites} == {("", False)}
+    del data["sites"][0]["key"]
+    with pytest.raises(KeyError):
+        plan_from_dict(data)
+
+
 def edited(folder, name, change):
     data = json.loads((folder / name).read_text())
     change(data)

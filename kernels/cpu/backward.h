@@ -1,5 +1,6 @@
 // The backwards of gate, write and boundary of packed.py. A token's logits need gu . X' over all channels before any
-// gradient of a stream is known, so each tile is scanned twice; X' and the Sinkhorn iterates are computed again.
+// gradient of a stream is known, so each tile is scanned twice; X' and the Sinkhorn iterates are computed again. Where
+// S::single, gu . X' is the gradient of read weights that are an input, and each tile is scanned once.
 // Sums over tokens are kept per part and added up in order.
 
 namespace mhc {
@@ -9,21 +10,26 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   using F = typename S::F;
   using Z = Sizes<S>;
   static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M, INPUTS = M + WRITES;
+  static constexpr int COEFFICIENTS = Logits<S>::COEFFICIENTS;
+  static constexpr bool READS = GATES && (WRITES || !S::single);
   Input<S, typename S::O, N> g;
   Input<S, typename S::O, 1> gu;
+  const typename S::Gpre* gpre_next;
   const typename S::Gmix* gmix_next;
   Input<S, typename S::X, M> X;
   Input<S, typename S::Y, 1> y;
   const typename S::Mix* mix;
+  const typename S::Pre* pre_given;
   const F* phi; const typename S::Alpha* alpha; const typename S::Bias* bias; const F* stat;
   Output<S, typename S::X, M> gX;
   Output<S, typename S::Y, 1> gy;
   typename S::Mix* gmix;
+  typename S::Pre* gpre;
   F* gphi; double* gsums;  // of this part: gphi in packed chunks, then alpha's 3 and bias's K sums
   Shape s;
   // of a tile: the coefficients of the write and their gradients, and of the gate what the streams' gradient takes
   WriteCoefficients<S> w;
-  vec<F> dots[TILE][N][M + 1];
+  vec<F> dots[TILE][N][M + 1], read_dots[S::single ? TILE : 1][N];
   F gq[TILE][Z::KQ], pre[N][TILE], shrink[TILE];
   // of a chunk: the streams behind the write, and their gradients
   alignas(64) typename Z::Chunk v[N], gv[N];
@@ -36,8 +42,9 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       const auto x = X.rows(tile);
       const auto branch = WRITES ? y.rows(tile) : decltype(y.rows(tile)){};
       const auto incoming = WRITES ? g.rows(tile) : decltype(g.rows(tile)){};
-      const auto read = GATES ? gu.rows(tile) : decltype(gu.rows(tile)){};
+      const auto read = READS ? gu.rows(tile) : decltype(gu.rows(tile)){};
       std::memset((void*)dots, 0, sizeof dots);
+      if (S::single) std::memset((void*)read_dots, 0, sizeof read_dots);
       if (GATES) {
         gate(tile, x, branch, read);
         const Tile next(s, std::min(first + TILE, end), end);
@@ -51,6 +58,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       if (!WRITES) continue;
       gy.finish(tile);
       store_gmix(tile);
+      if (S::single && GATES) store_gpre(tile);
     }
   }
 
@@ -58,7 +66,8 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   void expect(Ahead& ahead, const Tile& tile, const Tile& next, int64_t c) const {
     const int64_t following = c + Z::CHUNK;
     expect_inputs(ahead, tile, following);
-    expect_inputs(ahead, next, c);
+    if (!S::single) expect_inputs(ahead, next, c);
+    else if (following >= s.channels) expect_inputs(ahead, next, 0);
     if (!WRITES) return;
     if (following < s.channels) g.expect(ahead, tile, following, Z::CHUNK);
     else g.expect(ahead, next, 0, Z::CHUNK);
@@ -66,14 +75,45 @@ template <class S, bool WRITES, bool GATES> struct Backward {
 
   void expect_inputs(Ahead& ahead, const Tile& tile, int64_t c) const {
     X.expect(ahead, tile, c, Z::CHUNK);
-    gu.expect(ahead, tile, c, Z::CHUNK);
+    if (READS) gu.expect(ahead, tile, c, Z::CHUNK);
     if (WRITES) y.expect(ahead, tile, c, Z::CHUNK);
   }
 
-  // Gradients of the logits of the tile, from gu . X', which is a mixture of gu . X and gu . y.
+  // Gradients of the logits of the tile.
   template <class RX, class RY, class RU>
   void gate(const Tile& tile, const RX& x, const RY& branch, const RU& read) {
-    F glogits[K][TILE] = {};
+    F gradients[COEFFICIENTS][TILE] = {}, glogits[K][TILE];
+    if (S::single) given_gradient(gradients, tile);
+    else read_gradients(gradients, tile, x, branch, read);
+    Logits<S> logits(alpha, bias);
+    for (int t = 0; t < tile.count; ++t) {
+      for (int k = 0; k < K; ++k) logits.z[k][t] = stat[(tile.first + t) * (K + 1) + k];
+      for (int k = N; k < COEFFICIENTS; ++k)
+        gradients[k][t] = F(value(gmix_next[(tile.first + t) * (COEFFICIENTS - N) + k - N]));
+    }
+    logits.backward(gradients, glogits, pre);
+    if (S::single && WRITES) load_read_weights(tile);
+    MHC_UNROLL
+    for (int i = STREAMS; i < N; ++i)
+      for (int t = 0; t < TILE; ++t) pre[0][t] += pre[i][t];
+    through_logits(tile, logits, glogits);
+  }
+
+  void given_gradient(F (&gradients)[COEFFICIENTS][TILE], const Tile& tile) {
+    for (int t = 0; t < tile.count; ++t)
+      for (int i = 0; i < N; ++i) gradients[i][t] = F(value(gpre_next[(tile.first + t) * N + i]));
+  }
+
+  // What is read behind the write was read with the weights of the site before.
+  void load_read_weights(const Tile& tile) {
+    ReadWeights<S> weights;
+    weights.read(pre_given, tile);
+    std::memcpy(pre, weights.at, sizeof pre);
+  }
+
+  // From gu . X', which is a mixture of gu . X and gu . y.
+  template <class RX, class RY, class RU>
+  void read_gradients(F (&gradients)[COEFFICIENTS][TILE], const Tile& tile, const RX& x, const RY& branch, const RU& read) {
     for (int t = 0; t < tile.count; ++t) {
       vec<F> products[M + 1] = {};
       for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
@@ -86,33 +126,23 @@ template <class S, bool WRITES, bool GATES> struct Backward {
           products[j] = fma(u, a, products[j]);
         }
       });
-      read_gradient(glogits, t, products);
+      read_gradient(gradients, t, products);
     }
-    Logits<F, N> logits(alpha, bias);
-    for (int t = 0; t < tile.count; ++t) {
-      for (int k = 0; k < K; ++k) logits.z[k][t] = stat[(tile.first + t) * (K + 1) + k];
-      for (int k = N; k < K; ++k) glogits[k][t] = F(value(gmix_next[(tile.first + t) * (K - N) + k - N]));
-    }
-    logits.backward(glogits, pre);
-    MHC_UNROLL
-    for (int i = STREAMS; i < N; ++i)
-      for (int t = 0; t < TILE; ++t) pre[0][t] += pre[i][t];
-    through_logits(tile, logits, glogits);
   }
 
-  void read_gradient(F (&glogits)[K][TILE], int t, const vec<F> (&products)[M + 1]) {
+  void read_gradient(F (&gradients)[COEFFICIENTS][TILE], int t, const vec<F> (&products)[M + 1]) {
     F along[M + 1];
     for (int j = 0; j < INPUTS; ++j) along[j] = sum<F>(products[j]);
     MHC_UNROLL
     for (int i = 0; i < N; ++i) {
       if (WRITES)
         MHC_UNROLL
-        for (int j = 0; j <= M; ++j) glogits[i][t] += w.at[i][j][t] * along[j];
-      else glogits[i][t] = along[M == 1 ? 0 : i];
+        for (int j = 0; j <= M; ++j) gradients[i][t] += w.at[i][j][t] * along[j];
+      else gradients[i][t] = along[M == 1 ? 0 : i];
     }
   }
 
-  void through_logits(const Tile& tile, const Logits<F, N>& logits, const F (&glogits)[K][TILE]) {
+  void through_logits(const Tile& tile, const Logits<S>& logits, const F (&glogits)[K][TILE]) {
     std::memset(gq, 0, sizeof gq);
     for (int t = 0; t < tile.count; ++t) {
       const F inverse = stat[(tile.first + t) * (K + 1) + K];
@@ -121,7 +151,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
         const F gz = glogits[k][t] * logits.alpha[k];
         gq[t][k] = gz * inverse;
         along += gz * logits.z[k][t];
-        gsums[Logits<F, N>::part(k)] += double(glogits[k][t]) * logits.z[k][t];
+        gsums[Logits<S>::part(k)] += double(glogits[k][t]) * logits.z[k][t];
         gsums[3 + k] += glogits[k][t];
       }
       shrink[t] = inverse * inverse * along / F(STREAMS * s.channels);
@@ -136,21 +166,28 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       const auto* const branch_row = branch.at(0, t);
       const auto g_row = incoming.row(t);
       const auto* const u_row = read.at(0, t);
+      vec<F> reads[N];
+      MHC_UNROLL
+      for (int i = 0; S::single && i < N; ++i) reads[i] = read_dots[t][i];
       for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
-        vec<F> in[M + 1], u;
+        vec<F> in[M + 1], u = {};
         MHC_UNROLL
         for (int j = 0; j < M; ++j) get(in[j], in_row.at(j) + c, count);
         if (WRITES) get(in[M], branch_row + c, count);
-        get(u, u_row + c, count);
+        if (READS) get(u, u_row + c, count);
         MHC_UNROLL
         for (int i = 0; i < STREAMS; ++i) {
           vec<F> h = {};
           if (WRITES) get(h, g_row.at(i) + c, count);
           const vec<F> stream = WRITES ? w.apply(i, t, in) : in[i];
           store(&v[i][t][c - c0], stream);
-          store(&gv[i][t][c - c0], fma(stream, all<F>(-shrink[t]), fma(u, all<F>(pre[i][t]), h)));
+          if (READS) h = fma(u, all<F>(pre[i][t]), h);
+          store(&gv[i][t][c - c0], fma(stream, all<F>(-shrink[t]), h));
+          if (S::single && READS) reads[i] = fma(u, stream, reads[i]);
         }
       });
+      MHC_UNROLL
+      for (int i = 0; S::single && i < N; ++i) read_dots[t][i] = reads[i];
     }
     for (int i = 0; i < STREAMS; ++i) {
       add_transposed<S>(gv[i], gq, phi + packed_at<S, true>(STREAMS, i, c0, 0), width, ahead);
@@ -208,6 +245,11 @@ template <class S, bool WRITES, bool GATES> struct Backward {
       });
   }
 
+  void store_gpre(const Tile& tile) {
+    for (int t = 0; t < tile.count; ++t)
+      for (int i = 0; i < N; ++i) put(gpre[(tile.first + t) * N + i], sum<F>(read_dots[S::single ? t : 0][i]));
+  }
+
   void store_gmix(const Tile& tile) {
     for (int t = 0; t < tile.count; ++t) {
       auto* row = gmix + (tile.first + t) * (N + N * N);
@@ -239,16 +281,17 @@ template <class S, int STREAMS> void reduce_parameters(
   for (int k = 0; k < 3 + Z::K; ++k) {
     double total = 0;
     for (int64_t p = 0; p < parts; ++p) total += gsums_parts[p * (3 + Z::K) + k];
-    if (k < 3) put(galpha[k], F(total));
-    else put(gbias[k - 3], F(total));
+    if (k >= 3) put(gbias[k - 3], F(total));
+    else if (k < Logits<S>::ALPHAS) put(galpha[k], F(total));
   }
 }
 
 template <class S, bool WRITES, bool GATES> void backward(
-    const typename S::O* g, const typename S::O* gu, const typename S::Gmix* gmix_next, const typename S::X* X,
-    const typename S::Y* y, const typename S::Mix* mix, const typename S::Phi* phi, const typename S::Alpha* alpha,
+    const typename S::O* g, const typename S::O* gu, const typename S::Gpre* gpre_next,
+    const typename S::Gmix* gmix_next, const typename S::X* X, const typename S::Y* y, const typename S::Mix* mix,
+    const typename S::Pre* pre, const typename S::Phi* phi, const typename S::Alpha* alpha,
     const typename S::Bias* bias, const typename S::F* stat, typename S::X* gX, typename S::Y* gy,
-    typename S::Mix* gmix, typename S::Phi* gphi, typename S::Alpha* galpha, typename S::Bias* gbias,
+    typename S::Mix* gmix, typename S::Pre* gpre, typename S::Phi* gphi, typename S::Alpha* galpha, typename S::Bias* gbias,
     typename S::F* phi_packed, typename S::F* gphi_parts, double* gsums_parts, Shape s, int64_t parts) {
   using Step = Backward<S, WRITES, GATES>;
   using Z = Sizes<S>;
@@ -260,8 +303,8 @@ template <class S, bool WRITES, bool GATES> void backward(
     typename S::F* own = gphi_parts + p * part;
     double* sums = gsums_parts + p * (3 + Z::K);
     if (GATES) std::fill(own, own + part, typename S::F(0)), std::fill(sums, sums + 3 + Z::K, 0.0);
-    Step step{{g, s, padded}, {gu, s, padded}, gmix_next, {X, s, padded}, {y, s, padded}, mix, phi_packed, alpha, bias,
-              stat, {gX, s, padded}, {gy, s, padded}, gmix, own, sums, s};
+    Step step{{g, s, padded}, {gu, s, padded}, gpre_next, gmix_next, {X, s, padded}, {y, s, padded}, mix, pre, phi_packed,
+              alpha, bias, stat, {gX, s, padded}, {gy, s, padded}, gmix, gpre, own, sums, s};
     step.run(first, end);
   });
   if (GATES) reduce_parameters<S, Step::STREAMS>(gphi_parts, gsums_parts, gphi, galpha, gbias, s, parts);

@@ -1,18 +1,16 @@
-// Coefficients of a site and their backward, one token per lane: gates and Sinkhorn, in the order of sinkhorn.py.
+// Coefficients of a site and their backward, one token per lane: Sinkhorn, in the order of sinkhorn.py, and the gates.
 // MHC_SINKHORN_ITERATIONS and MHC_RMS_EPS are defined by whoever builds the source.
 #include <limits>
 
 namespace mhc {
 
-template <class V> MHC_INLINE V largest(V a, V b) { return a > b ? a : b; }
-template <class V> MHC_INLINE V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
-
 template <class V, int N> struct Sinkhorn {
-  static constexpr int HALF_STEPS = 2 * (MHC_SINKHORN_ITERATIONS - 1);
+  static constexpr int LOGITS = N * N, HALF_STEPS = 2 * (MHC_SINKHORN_ITERATIONS - 1);
   V columns[N][N], start[N][N], M[N][N], totals[HALF_STEPS + 1][N];
 
-  explicit Sinkhorn(const V (&logits)[N][N]) {
-    V log_columns[N][N];
+  explicit Sinkhorn(const V* flat) {
+    V logits[N][N], log_columns[N][N];
+    for (int k = 0; k < N * N; ++k) logits[k / N][k % N] = flat[k];
     for (int j = 0; j < N; ++j) {  // log_softmax over the rows i of column j
       V top = logits[0][j], total = {};
       for (int i = 1; i < N; ++i) top = largest(logits[i][j], top);
@@ -65,8 +63,8 @@ template <class V, int N> struct Sinkhorn {
     }
   }
 
-  // The gradient of M, in place, as that of the logits; uses M up.
-  void backward(V (&g)[N][N]) {
+  // The gradient of M, which is used up with M, as that of the logits.
+  void backward(V (&g)[N][N], V* out) {
     for (int s = HALF_STEPS - 2; s >= 0; s -= 2) undo<1>(g, totals[s + 1]), undo<0>(g, totals[s]);
     for (int i = 0; i < N; ++i) {
       V dot = {};
@@ -76,46 +74,52 @@ template <class V, int N> struct Sinkhorn {
     for (int j = 0; j < N; ++j) {
       V total = {};
       for (int i = 0; i < N; ++i) total += g[i][j];
-      for (int i = 0; i < N; ++i) g[i][j] -= columns[i][j] * total;
+      for (int i = 0; i < N; ++i) out[i * N + j] = g[i][j] - columns[i][j] * total;
     }
   }
 };
 
-// Per token t of a tile, [coefficient][t]: K = pre, post, R row-major.
-template <class F, int N> struct Logits {
-  static constexpr int K = N * N + 2 * N;
+// Per token t of a tile, [coefficient][t]: K = pre, post, logits of the matrix. S says how they become coefficients.
+template <class S> struct Logits {
+  using F = typename S::F;
+  using Matrix = typename S::template Matrix<vec<F>>;
+  static constexpr int N = S::n, L = Matrix::LOGITS, K = 2 * N + L, ALPHAS = L ? 3 : 2;
+  static constexpr int COEFFICIENTS = 2 * N + N * N;  // pre, post, R row-major
   alignas(64) F z[K][TILE] = {};
   F alpha[K], bias[K];
 
   template <class A, class B> Logits(const A* a, const B* b) {
-    for (int k = 0; k < K; ++k) alpha[k] = F(value(a[k < N ? 0 : k < 2 * N ? 1 : 2])), bias[k] = F(value(b[k]));
+    const F scales[3] = {F(value(a[0])), F(value(a[1])), L ? F(value(a[L ? 2 : 0])) : F(0)};
+    for (int k = 0; k < K; ++k) alpha[k] = scales[part(k)], bias[k] = F(value(b[k]));
   }
-  MHC_INLINE int part(int k) { return k < N ? 0 : k < 2 * N ? 1 : 2; }
+  static MHC_ALWAYS constexpr int part(int k) { return k < N ? 0 : k < 2 * N ? 1 : 2; }
+  static constexpr F height(int k) { return k < N ? F(1) : F(S::magnitude); }
   vec<F> at(int k, int t) const { return load(&z[k][t]) * alpha[k] + bias[k]; }
 
   // coefficients[k][t] from z.
-  void forward(F (&out)[K][TILE]) const {
+  void forward(F (&out)[COEFFICIENTS][TILE]) const {
     for (int t = 0; t < TILE; t += W<F>) {
-      for (int k = 0; k < 2 * N; ++k) store(&out[k][t], sigmoid(at(k, t)) * F(k < N ? 1 : 2));
-      vec<F> L[N][N];
-      for (int k = 0; k < N * N; ++k) L[k / N][k % N] = at(2 * N + k, t);
-      Sinkhorn<vec<F>, N> result(L);
+      for (int k = 0; k < 2 * N; ++k) store(&out[k][t], sigmoid(at(k, t)) * height(k) + F(S::eps));
+      vec<F> logits[L + 1];
+      for (int k = 0; k < L; ++k) logits[k] = at(2 * N + k, t);
+      Matrix result(logits);
       for (int k = 0; k < N * N; ++k) store(&out[2 * N + k][t], result.M[k / N][k % N]);
     }
   }
 
-  // g[k][t], the gradients of the coefficients, as those of the logits; pre[i][t] is computed on the way.
-  void backward(F (&g)[K][TILE], F (&pre)[N][TILE]) const {
+  // The gradients g[k][t] of the coefficients as those of the logits, out[k][t]; pre[i][t] is computed on the way.
+  void backward(const F (&g)[COEFFICIENTS][TILE], F (&out)[K][TILE], F (&pre)[N][TILE]) const {
     for (int t = 0; t < TILE; t += W<F>) {
       for (int k = 0; k < 2 * N; ++k) {
-        vec<F> s = sigmoid(at(k, t)), slope = s * (1 - s) * F(k < N ? 1 : 2);
-        if (k < N) store(&pre[k][t], s);
-        store(&g[k][t], load(&g[k][t]) * slope);
+        const vec<F> s = sigmoid(at(k, t)), slope = s * (1 - s) * height(k);
+        if (k < N) store(&pre[k][t], s + F(S::eps));
+        store(&out[k][t], load(&g[k][t]) * slope);
       }
-      vec<F> L[N][N], G[N][N];
-      for (int k = 0; k < N * N; ++k) L[k / N][k % N] = at(2 * N + k, t), G[k / N][k % N] = load(&g[2 * N + k][t]);
-      Sinkhorn<vec<F>, N>(L).backward(G);
-      for (int k = 0; k < N * N; ++k) store(&g[2 * N + k][t], G[k / N][k % N]);
+      vec<F> logits[L + 1], G[N][N], back[L + 1];
+      for (int k = 0; k < L; ++k) logits[k] = at(2 * N + k, t);
+      for (int k = 0; k < N * N; ++k) G[k / N][k % N] = load(&g[2 * N + k][t]);
+      Matrix(logits).backward(G, back);
+      for (int k = 0; k < L; ++k) store(&out[2 * N + k][t], back[k]);
     }
   }
 };

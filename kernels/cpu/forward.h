@@ -1,4 +1,5 @@
-// gate, write and boundary of packed.py: one scan over the tokens, a tile at a time.
+// gate, write and boundary of packed.py: one scan over the tokens, a tile at a time. Where S::single, the read weights of
+// a boundary are known before its streams are, which are read as they are written, and a gate reads nothing.
 // `parts` threads take equal shares of the tiles.
 
 namespace mhc {
@@ -10,25 +11,80 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   using F = typename S::F;
   using Z = Sizes<S>;
   static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M;
+  static constexpr int COEFFICIENTS = Logits<S>::COEFFICIENTS;
+  static constexpr bool CHUNKED = WRITES && GATES && S::single;
   Input<S, typename S::X, M> X;
   Input<S, typename S::Y, 1> y;
   const typename S::Mix* mix;
+  const typename S::Pre* pre;
   const F* phi; const typename S::Alpha* alpha; const typename S::Bias* bias;
   Output<S, typename S::O, N> following;
   Output<S, typename S::O, 1> u;
-  F* mix_out; F* stat;
+  F* pre_out; F* mix_out; F* stat;
   Shape s;
   bool given;    // phi is read as it is given, not packed
   Held<F> held;  // the streams that are projected and read: those that were just written, else a copy of X
 
   void run(int64_t first, int64_t end) {
     for (; first < end; first += TILE) {
-      const Tile tile(s, first, end);
+      const Tile tile(s, first, end), next(s, std::min(first + TILE, end), end);
       vec<F> squares[TILE] = {};
-      if (WRITES) write(tile, squares);
+      if (CHUNKED) boundary(tile, next, squares);
+      else if (WRITES) write(tile, squares);
       else copy(tile, squares);
-      if (GATES) gate(tile, Tile(s, std::min(first + TILE, end), end), squares);
+      if (GATES && !CHUNKED) gate(tile, next, squares);
     }
+  }
+
+  // Nothing has to wait for the coefficients: chunk by chunk, what is written is read and projected while it is near.
+  void boundary(const Tile& tile, const Tile& next, vec<F> (&squares)[TILE]) {
+    Projection<S> sums;
+    WriteCoefficients<S> w;
+    w.read(mix, tile);
+    ReadWeights<S> weights;
+    weights.read(pre, tile);
+    const auto from = X.rows(tile);
+    const auto branch = y.rows(tile);
+    const auto to = following.rows(tile);
+    const auto read_to = u.rows(tile);
+    const auto kept = held.rows();
+    for (int64_t c0 = 0; c0 < s.channels; c0 += Z::CHUNK) {
+      const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c0));
+      for (int t = 0; t < tile.count; ++t) {
+        vec<F> square = squares[t];
+        for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
+          vec<F> x[M + 1], sum = {}, part = {};
+          MHC_UNROLL
+          for (int j = 0; j < M; ++j) get(x[j], from.at(j, t) + c, count);
+          get(x[M], branch.at(0, t) + c, count);
+          MHC_UNROLL
+          for (int i = 0; i < N; ++i) {
+            const vec<F> v = w.apply(i, t, x);
+            following.write(to.at(i, t) + c, v, count);
+            store(kept.at(i, t) + (c - c0), v);
+            part = fma(v, v, part);
+            sum = fma(v, all<F>(weights.at[i][t]), sum);
+          }
+          u.write(read_to.at(0, t) + c, sum, count);
+          square += part;
+        });
+        squares[t] = square;
+      }
+      Ahead ahead;
+      const bool last = c0 + Z::CHUNK >= s.channels;
+      X.expect(ahead, last ? next : tile, last ? 0 : c0 + Z::CHUNK, Z::CHUNK);
+      y.expect(ahead, last ? next : tile, last ? 0 : c0 + Z::CHUNK, Z::CHUNK);
+      for (int i = 0; i < N; ++i) project(sums, kept.at(i, 0), kept.token, i, c0, width, tile.count, ahead);
+    }
+    following.finish(tile);
+    u.finish(tile);
+    F coefficients[COEFFICIENTS][TILE];
+    coefficients_of(tile, sums, squares, coefficients);
+  }
+
+  void project(Projection<S>& sums, const F* from, int64_t token, int i, int64_t c, int width, int count, Ahead& ahead) {
+    if (given) sums.add_given(from, token, phi + (i * s.channels + c) * K, width, count, ahead);
+    else sums.add(from, token, phi + packed_at<S, false>(STREAMS, i, c, 0), width, ahead);
   }
 
   // Token by token, in the order of memory where channels are last, so that the hardware can read ahead.
@@ -87,32 +143,34 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     if (WRITES) y.expect(ahead, next, 0, s.channels);
     for (int64_t c = 0; c < s.channels; c += Z::CHUNK)
       for (int i = 0; i < STREAMS; ++i) {
-        const F* from = rows.at(i, 0) + c;
         const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c));
-        if (given) sums.add_given(from, rows.token, phi + (i * s.channels + c) * K, width, tile.count, ahead);
-        else sums.add(from, rows.token, phi + packed_at<S, false>(STREAMS, i, c, 0), width, ahead);
+        project(sums, rows.at(i, 0) + c, rows.token, i, c, width, tile.count, ahead);
       }
-    F coefficients[K][TILE];
+    F coefficients[COEFFICIENTS][TILE];
     coefficients_of(tile, sums, squares, coefficients);
+    if (S::single) return;
     MHC_UNROLL
     for (int i = STREAMS; i < N; ++i)  // streams that are equal are read with the sum of pre
       for (int t = 0; t < TILE; ++t) coefficients[0][t] += coefficients[i][t];
     read(tile, coefficients);
   }
 
-  void coefficients_of(const Tile& tile, const Projection<S>& sums, const vec<F> (&squares)[TILE], F (&out)[K][TILE]) {
-    Logits<F, N> logits(alpha, bias);
+  void coefficients_of(const Tile& tile, const Projection<S>& sums, const vec<F> (&squares)[TILE],
+                       F (&out)[COEFFICIENTS][TILE]) {
+    Logits<S> logits(alpha, bias);
     for (int t = 0; t < tile.count; ++t) {
       F* row = stat + (tile.first + t) * (K + 1);
       row[K] = 1 / std::sqrt(sum<F>(squares[t]) / F(STREAMS * s.channels) + F(MHC_RMS_EPS));
       for (int k = 0; k < K; ++k) logits.z[k][t] = row[k] = sums.q[t][k] * row[K];
     }
     logits.forward(out);
-    for (int t = 0; t < tile.count; ++t)
-      for (int k = N; k < K; ++k) mix_out[(tile.first + t) * (K - N) + k - N] = out[k][t];
+    for (int t = 0; t < tile.count; ++t) {
+      for (int k = N; k < COEFFICIENTS; ++k) mix_out[(tile.first + t) * (COEFFICIENTS - N) + k - N] = out[k][t];
+      for (int k = 0; S::single && k < N; ++k) pre_out[(tile.first + t) * N + k] = out[k][t];
+    }
   }
 
-  void read(const Tile& tile, const F (&pre)[K][TILE]) {
+  void read(const Tile& tile, const F (&pre)[COEFFICIENTS][TILE]) {
     const auto rows = held.rows();
     const auto to = u.rows(tile);
     for (int t = 0; t < tile.count; ++t)
@@ -127,20 +185,21 @@ template <class S, bool WRITES, bool GATES> struct Forward {
 };
 
 template <class S, bool WRITES, bool GATES> void forward(
-    const typename S::X* X, const typename S::Y* y, const typename S::Mix* mix, const typename S::Phi* phi,
-    const typename S::Alpha* alpha, const typename S::Bias* bias, typename S::O* following, typename S::O* u,
-    typename S::F* mix_out, typename S::F* stat, typename S::F* phi_packed, Shape s, int64_t parts) {
+    const typename S::X* X, const typename S::Y* y, const typename S::Mix* mix, const typename S::Pre* pre,
+    const typename S::Phi* phi, const typename S::Alpha* alpha, const typename S::Bias* bias, typename S::O* following,
+    typename S::O* u, typename S::F* pre_out, typename S::F* mix_out, typename S::F* stat, typename S::F* phi_packed,
+    Shape s, int64_t parts) {
   using Step = Forward<S, WRITES, GATES>;
   using F = typename S::F;
   const int64_t padded = Sizes<S>::padded(s);
   const bool given = Step::STREAMS == S::n && Projection<S>::WHOLE && s.tokens() <= FEW;
   if (GATES && !given) pack_phi<S, Step::STREAMS, false>(phi, phi_packed, s);
   if (WRITES) expect_to_fill(following, S::n * s.size());
-  if (GATES) expect_to_fill(u, s.size());
+  if (u) expect_to_fill(u, s.size());
   for_parts(s, parts, [&](int64_t, int64_t first, int64_t end) {
-    Step step{{X, s, padded}, {y, s, padded}, mix, given ? (const F*)phi : phi_packed, alpha, bias,
-              {following, s, padded}, {u, s, padded}, mix_out, stat, s, given,
-              {GATES ? Step::STREAMS : 0, padded, given ? s.tokens() : TILE}};
+    Step step{{X, s, padded}, {y, s, padded}, mix, pre, given ? (const F*)phi : phi_packed, alpha, bias,
+              {following, s, padded}, {u, s, padded}, pre_out, mix_out, stat, s, given,
+              {GATES ? Step::STREAMS : 0, Step::CHUNKED ? Sizes<S>::CHUNK : padded, given ? s.tokens() : TILE}};
     step.run(first, end);
   });
 }

@@ -17,6 +17,7 @@ from torch import Tensor
 from mhc_compile.kernels.cpu import schedules as cpu_schedules
 from mhc_compile.kernels.cpu.kernel import CppKernel, compiled
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.steps import complete, tensors_of
 from mhc_compile.kernels.schedules.restoring import named
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
 
@@ -24,24 +25,34 @@ Builder = Callable[..., Schedule]
 SCHEDULES = 1024  # kept, by step, shapes and dtypes: lengths may differ from call to call
 
 
-def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> Any:
+def gate(*args: Any) -> Any:
     """`packed.gate`."""
-    return _run("gate", {"X": X, "phi": phi, "alpha": alpha, "bias": bias}, n, axis)
+    return _run("gate", args)
 
 
-def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Any:
+def write(*args: Any) -> Any:
     """`packed.write`."""
-    return _run("write", {"X": X, "y": y, "mix": mix}, n, axis)
+    return _run("write", args)
 
 
-def boundary(X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> Any:
+def boundary(*args: Any) -> Any:
     """`packed.boundary`."""
-    return _run("boundary", {"X": X, "y": y, "mix": mix, "phi": phi, "alpha": alpha, "bias": bias}, n, axis)
+    return _run("boundary", args)
 
 
-def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Any:
+def leave(*args: Any) -> Any:
     """`packed.leave`."""
-    return _run("leave", {"X": X, "y": y, "mix": mix}, n, axis, scale)
+    return _run("leave", args)
+
+
+def single_gate(*args: Any) -> Any:
+    """`packed.single_gate`."""
+    return _run("single_gate", args)
+
+
+def single_boundary(*args: Any) -> Any:
+    """`packed.single_boundary`."""
+    return _run("single_boundary", args)
 
 
 def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Any:
@@ -50,49 +61,42 @@ def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Any:
     return packed.restore(X, past, n, axis) if results is None else results[0]
 
 
-def gate_backward(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> Any:
+def gate_backward(*args: Any) -> Any:
     """`packed.gate_backward`."""
-    given = {"gu": gu, "gmix": gmix, "X": X, "phi": phi, "alpha": alpha, "bias": bias, "stat": stat}
-    return _run("gate_backward", given, n, axis)
+    return _run("gate_backward", args)
 
 
-def write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Any:
+def write_backward(*args: Any) -> Any:
     """`packed.write_backward`."""
-    return _run("write_backward", {"g": g, "X": X, "y": y, "mix": mix}, n, axis)
+    return _run("write_backward", args)
 
 
-def boundary_backward(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> Any:
+def boundary_backward(*args: Any) -> Any:
     """`packed.boundary_backward`."""
-    given = {"g": g, "gu": gu, "gmix": gmix, "X": X, "y": y, "mix": mix}
-    given |= {"phi": phi, "alpha": alpha, "bias": bias, "stat": stat}
-    return _run("boundary_backward", given, n, axis)
+    return _run("boundary_backward", args)
 
 
-def leave_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Any:
+def leave_backward(*args: Any) -> Any:
     """`packed.leave_backward`."""
-    return _run("leave_backward", {"g": g, "X": X, "y": y, "mix": mix}, n, axis, scale)
+    return _run("leave_backward", args)
 
 
-def _run(step: str, inputs: Mapping[str, Tensor], *constants: Any) -> Tensor | tuple[Tensor, ...]:
-    results = _results(step, inputs, constants)
+def single_gate_backward(*args: Any) -> Any:
+    """`packed.single_gate_backward`."""
+    return _run("single_gate_backward", args)
+
+
+def single_boundary_backward(*args: Any) -> Any:
+    """`packed.single_boundary_backward`."""
+    return _run("single_boundary_backward", args)
+
+
+def _run(step: str, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:
+    names = tensors_of(step)
+    results = _results(step, dict(zip(names, args, strict=False)), complete(step, args)[len(names) :])
     if results is None:
         plain: Any = getattr(packed, step)
-        return plain(*inputs.values(), *constants)
+        return plain(*args)
     return results if len(results) > 1 else results[0]
 
 

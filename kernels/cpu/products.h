@@ -5,7 +5,7 @@ namespace mhc {
 
 template <class S> struct Sizes {
   using F = typename S::F;
-  static constexpr int N = S::n, M = S::m, K = N * N + 2 * N;
+  static constexpr int N = S::n, M = S::m, K = 2 * N + S::template Matrix<vec<F>>::LOGITS;
   static constexpr int KV = (K + W<F> - 1) / W<F>, KP = KV * W<F>;  // a row of K, padded to vectors
   static constexpr int KQ = (K + 7) / 8 * 8;                       // the same as rows of the transposed phi
   static constexpr int CHUNK = N > 4 ? 128 : 256;                  // channels that are computed together
@@ -58,6 +58,7 @@ template <class S> struct Projection {
   static void add_tokens(F* sums, const F* rows, int64_t token, const F* phi, int width, Ahead& ahead) {
     vec<F> total[R][FULL + 1];
     half<F> rest[R];
+    Place place = ahead.place;
     MHC_UNROLL
     for (int r = 0; r < R; ++r) {
       MHC_UNROLL
@@ -77,8 +78,9 @@ template <class S> struct Projection {
         for (int k = 0; k < FULL; ++k) total[r][k] = fma(a, row[k], total[r][k]);
         if (HALF) rest[r] = fma(a, last, rest[r]);
       }
-      ahead.next();
+      ahead.next(place);
     }
+    ahead.place = place;
     MHC_UNROLL
     for (int r = 0; r < R; ++r) {
       MHC_UNROLL
@@ -95,6 +97,7 @@ template <class S> MHC_INLINE void add_transposed(
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = REGISTERS / 4, V = 2;
+  Place place = ahead.place;
   for (int64_t c = 0; c < width; c += V * W<F>)
     for (int t = 0; t < TILE; t += R) {
       vec<F> total[R][V];
@@ -112,13 +115,14 @@ template <class S> MHC_INLINE void add_transposed(
           MHC_UNROLL
           for (int b = 0; b < V; ++b) total[r][b] = fma(a, row[b], total[r][b]);
         }
-        ahead.next();
+        ahead.next(place);
       }
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
         MHC_UNROLL
         for (int b = 0; b < V; ++b) store(&rows[t + r][c + b * W<F>], total[r][b]);
     }
+  ahead.place = place;
 }
 
 // sums[k] += sum over t of gq[t][k] * rows[t], with sums as [KQ][CHUNK], for the first `width` channels.
@@ -128,6 +132,7 @@ template <class S> MHC_INLINE void add_outer(
   using F = typename S::F;
   using Z = Sizes<S>;
   constexpr int R = 8, V = REGISTERS / 16;
+  Place place = ahead.place;
   for (int64_t c = 0; c < width; c += V * W<F>)
     for (int k = 0; k < Z::KQ; k += R) {
       vec<F> total[R][V];
@@ -145,13 +150,15 @@ template <class S> MHC_INLINE void add_outer(
           MHC_UNROLL
           for (int b = 0; b < V; ++b) total[r][b] = fma(a, row[b], total[r][b]);
         }
-        ahead.next(), ahead.next();
+        ahead.next(place);
+        if (!S::single) ahead.next(place);  // there each line is asked for once, and slower
       }
       MHC_UNROLL
       for (int r = 0; r < R; ++r)
         MHC_UNROLL
         for (int b = 0; b < V; ++b) store(sums + (k + r) * Z::CHUNK + c + b * W<F>, total[r][b]);
     }
+  ahead.place = place;
 }
 
 // Tokens that do not exist (past tile.count) have rows of zeros, so sums over all TILE rows are those of the tile.
@@ -187,6 +194,17 @@ template <class S> struct WriteCoefficients {
       get(total, stored);
     }
     return total;
+  }
+};
+
+// The read weights of a site as [i][t]; zero for tokens that do not exist.
+template <class S> struct ReadWeights {
+  typename S::F at[S::n][TILE] = {};
+
+  void read(const typename S::Pre* pre, const Tile& tile) {
+    for (int i = 0; i < S::n; ++i)
+      for (int t = 0; t < TILE; ++t)
+        at[i][t] = t < tile.count ? typename S::F(value(pre[(tile.first + t) * S::n + i])) : typename S::F(0);
   }
 };
 

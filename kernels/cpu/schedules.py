@@ -8,40 +8,30 @@ per part and added up in order, so results depend on nothing but the inputs and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 
 import torch
 
-from mhc_compile.kernels.cpu.kernel import CppKernel
+from mhc_compile.kernels.cpu.source import C_TYPES, MATRICES, constants, kernel_of, parameters, result_dtype
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.layout import layout_of
+from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.packed import SINGLE_PASS
+from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.schedules.restoring import passes
 from mhc_compile.kernels.schedules.schedule import Launch, Schedule, Size, Spec
 
 Specs = Mapping[str, Spec]
 
 STREAMS = range(2, 9)
-C_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.bfloat16: "mhc::bf16",
-    torch.float16: "mhc::f16",
-}
-HEADERS = (
-    "vectors.h",
-    "tiles.h",
-    "coefficients.h",
-    "products.h",
-    "forward.h",
-    "backward.h",
-    "leave.h",
-    "restore.h",
-)
 
 
-def covers(dtype: torch.dtype, n: int) -> str | None:
-    """Why these kernels do not cover n streams of this dtype; None if they do."""
+def covers(dtype: torch.dtype, n: int, projection: str | None = None) -> str | None:
+    """Why these kernels do not cover n streams of this dtype with this projection; None if they do.
+
+    `projection` is None where a step computes no coefficients.
+    """
+    if projection is not None and projection not in MATRICES:
+        return f"the C++ kernels do not have the projection {projection}"
     if dtype not in C_TYPES:
         return f"the C++ kernels do not cover {dtype}"
     if n not in STREAMS:
@@ -49,30 +39,44 @@ def covers(dtype: torch.dtype, n: int) -> str | None:
     return None
 
 
-def gate(inputs: Specs, n: int, axis: int) -> Schedule:
+def gate(inputs: Specs, n: int, axis: int, connection: str = "mhc") -> Schedule:
     """`packed.gate`."""
     X = inputs["X"]
-    results = {"u": Spec(X.shape[1:], X.dtype), **_gate_results(X, n, axis)}
-    return _forward("gate", inputs, results, n, axis)
+    results = {"u": Spec(X.shape[1:], X.dtype), **_gate_results(X, n, axis, connection)}
+    return _forward("gate", inputs, results, n, axis, connection)
 
 
 def write(inputs: Specs, n: int, axis: int) -> Schedule:
     """`packed.write`."""
-    return _forward("write", inputs, {"following": _following(inputs, n)}, n, axis)
+    return _forward("write", inputs, {"following": _following(inputs, n)}, n, axis, None)
 
 
-def boundary(inputs: Specs, n: int, axis: int) -> Schedule:
+def boundary(inputs: Specs, n: int, axis: int, connection: str = "mhc") -> Schedule:
     """`packed.boundary`."""
     following = _following(inputs, n)
     u = Spec(following.shape[1:], following.dtype)
-    results = {"following": following, "u": u, **_gate_results(following, n, axis)}
-    return _forward("boundary", inputs, results, n, axis)
+    results = {"following": following, "u": u, **_gate_results(following, n, axis, connection)}
+    return _forward("boundary", inputs, results, n, axis, connection)
+
+
+def single_gate(inputs: Specs, n: int, axis: int, connection: str = SINGLE_PASS) -> Schedule:
+    """`packed.single_gate`."""
+    results = _gate_results(inputs["X"], n, axis, connection, single=True)
+    return _forward("single_gate", inputs, results, n, axis, connection)
+
+
+def single_boundary(inputs: Specs, n: int, axis: int, connection: str = SINGLE_PASS) -> Schedule:
+    """`packed.single_boundary`."""
+    following = _following(inputs, n)
+    u = Spec(following.shape[1:], following.dtype)
+    results = {"following": following, "u": u, **_gate_results(following, n, axis, connection, single=True)}
+    return _forward("single_boundary", inputs, results, n, axis, connection)
 
 
 def leave(inputs: Specs, n: int, axis: int, scale: float) -> Schedule:
     """`packed.leave`."""
-    out = {"out": Spec(inputs["y"].shape, _result_dtype(inputs))}
-    return _schedule("leave", f"mhc::leave<S>(X, y, mix, out, {_SHAPE}, {scale!r});", inputs, out, {}, n, axis)
+    out = {"out": Spec(inputs["y"].shape, result_dtype(inputs))}
+    return _schedule("leave", f"mhc::leave<S>(X, y, mix, out, {_SHAPE}, {scale!r});", inputs, out, {}, n, axis, None)
 
 
 def restore(inputs: Specs, n: int, axis: int) -> Schedule:
@@ -85,66 +89,101 @@ def restore(inputs: Specs, n: int, axis: int) -> Schedule:
         read, written = {p: specs[name] for p, name in tensors.items()}, {"restored": each.spec}
         sizes = {**_sizes(inputs["X"], axis), "count": len(each.ys)}
         body = f"mhc::restore<S>({', '.join(tensors)}, restored, {_SHAPE}, count);"
-        kernel = _kernel("mhc_restore", body, _parameters(read, written, sizes), _constants(each.specs(specs), n, axis))
+        kernel = kernel_of(
+            "mhc_restore", body, parameters(read, written, sizes), constants(each.specs(specs), n, axis, None)
+        )
         launches.append(Launch(kernel, {**tensors, "restored": each.result}, sizes))
         buffers[each.result] = each.spec
     return Schedule(buffers, tuple(launches), (each.result,))
 
 
-def gate_backward(inputs: Specs, n: int, axis: int) -> Schedule:
+def gate_backward(inputs: Specs, n: int, axis: int, connection: str = "mhc") -> Schedule:
     """`packed.gate_backward`."""
-    return _backward("gate", inputs, ("X", "phi", "alpha", "bias"), n, axis)
+    return _backward("gate", inputs, n, axis, connection)
 
 
 def write_backward(inputs: Specs, n: int, axis: int) -> Schedule:
     """`packed.write_backward`."""
-    return _backward("write", inputs, ("X", "y", "mix"), n, axis)
+    return _backward("write", inputs, n, axis, None)
 
 
-def boundary_backward(inputs: Specs, n: int, axis: int) -> Schedule:
+def boundary_backward(inputs: Specs, n: int, axis: int, connection: str = "mhc") -> Schedule:
     """`packed.boundary_backward`."""
-    return _backward("boundary", inputs, ("X", "y", "mix", "phi", "alpha", "bias"), n, axis)
+    return _backward("boundary", inputs, n, axis, connection)
+
+
+def single_gate_backward(inputs: Specs, n: int, axis: int, connection: str = SINGLE_PASS) -> Schedule:
+    """`packed.single_gate_backward`."""
+    return _backward("single_gate", inputs, n, axis, connection)
+
+
+def single_boundary_backward(inputs: Specs, n: int, axis: int, connection: str = SINGLE_PASS) -> Schedule:
+    """`packed.single_boundary_backward`."""
+    return _backward("single_boundary", inputs, n, axis, connection)
 
 
 def leave_backward(inputs: Specs, n: int, axis: int, scale: float) -> Schedule:
     """`packed.leave_backward`."""
     results = {f"grad_{name}": inputs[name] for name in ("X", "y", "mix")}
     body = f"mhc::leave_backward<S>(g, X, y, mix, grad_X, grad_y, grad_mix, {_SHAPE}, {scale!r});"
-    return _schedule("leave_backward", body, inputs, results, {}, n, axis)
+    return _schedule("leave_backward", body, inputs, results, {}, n, axis, None)
 
 
 _SHAPE = "mhc::Shape{outer, channels, inner}, parts"
 _STEPS = {"gate": "false, true", "write": "true, false", "boundary": "true, true"}  # WRITES, GATES
-_FORWARD = ("X", "y", "mix", "phi", "alpha", "bias", "following", "u", "mix_out", "stat", "packed_phi")
-_BACKWARD = ("g", "gu", "gmix", "X", "y", "mix", "phi", "alpha", "bias", "stat", "grad_X", "grad_y", "grad_mix",
-             "grad_phi", "grad_alpha", "grad_bias", "packed_phi", "phi_parts", "sums_parts")  # fmt: skip
+_FORWARD = (
+    "X",
+    "y",
+    "mix",
+    "pre",
+    "phi",
+    "alpha",
+    "bias",
+    "following",
+    "u",
+    "pre_out",
+    "mix_out",
+    "stat",
+    "packed_phi",
+)
+_BACKWARD = ("g", "gu", "gpre", "gmix", "X", "y", "mix", "pre", "phi", "alpha", "bias", "stat",
+             "grad_X", "grad_y", "grad_mix", "grad_pre", "grad_phi", "grad_alpha", "grad_bias",
+             "packed_phi", "phi_parts", "sums_parts")  # fmt: skip
 
 
-def _forward(step: str, inputs: Specs, results: Specs, n: int, axis: int) -> Schedule:
-    streams = inputs["X"].shape[0] if step == "gate" else n
-    scratch = {"packed_phi": _packed_phi(inputs, streams, n, axis)} if "phi" in inputs else {}
+def _flags(step: str) -> str:
+    return _STEPS[step.removeprefix("single_")]
+
+
+def _forward(step: str, inputs: Specs, results: Specs, n: int, axis: int, connection: str | None) -> Schedule:
+    streams = n if "y" in inputs else inputs["X"].shape[0]
+    scratch = {} if connection is None else {"packed_phi": _packed_phi(inputs, streams, n, axis, connection)}
     passed = (name if name in {**inputs, **results, **scratch} else "nullptr" for name in _FORWARD)
-    body = f"mhc::forward<S, {_STEPS[step]}>({', '.join(passed)}, {_SHAPE});"
-    return _schedule(step, body, inputs, results, scratch, n, axis)
+    body = f"mhc::forward<S, {_flags(step)}>({', '.join(passed)}, {_SHAPE});"
+    return _schedule(step, body, inputs, results, scratch, n, axis, connection)
 
 
-def _backward(step: str, inputs: Specs, wanted: tuple[str, ...], n: int, axis: int) -> Schedule:
-    results = {f"grad_{name}": inputs[name] for name in wanted}
-    streams = inputs["X"].shape[0] if step == "gate" else n
+def _backward(step: str, inputs: Specs, n: int, axis: int, connection: str | None) -> Schedule:
+    results = {f"grad_{name}": inputs[name] for name in tensors_of(step)}
+    streams = n if "y" in inputs else inputs["X"].shape[0]
     scratch: dict[str, Spec] = {}
-    if "phi" in inputs:
-        scratch["packed_phi"] = packed = _packed_phi(inputs, streams, n, axis)
+    if connection is not None:
+        scratch["packed_phi"] = packed = _packed_phi(inputs, streams, n, axis, connection)
         scratch["phi_parts"] = Spec((torch.get_num_threads(), *packed.shape), packed.dtype)
-        scratch["sums_parts"] = Spec((torch.get_num_threads(), 3 + n * n + 2 * n), torch.float64)
+        scratch["sums_parts"] = Spec((torch.get_num_threads(), 3 + manifold_of(connection).columns(n)), torch.float64)
     passed = (name if name in {**inputs, **results, **scratch} else "nullptr" for name in _BACKWARD)
-    body = f"mhc::backward<S, {_STEPS[step]}>({', '.join(passed)}, {_SHAPE});"
-    return _schedule(f"{step}_backward", body, inputs, results, scratch, n, axis)
+    body = f"mhc::backward<S, {_flags(step)}>({', '.join(passed)}, {_SHAPE});"
+    return _schedule(f"{step}_backward", body, inputs, results, scratch, n, axis, connection)
 
 
-def _schedule(name: str, body: str, inputs: Specs, results: Specs, scratch: Specs, n: int, axis: int) -> Schedule:
+def _schedule(
+    name: str, body: str, inputs: Specs, results: Specs, scratch: Specs, n: int, axis: int, connection: str | None
+) -> Schedule:
     """The body in a function that takes all inputs and buffers by name, and the sizes."""
     buffers, sizes = {**results, **scratch}, _sizes(inputs["X"], axis)
-    kernel = _kernel(f"mhc_{name}", body, _parameters(inputs, buffers, sizes), _constants(inputs, n, axis))
+    single = name.startswith("single_")
+    compiled_for = constants(inputs, n, axis, connection, single=single)
+    kernel = kernel_of(f"mhc_{name}", body, parameters(inputs, buffers, sizes), compiled_for)
     launch = Launch(kernel, tensors={key: key for key in (*inputs, *buffers)}, sizes=sizes)
     return Schedule(buffers, launches=(launch,), results=tuple(results))
 
@@ -159,62 +198,19 @@ def _sizes(X: Spec, axis: int) -> dict[str, Size]:
     }
 
 
-def _parameters(read: Specs, written: Specs, sizes: Mapping[str, Size]) -> tuple[tuple[str, str], ...]:
-    """Name and C type of each parameter of a kernel."""
-    inputs = ((key, f"const {C_TYPES[spec.dtype]}*") for key, spec in read.items())
-    buffers = ((key, f"{C_TYPES[spec.dtype]}*") for key, spec in written.items())
-    return (*inputs, *buffers, *((size, "int64_t") for size in sizes))
-
-
-def _constants(inputs: Specs, n: int, axis: int) -> str:
-    """The struct that says what the headers are compiled for."""
-    types = {key: C_TYPES[spec.dtype] for key, spec in inputs.items()}
-    out = _result_dtype(inputs)
-    coefficient = C_TYPES[reference.coefficient_dtype(out)]
-    aliases = {"F": coefficient, "X": types["X"], "Y": types.get("y", types["X"]), "O": C_TYPES[out]}
-    aliases |= {key.capitalize(): types.get(key, coefficient) for key in ("mix", "gmix", "phi", "alpha", "bias")}
-    uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
-    m, *stream = inputs["X"].shape
-    last = str(axis == len(stream) - 1).lower()
-    values = f"static constexpr int n = {n}, m = {m}; static constexpr bool last = {last};"
-    return f"struct kernel_constants {{ {values} {uses} }};"
-
-
-@cache
-def _kernel(name: str, body: str, parameters: tuple[tuple[str, str], ...], constants: str) -> CppKernel:
-    """The headers, what they are compiled for, and the function. One object serves all shapes: its text is long."""
-    arguments = ", ".join(f"{ctype} {key}" for key, ctype in parameters)
-    code = f'{constants}\n\nextern "C" void kernel({arguments}) {{\n  using S = kernel_constants;\n  {body}\n}}\n'
-    return CppKernel(name, _library(), code, parameters)
-
-
-@cache
-def _library() -> str:
-    """The text of the headers, with the constants of the formulas, in an include guard."""
-    constants = (
-        f"#define MHC_SINKHORN_ITERATIONS {reference.SINKHORN_ITERATIONS}\n#define MHC_RMS_EPS {reference.RMS_EPS}\n"
-    )
-    folder = files("mhc_compile.kernels.cpu")
-    text = constants + "\n".join(folder.joinpath(name).read_text() for name in HEADERS)
-    return f"#ifndef MHC_KERNELS\n#define MHC_KERNELS\n{text}\n#endif\n\n"
-
-
-def _result_dtype(inputs: Specs) -> torch.dtype:
-    X, y = inputs["X"], inputs.get("y", inputs["X"])
-    return torch.promote_types(X.dtype, y.dtype)
-
-
 def _following(inputs: Specs, n: int) -> Spec:
-    return Spec((n, *inputs["y"].shape), _result_dtype(inputs))
+    return Spec((n, *inputs["y"].shape), result_dtype(inputs))
 
 
-def _gate_results(X: Spec, n: int, axis: int) -> dict[str, Spec]:
-    dtype, tokens, columns = reference.coefficient_dtype(X.dtype), layout_of(X.shape[1:], axis).tokens, n * n + n
-    return {"mix_out": Spec((tokens, columns), dtype), "stat": Spec((tokens, columns + n + 1), dtype)}
+def _gate_results(X: Spec, n: int, axis: int, connection: str, *, single: bool = False) -> dict[str, Spec]:
+    dtype, tokens = reference.coefficient_dtype(X.dtype), layout_of(X.shape[1:], axis).tokens
+    pre = {"pre_out": Spec((tokens, n), dtype)} if single else {}
+    stat = Spec((tokens, manifold_of(connection).columns(n) + 1), dtype)
+    return {**pre, "mix_out": Spec((tokens, n * n + n), dtype), "stat": stat}
 
 
-def _packed_phi(inputs: Specs, streams: Size, n: int, axis: int) -> Spec:
+def _packed_phi(inputs: Specs, streams: Size, n: int, axis: int, connection: str) -> Spec:
     """Scratch for phi in the order in which the kernel reads it; `Sizes` in products.h has no larger numbers."""
-    chunk, columns = (256 if n <= 4 else 128), -(-(n * n + 2 * n) // 16) * 16
+    chunk, columns = (256 if n <= 4 else 128), -(-manifold_of(connection).columns(n) // 16) * 16
     channels = -(-inputs["X"].shape[axis + 1] // chunk) * chunk
-    return Spec((channels * streams * columns,), reference.coefficient_dtype(_result_dtype(inputs)))
+    return Spec((channels * streams * columns,), reference.coefficient_dtype(result_dtype(inputs)))

@@ -106,26 +106,31 @@ template <class F, class T> void scatter(const Rows<F>& rows, int i, T* to, cons
   }
 }
 
-// What is read soon, asked for line by line between arithmetic, so that memory and multipliers work together.
+// What is read soon, asked for line by line between arithmetic, so that memory and multipliers work together. A loop keeps
+// its place in a `Place`, in registers: `Ahead` itself would go through memory at each line.
+struct Place { const char* line; const char* end; };
 struct Ahead {
   struct Rows { const char* first; int64_t token, bytes; int tokens; };  // distances in bytes
   Rows rows[2 * (8 + 1) + 2 * (8 + 1)];  // two tiles, each with X, g, y and gu
   int count = 0, at = 0, token = 0;
-  const char* line = nullptr;
-  const char* end = nullptr;
+  Place place = {nullptr, nullptr};
 
   template <class T> void add(const T* first, int64_t token, int tokens, int64_t channels) {
     rows[count++] = {(const char*)first, token * int64_t(sizeof(T)), channels * int64_t(sizeof(T)), tokens};
   }
-  MHC_ALWAYS void next() {
-    if (line >= end) {
+  MHC_ALWAYS void next(Place& p) {
+    if (__builtin_expect(p.line >= p.end, 0)) {
       if (at == count) return;
-      const Rows& r = rows[at];
-      line = r.first + token * r.token, end = line + r.bytes;
-      if (++token == r.tokens) token = 0, ++at;
+      p = row();
     }
-    __builtin_prefetch(line, 0, 2);
-    line += 64;
+    __builtin_prefetch(p.line, 0, 2);
+    p.line += 64;
+  }
+  __attribute__((noinline)) Place row() {
+    const Rows& r = rows[at];
+    const char* first = r.first + token * r.token;
+    if (++token == r.tokens) token = 0, ++at;
+    return {first, first + r.bytes};
   }
 };
 

@@ -11,6 +11,7 @@
 #define MHC_ALWAYS __attribute__((always_inline))  // for lambdas and members
 #define MHC_INLINE static inline MHC_ALWAYS
 #define MHC_UNROLL _Pragma("GCC unroll 16")  // constant bounds: what the loop indexes shall live in registers
+#define MHC_UNROLL_ALL _Pragma("GCC unroll 32")
 
 namespace mhc {
 

@@ -1,157 +1,32 @@
-"""The connections a user can choose: their parameters, initial values and coefficients, in one table."""
+"""Parameters of sites and readouts by name: shapes, initial values, counts. The connections are in `table.py`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from mhc_compile.config import MAX_STREAMS
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
-from mhc_compile.kernels.formulas import reference
-from mhc_compile.kernels.formulas.projections import PROJECTIONS
+from mhc_compile.kernels.formulas import released
+from mhc_compile.kernels.formulas.initial_values import Start
+from mhc_compile.kernels.formulas.lookup import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.table import CONNECTIONS, Shapes
 
-Shapes = dict[str, tuple[int, ...]]
-HYPER_SCALE = 0.01
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the initial values of one site depend on; the fields are those of `initial_values`."""
-
-    n: int
-    channels: int
-    position: int
-    linear: bool
-    init: str
-    generator: torch.Generator | None
-
-
-@dataclass(frozen=True)
-class Connection:
-    """One kind of connection.
-
-    Attributes:
-        name: what the user writes.
-        shapes: n and C to the shapes of the parameters by name, in the order `coefficients` takes them.
-        values: a start to the initial values by name, in the same order, any float dtype and device.
-        coefficients: `(X, params, *, n, axis)` to `(pre, post, R)`; X is `[n, *x.shape]`, or `x[None]` at an entry.
-        max_streams: the largest n it takes.
-        powers: n must be a power of two.
-        single_pass: a site is read with the read weights of the site before (see `passes/decide/single_pass.py`).
-    """
-
-    name: str
-    shapes: Callable[[int, int], Shapes]
-    values: Callable[[Start], dict[str, Tensor]]
-    coefficients: Callable[..., reference.Coefficients]
-    max_streams: int = MAX_STREAMS
-    powers: bool = False
-    single_pass: bool = False
-
-
-def _manifold_shapes(projection: str, n: int, channels: int) -> Shapes:
-    logits = PROJECTIONS[projection].logits(n)
-    columns = 2 * n + logits
-    return {"phi": (n * channels, columns), "alpha": (3 if logits else 2,), "bias": (columns,)}
-
-
-def _manifold_values(projection: str, start: Start) -> dict[str, Tensor]:
-    shapes = _manifold_shapes(projection, start.n, start.channels)
-    row = PROJECTIONS[projection]
-    pre, post = initial.gate_biases(start.n, position=start.position, linear=start.linear, code=row.code(start.n))
-    return {
-        "phi": initial.projection_weights(shapes["phi"], init=start.init, generator=start.generator),
-        "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
-        "bias": torch.cat((pre, post, row.start(start.n))),
-    }
-
-
-def _manifold(name: str, projection: str, *, single_pass: bool = False) -> Connection:
-    row = PROJECTIONS[projection]
-    return Connection(
-        name,
-        partial(_manifold_shapes, projection),
-        partial(_manifold_values, projection),
-        partial(reference.manifold_coefficients, matrix=row.matrix),
-        row.max_streams,
-        row.powers,
-        single_pass,
-    )
-
-
-def _static_shapes(n: int, channels: int) -> Shapes:
-    return {"static_pre": (n,), "static_post": (n,), "static_res": (n, n)}
-
-
-def _static_values(start: Start) -> dict[str, Tensor]:
-    eye = torch.eye(start.n, dtype=torch.float64)
-    return {"static_pre": eye[start.position % start.n], "static_post": torch.ones(start.n), "static_res": eye}
-
-
-def _static_coefficients(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:
-    return reference.static_coefficients(X, params)
-
-
-def _hyper_shapes(n: int, channels: int) -> Shapes:
-    weights: Shapes = {"w_pre": (channels,), "w_post": (channels,), "w_res": (channels, n)}
-    scales: Shapes = {"scale_pre": (1,), "scale_post": (1,), "scale_res": (1,)}
-    return _static_shapes(n, channels) | weights | scales
-
-
-def _hyper_values(start: Start) -> dict[str, Tensor]:
-    values = _static_values(start)
-    for name, shape in _hyper_shapes(start.n, start.channels).items():
-        if name.startswith("w_"):
-            values[name] = initial.projection_weights(shape, init=start.init, generator=start.generator)
-        elif name.startswith("scale_"):
-            values[name] = torch.full(shape, HYPER_SCALE, dtype=torch.float64)
-    return values
-
-
-_RESIDUAL = Connection(
-    "residual", lambda n, channels: {}, lambda start: {}, lambda X, params, *, n, axis: reference.plain_coefficients(X)
-)
-
-CONNECTIONS: Mapping[str, Connection] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            _RESIDUAL,
-            Connection("hc", _hyper_shapes, _hyper_values, reference.hyper_coefficients),
-            Connection("hc-static", _static_shapes, _static_values, _static_coefficients),
-            _manifold("mhc", "sinkhorn"),
-            _manifold("mhc-single-pass", "sinkhorn", single_pass=True),
-            _manifold("mhc-lite", "permutations"),
-            _manifold("kronecker", "kronecker"),
-            _manifold("circulant", "circulant"),
-            _manifold("identity", "identity"),
-        )
-    }
-)
-
-
-def find(connection: str, n: int) -> Connection:
-    """The row for `connection`; with one stream every connection is the plain residual one.
-
-    Raises:
-        InvalidOptionError: the name is not known, n is out of its range, or `residual` is asked for more than 1 stream.
-    """
-    if connection not in CONNECTIONS:
-        raise InvalidOptionError(f"connection={connection!r} is not known: write one of {', '.join(CONNECTIONS)}")
-    row = CONNECTIONS[connection] if n != 1 else _RESIDUAL
-    limit = 1 if row is _RESIDUAL else row.max_streams
-    if not 1 <= n <= limit:
-        raise InvalidOptionError(f"connection={connection!r} takes n from 1 to {limit}, got n={n}: write a smaller n")
-    if row.powers and n.bit_count() != 1:
-        raise InvalidOptionError(f"connection={connection!r} takes powers of two, got n={n}: write n=2, 4 or 8")
-    return row
+__all__ = [
+    "CONNECTIONS",
+    "canonical",
+    "find",
+    "initial_values",
+    "parameter_count",
+    "parameter_shapes",
+    "readout_shapes",
+    "readout_values",
+    "why_no_paper",
+    "why_not_kept",
+]
 
 
 def parameter_shapes(connection: str, n: int, channels: int) -> Shapes:
@@ -183,17 +58,21 @@ def initial_values(
         channels: number of channels C.
         position: index of the site in its segment.
         linear: only linear ops lie on the stream paths of the segment, so streams may differ from the start.
-        init: `preserve` or `random`.
+        init: `preserve`, `random`, or `paper`, where a release has a start of its own.
         dtype: final dtype of the values, fp32 or fp64.
         device: where to put them.
         generator: source of the random values.
 
     Raises:
-        InvalidOptionError: see `find`, or `init` is not known.
+        InvalidOptionError: see `find`, or `init` is not known, or not for this connection.
     """
     _check_init(init)
-    values = find(connection, n).values(Start(n, channels, position, linear, init, generator))
-    return _finish(values, dtype, device)
+    row, start = find(connection, n), Start(n, channels, position, linear, init, generator)
+    if init != "paper":
+        return _finish(row.values(start), dtype, device)
+    if row.paper is None:
+        raise InvalidOptionError(why_no_paper(connection))
+    return _finish(row.paper(start), dtype, device)
 
 
 def readout_shapes(reduce: str, n: int, channels: int) -> Shapes:
@@ -217,8 +96,11 @@ def readout_values(
     dtype: torch.dtype,
     device: torch.device | str,
     generator: torch.Generator | None = None,
+    connection: str = "mhc",
 ) -> dict[str, Tensor]:
     """Initial values of one readout, arguments as for `initial_values`: the mean, plus the read code if `linear`.
+
+    With `init="paper"` those that belong to the connection, if its release has such a readout.
 
     Raises:
         InvalidOptionError: `reduce` or `init` is not known.
@@ -227,6 +109,9 @@ def readout_values(
     shapes = readout_shapes(reduce, n, channels)
     if not shapes:
         return {}
+    release = find(connection, n).release
+    if init == "paper" and release is not None:
+        return _finish(released.readout_values(release, n, channels, generator), dtype, device)
     values = {
         "phi": initial.projection_weights(shapes["phi"], init=init, generator=generator),
         "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
@@ -241,8 +126,8 @@ def parameter_count(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _check_init(init: str) -> None:
-    if init not in ("preserve", "random"):
-        raise InvalidOptionError(f"init={init!r} is not known: write one of preserve, random")
+    if init not in ("preserve", "random", "paper"):
+        raise InvalidOptionError(f"init={init!r} is not known: write one of preserve, random, paper")
 
 
 def _finish(values: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ Two ways to break the symmetry of the streams, in fp64; see `gate_biases`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,18 @@ WRITE_DEPTH = 0.2
 READ_DEPTH = 0.5
 ALPHA = 0.01
 PHI_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the initial values of one site depend on; the fields are those of `initial_values`."""
+
+    n: int
+    channels: int
+    position: int
+    linear: bool
+    init: str
+    generator: torch.Generator | None
 
 
 def _alternating(length: int) -> list[float]:
@@ -46,21 +60,37 @@ def unequal_weights(n: int, position: int) -> Tensor:
     return ((1 + READ_DEPTH * spread) / n).roll(position)
 
 
-def gate_biases(n: int, *, position: int, linear: bool, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Biases of the read and of the write gate, `[n]` each, n >= 2.
+def gate_biases(
+    n: int,
+    *,
+    position: int,
+    linear: bool,
+    code: Tensor | None = None,
+    magnitude: float = 2.0,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Biases of the gates `sigmoid + eps` of the read and `magnitude * sigmoid + eps` of the write, `[n]` each, n >= 2.
 
     Linear stream paths: orthogonal codes. Streams differ only along `e` (`code`, by default `write_code(n)`), which R
     maps to a multiple of itself and no read sees, so the function is kept while the gradient of R is alive.
     Nonlinear paths: streams stay equal, and unequal reads break the symmetry instead.
+    A magnitude too small to write 1 starts in the middle, as releases do.
     """
-    if linear:
-        return read_bias(n), torch.logit((1 + WRITE_DEPTH * (write_code(n) if code is None else code)) / 2)
-    return torch.logit(unequal_weights(n, position)), torch.zeros(n, dtype=torch.float64)
+    pre = read_bias(n, eps) if linear else torch.logit(unequal_weights(n, position) - eps)
+    if not writes_one(magnitude, eps):
+        return pre, torch.zeros(n, dtype=torch.float64)
+    written = 1 + WRITE_DEPTH * (write_code(n) if code is None else code) if linear else torch.ones(n).double()
+    return pre, torch.logit((written - eps) / magnitude)
 
 
-def read_bias(n: int) -> Tensor:
+def writes_one(magnitude: float, eps: float) -> bool:
+    """Whether a write gate reaches all that a start asks of it, `1 + WRITE_DEPTH` at most."""
+    return magnitude + eps > 1 + WRITE_DEPTH
+
+
+def read_bias(n: int, eps: float = 0.0) -> Tensor:
     """Bias `[n]` of a read gate that takes the mean plus the read code, n >= 2."""
-    return torch.logit((1 + READ_DEPTH * read_code(n)) / n)
+    return torch.logit((1 + READ_DEPTH * read_code(n)) / n - eps)
 
 
 def mean_bias(n: int) -> Tensor:
@@ -69,7 +99,7 @@ def mean_bias(n: int) -> Tensor:
 
 
 def projection_weights(shape: tuple[int, ...], *, init: str, generator: torch.Generator | None) -> Tensor:
-    """Zero for `init="preserve"`, N(0, 0.02) for `"random"`; fp32, on the device of the generator."""
+    """Zero for `init="preserve"`, N(0, 0.02) otherwise; fp32, on the device of the generator."""
     if init == "preserve":
         return torch.zeros(shape)
     return PHI_STD * torch.randn(shape, generator=generator, device=generator.device if generator else None)

@@ -1,4 +1,4 @@
-"""Maps from free logits to mixing matrices. A new one is one function and one row of the table."""
+"""Maps from free logits to mixing matrices. A new one is one function and one row of the table, and a connection."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from mhc_compile.config import MAX_STREAMS, MAX_STREAMS_LITE
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.formulas.about import About
+from mhc_compile.kernels.formulas.limits import MAX_STREAMS, MAX_STREAMS_LITE
 from mhc_compile.kernels.formulas.sinkhorn import sinkhorn as sinkhorn_of
+from mhc_compile.kernels.formulas.sinkhorn import sinkhorn_backward
 
 # Logit of the diagonal at the start. Much larger ones saturate: from 8 on the gradient through Sinkhorn is dead.
 TAU = 2.0
@@ -32,6 +34,10 @@ class Projection:
         powers: n must be a power of two.
         code: n to the zero-mean vector `e [n]` along which streams may differ from the start: an eigenvector of R,
             orthogonal to `initial.read_code(n)`.
+        connection: what a user writes to get it; "" for none.
+        about: its row in the table for users.
+        backward: the gradient of R `[n, n, ...]`, the logits and n to the gradient of the logits. With it, write, gate
+            and read are fused steps; without it they run one after the other in plain PyTorch.
     """
 
     matrix: Callable[[Tensor, int], Tensor]
@@ -40,6 +46,9 @@ class Projection:
     max_streams: int = MAX_STREAMS
     powers: bool = False
     code: Callable[[int], Tensor] = initial.write_code
+    connection: str = ""
+    about: About | None = None
+    backward: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 def sinkhorn(logits: Tensor, n: int) -> Tensor:
@@ -52,10 +61,23 @@ def permutation_mixture(logits: Tensor, n: int) -> Tensor:
 
     Doubly stochastic to rounding, and by Birkhoff's theorem every doubly stochastic matrix is such a mean.
     """
-    # Stacked from rows of one identity matrix: no constant has to be copied from the host to the device.
+    return torch.tensordot(_permutations(logits, n), torch.softmax(logits, dim=0), dims=([0], [0]))
+
+
+def _permutations(logits: Tensor, n: int) -> Tensor:
+    """All permutation matrices `[n!, n, n]`, in order; stacked, so that no constant is copied to a device."""
     rows = torch.eye(n, dtype=logits.dtype, device=logits.device).unbind(0)
-    matrices = torch.stack([rows[column] for order in permutations(range(n)) for column in order])
-    return torch.tensordot(matrices.reshape(-1, n, n), torch.softmax(logits, dim=0), dims=([0], [0]))
+    return torch.stack([rows[column] for order in permutations(range(n)) for column in order]).reshape(-1, n, n)
+
+
+def _permutation_mixture_backward(grad: Tensor, logits: Tensor, n: int) -> Tensor:
+    gradients = torch.tensordot(_permutations(logits, n), grad, dims=([1, 2], [0, 1]))
+    return _softmax_backward(gradients, torch.softmax(logits, dim=0))
+
+
+def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of the logits of `weights`, which sum to 1 along the first axis."""
+    return weights * (grad - (weights * grad).sum(0, keepdim=True))
 
 
 def identity(logits: Tensor, n: int) -> Tensor:
@@ -77,6 +99,22 @@ def kronecker(logits: Tensor, n: int) -> Tensor:
     return R
 
 
+def _kronecker_backward(grad: Tensor, logits: Tensor, n: int) -> Tensor:
+    """R_ij is a product over the bits of i xor j: of each factor the weight of a 0, `keep`, or of a 1, `swap`."""
+    weights = torch.softmax(logits.unflatten(0, (-1, 2)), dim=1)
+    factors = weights.shape[0]
+    along = torch.stack([sum((grad[i, i ^ x] for i in range(1, n)), grad[0, x]) for x in range(n)])
+    gradients = []
+    for f in range(factors):
+        rest = along
+        for other in range(factors):
+            if other != f:
+                rest = rest * torch.stack([weights[other, x >> (factors - 1 - other) & 1] for x in range(n)])
+        sides = rest.unflatten(0, (1 << f, 2, -1)).sum((0, 2))
+        gradients.append(_softmax_backward(sides, weights[f]))
+    return torch.cat(gradients)
+
+
 def circulant(logits: Tensor, n: int) -> Tensor:
     """`(1 - g) I + g sum_k softmax(z)_k P^k` with `g = sigmoid(logits[0])`, `z = logits[1:]` and P the cyclic shift.
 
@@ -86,6 +124,13 @@ def circulant(logits: Tensor, n: int) -> Tensor:
     eye = reference.over_tokens(torch.eye(n, dtype=logits.dtype, device=logits.device), logits)
     shifted = torch.stack([weights.roll(row, 0) for row in range(n)])
     return (1 - gate) * eye + gate * shifted
+
+
+def _circulant_backward(grad: Tensor, logits: Tensor, n: int) -> Tensor:
+    gate, weights = torch.sigmoid(logits[0]), torch.softmax(logits[1:], dim=0)
+    along = torch.stack([sum((grad[i, (i + k) % n] for i in range(1, n)), grad[0, k]) for k in range(n)])
+    opened = gate * (1 - gate) * ((weights * along).sum(0) - along[0])  # along[0] is the trace
+    return torch.cat((opened.unsqueeze(0), _softmax_backward(gate * along, weights)))
 
 
 def unconstrained(logits: Tensor, n: int) -> Tensor:
@@ -120,19 +165,57 @@ def _even_shifts(n: int) -> Tensor:
     return torch.tensor([math.log(n / math.expm1(TAU)), *[0.0] * n], dtype=torch.float64)
 
 
+def _sinkhorn_backward(grad: Tensor, logits: Tensor, n: int) -> Tensor:
+    return sinkhorn_backward(grad, unconstrained(logits, n), reference.SINKHORN_ITERATIONS).flatten(0, 1)
+
+
 PROJECTIONS: Mapping[str, Projection] = MappingProxyType(
     {
-        "sinkhorn": Projection(sinkhorn, lambda n: n * n, _diagonal),
-        "permutations": Projection(permutation_mixture, math.factorial, _identity_first, MAX_STREAMS_LITE),
+        "sinkhorn": Projection(
+            sinkhorn,
+            lambda n: n * n,
+            _diagonal,
+            connection="mhc",
+            about=About("Sinkhorn, 20 iterations", source="Xie et al., arXiv 2512.24880", ships="DeepSeek-V4, GLM-5"),
+            backward=_sinkhorn_backward,
+        ),
+        "permutations": Projection(
+            permutation_mixture,
+            math.factorial,
+            _identity_first,
+            MAX_STREAMS_LITE,
+            connection="mhc-lite",
+            about=About("convex mix of all n! permutations, n <= 4", source="mHC-lite, after Birkhoff"),
+            backward=_permutation_mixture_backward,
+        ),
         "kronecker": Projection(
             kronecker,
             lambda n: 2 * (n.bit_length() - 1),
             _mostly_kept,
             powers=True,
             code=initial.halves_code,
+            connection="kronecker",
+            about=About("product of 2 x 2 mixtures; n = 2, 4, 8", source="KromHC, arXiv 2601.21579"),
+            backward=_kronecker_backward,
         ),
-        "circulant": Projection(circulant, lambda n: n + 1, _even_shifts),
-        "identity": Projection(identity, lambda n: 0, lambda n: torch.zeros(0, dtype=torch.float64)),
+        "circulant": Projection(
+            circulant,
+            lambda n: n + 1,
+            _even_shifts,
+            connection="circulant",
+            about=About("gated mixture of cyclic shifts", source="C-mHC"),
+            backward=_circulant_backward,
+        ),
+        "identity": Projection(
+            identity,
+            lambda n: 0,
+            lambda n: torch.zeros(0, dtype=torch.float64),
+            connection="identity",
+            about=About(
+                "identity", "sigmoid + eps, magnitude x sigmoid + eps", "Hyper-connections without mixing", "Hy-V4"
+            ),
+            backward=lambda grad, logits, n: torch.zeros_like(logits),
+        ),
         "unconstrained": Projection(unconstrained, lambda n: n * n, lambda n: torch.eye(n).double().flatten()),
     }
 )

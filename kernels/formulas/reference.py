@@ -67,9 +67,9 @@ def read_gate(z: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
     return torch.sigmoid(alpha * z + bias)
 
 
-def write_gate(z: Tensor, alpha: Tensor, bias: Tensor) -> Tensor:
-    """`post = 2 sigmoid(alpha z + bias)`; all three broadcast."""
-    return 2 * torch.sigmoid(alpha * z + bias)
+def write_gate(z: Tensor, alpha: Tensor, bias: Tensor, magnitude: float = 2.0) -> Tensor:
+    """`post = magnitude * sigmoid(alpha z + bias)`; all three tensors broadcast."""
+    return magnitude * torch.sigmoid(alpha * z + bias)
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
@@ -95,7 +95,14 @@ def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor
 
 
 def manifold_coefficients(
-    X: Tensor, params: Sequence[Tensor], *, n: int, axis: int, matrix: Callable[[Tensor, int], Tensor]
+    X: Tensor,
+    params: Sequence[Tensor],
+    *,
+    n: int,
+    axis: int,
+    matrix: Callable[[Tensor, int], Tensor],
+    magnitude: float = 2.0,
+    eps: float = 0.0,
 ) -> Coefficients:
     """Coefficients of the mhc family: gated read and write, a mixing matrix on a manifold.
 
@@ -105,6 +112,8 @@ def manifold_coefficients(
         n: number of streams.
         axis: index of the channels in `x`.
         matrix: maps logits `[L, *token dims]` and n to `R [n, n, ...]`.
+        magnitude: of the write gate.
+        eps: what both gates are at least.
 
     Returns:
         pre and post `[n, *token dims]`, R `[n, n, *token dims]` (size 1 where constant), in the coefficient dtype.
@@ -113,7 +122,9 @@ def manifold_coefficients(
     z = normed_projection(X, phi, n=n, axis=axis)
     scale, shift = (over_tokens(p.to(z.dtype), X) for p in (alpha, bias))
     pre = read_gate(z[:n], scale[0], shift[:n])
-    post = write_gate(z[n : 2 * n], scale[1], shift[n : 2 * n])
+    post = write_gate(z[n : 2 * n], scale[1], shift[n : 2 * n], magnitude)
+    if eps:
+        pre, post = pre + eps, post + eps
     return pre, post, matrix(scale[2:] * z[2 * n :] + shift[2 * n :], n)
 
 

@@ -6,7 +6,6 @@ program, Triton on CUDA and C++ on the CPU. What no kernel covers falls back to 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -17,8 +16,8 @@ import torch
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import PackageNeedsPythonError
-from mhc_compile.kernels.formulas import packed
 from mhc_compile.kernels.formulas.packed import STEPS
+from mhc_compile.kernels.formulas.steps import split
 from mhc_compile.kernels.inductor.cpp_call import cpp_call
 from mhc_compile.kernels.operators import recomputed
 from mhc_compile.kernels.operators.implementations import schedules, step_dtype, why_not_covered
@@ -46,12 +45,8 @@ def install() -> None:
 
 
 def _lowering(step: str, op: Any) -> Callable[..., Any]:
-    names = list(inspect.signature(getattr(packed, step)).parameters)
-
     def lower(*args: Any) -> Any:
-        given = dict(zip(names, args, strict=True))
-        tensors = {name: value for name, value in given.items() if isinstance(value, compat.ir.TensorBox)}
-        constants = {name: value for name, value in given.items() if name not in tensors}
+        tensors, constants = split(step, args)
         reason = _why_not(tensors, constants)
         if reason is not None:
             return _call_operator(op, reason, *args)
@@ -90,7 +85,7 @@ def _why_not(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> str | 
     if compat.virtualized.V.graph.cpp_wrapper and device != "cpu":
         return "the C++ wrapper calls the operator"
     dtype = step_dtype(X.get_dtype(), tensors["y"].get_dtype() if "y" in tensors else None)
-    return why_not_covered(device, dtype, constants["n"])
+    return why_not_covered(device, dtype, constants["n"], constants.get("connection"))
 
 
 def _call_operator(op: Any, reason: str, *args: Any) -> Any:

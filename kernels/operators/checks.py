@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_compile.config import MAX_STREAMS
 from mhc_compile.errors import KernelInputError
+from mhc_compile.kernels.formulas.limits import MAX_STREAMS
+from mhc_compile.kernels.formulas.lookup import sizes_of
+from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> None:
+def check_gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = "mhc") -> None:
     """Of `packed.gate`."""
     _check_streams(X, n, axis)
-    _check_parameters(X, phi, alpha, bias, n, axis)
+    _check_parameters(X, phi, alpha, bias, n, axis, connection)
 
 
 def check_write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
@@ -32,11 +34,28 @@ def check_write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
 
 
 def check_boundary(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> None:
+    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int,
+    connection: str = "mhc",
+) -> None:  # fmt: skip
     """Of `packed.boundary`."""
     check_write(X, y, mix, n, axis)
-    _check_parameters(X, phi, alpha, bias, n, axis)
+    _check_parameters(X, phi, alpha, bias, n, axis, connection)
+
+
+def check_single_gate(
+    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = SINGLE_PASS
+) -> None:
+    """Of `packed.single_gate`."""
+    check_gate(X, phi, alpha, bias, n, axis, connection)
+
+
+def check_single_boundary(
+    X: Tensor, y: Tensor, mix: Tensor, pre: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int,
+    connection: str = SINGLE_PASS,
+) -> None:  # fmt: skip
+    """Of `packed.single_boundary`."""
+    check_boundary(X, y, mix, phi, alpha, bias, n, axis, connection)
+    _check_tensor("pre", pre, X, (_tokens(X, axis), n), "one row of read weights for each token,")
 
 
 def check_leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> None:
@@ -57,11 +76,13 @@ def check_restore(X: Tensor, start: Tensor, past: Sequence[Tensor], n: int, axis
 
 
 def check_gate_backward(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> None:
+    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int,
+    connection: str = "mhc",
+) -> None:  # fmt: skip
     """Of `packed.gate_backward`."""
-    check_gate(X, phi, alpha, bias, n, axis)
-    _check_gate_gradients(gu, gmix, X, stat, n, axis)
+    check_gate(X, phi, alpha, bias, n, axis, connection)
+    _check_tensor("gu", gu, X, X.shape[1:])
+    _check_gate_gradients(gmix, X, stat, n, axis, connection)
 
 
 def check_write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> None:
@@ -72,12 +93,33 @@ def check_write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, a
 
 def check_boundary_backward(
     g: Tensor, gu: Tensor, gmix: Tensor, X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor,
-    stat: Tensor, n: int, axis: int,
+    stat: Tensor, n: int, axis: int, connection: str = "mhc",
 ) -> None:  # fmt: skip
     """Of `packed.boundary_backward`."""
-    check_boundary(X, y, mix, phi, alpha, bias, n, axis)
+    check_boundary(X, y, mix, phi, alpha, bias, n, axis, connection)
     _check_tensor("g", g, X, (n, *y.shape))
-    _check_gate_gradients(gu, gmix, X, stat, n, axis)
+    _check_tensor("gu", gu, X, X.shape[1:])
+    _check_gate_gradients(gmix, X, stat, n, axis, connection)
+
+
+def check_single_gate_backward(
+    gpre: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int,
+    connection: str = SINGLE_PASS,
+) -> None:  # fmt: skip
+    """Of `packed.single_gate_backward`."""
+    check_gate(X, phi, alpha, bias, n, axis, connection)
+    _check_tensor("gpre", gpre, X, (_tokens(X, axis), n))
+    _check_gate_gradients(gmix, X, stat, n, axis, connection)
+
+
+def check_single_boundary_backward(
+    g: Tensor, gu: Tensor, gpre: Tensor, gmix: Tensor, X: Tensor, y: Tensor, mix: Tensor, pre: Tensor, phi: Tensor,
+    alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int, connection: str = SINGLE_PASS,
+) -> None:  # fmt: skip
+    """Of `packed.single_boundary_backward`."""
+    check_single_boundary(X, y, mix, pre, phi, alpha, bias, n, axis, connection)
+    _check_tensor("gpre", gpre, X, (_tokens(X, axis), n))
+    check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis, connection)
 
 
 def check_leave_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> None:
@@ -103,18 +145,17 @@ def _check_streams(X: Tensor, n: int, axis: int) -> None:
         raise KernelInputError(f"X is {X.dtype}, {X.layout}: write dense floating point streams of 16, 32 or 64 bits")
 
 
-def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> None:
-    columns = n * n + 2 * n
+def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str) -> None:
+    columns, scales = sizes_of(connection, n)
     _check_tensor("phi", phi, X, (n * X.shape[axis + 1], columns))
-    _check_tensor("alpha", alpha, X, (3,))
+    _check_tensor("alpha", alpha, X, (scales,))
     _check_tensor("bias", bias, X, (columns,))
 
 
-def _check_gate_gradients(gu: Tensor, gmix: Tensor, X: Tensor, stat: Tensor, n: int, axis: int) -> None:
+def _check_gate_gradients(gmix: Tensor, X: Tensor, stat: Tensor, n: int, axis: int, connection: str) -> None:
     tokens = _tokens(X, axis)
-    _check_tensor("gu", gu, X, X.shape[1:])
     _check_tensor("gmix", gmix, X, (tokens, n + n * n))
-    _check_tensor("stat", stat, X, (tokens, n * n + 2 * n + 1))
+    _check_tensor("stat", stat, X, (tokens, sizes_of(connection, n)[0] + 1))
 
 
 def _check_tensor(name: str, tensor: Tensor, X: Tensor, shape: Any, what: str = "a floating point tensor") -> None:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.lookup import manifold_of
 
 _LOG = logging.getLogger("mhc_compile")
 _FAMILIES = {"cuda": "triton", "cpu": "cpu"}  # device type -> the room with the modules `schedules` and `launch`
 
 
-def implementation(X: Tensor, y: Tensor | None, n: int) -> Any:
-    """A module with the nine functions of `packed.py`: the fastest that covers these streams and branch."""
-    return chosen(X.device.type, step_dtype(X.dtype, None if y is None else y.dtype), n)
+def implementation(X: Tensor, y: Tensor | None, n: int, connection: str | None = None) -> Any:
+    """A module with the functions of `packed.py`: the fastest that covers these streams, branch and coefficients."""
+    return chosen(X.device.type, step_dtype(X.dtype, None if y is None else y.dtype), n, connection)
 
 
 def step_dtype(streams: torch.dtype, branch: torch.dtype | None) -> torch.dtype:
@@ -26,11 +27,15 @@ def step_dtype(streams: torch.dtype, branch: torch.dtype | None) -> torch.dtype:
     return streams if branch is None else torch.promote_types(streams, branch)
 
 
-def why_not_covered(device: str, dtype: torch.dtype, n: int) -> str | None:
-    """Why there are no kernels for this device type, `step_dtype` and number of streams; None if there are."""
+def why_not_covered(device: str, dtype: torch.dtype, n: int, connection: str | None = None) -> str | None:
+    """Why there are no kernels for this device type, `step_dtype` and number of streams; None if there are.
+
+    `connection` is that of a step with coefficients; None asks for the others.
+    """
     if device not in _FAMILIES:
         return f"no kernels for the device type {device!r}"
-    reason: str | None = schedules(device).covers(dtype, n)
+    projection = None if connection is None else manifold_of(connection).projection
+    reason: str | None = schedules(device).covers(dtype, n, projection)
     return reason
 
 
@@ -40,9 +45,9 @@ def schedules(device: str) -> Any:
 
 
 @cache
-def chosen(device: str, dtype: torch.dtype, n: int) -> Any:
+def chosen(device: str, dtype: torch.dtype, n: int, connection: str | None = None) -> Any:
     """`implementation` by device type and `step_dtype`."""
-    reason = why_not_covered(device, dtype, n)
+    reason = why_not_covered(device, dtype, n, connection)
     if reason is None:
         return import_module(f"mhc_compile.kernels.{_FAMILIES[device]}.launch")
     _LOG.info("the mixing runs in plain PyTorch: %s", reason)  # once: the choice is cached

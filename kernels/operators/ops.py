@@ -1,8 +1,8 @@
 """Custom operators of the fused steps, namespace `mhc`: one node each for autograd and for a compiler.
 
-`gate`, `write`, `boundary` and `leave` compute what the functions of these names in `packed.py` say, and keep for the
-backward the streams, the branch and `stat`: coefficients and the streams behind a write are computed again.
-`implementations.py` decides which code runs. Each backward is an operator too, and can be differentiated once more.
+Each computes what the function of its name in `packed.py` says, and keeps for the backward its inputs and `stat`:
+coefficients and the streams behind a write are computed again. `implementations.py` decides which code runs. Each
+backward is an operator too, and can be differentiated once more.
 """
 
 from __future__ import annotations
@@ -17,172 +17,123 @@ from torch import Tensor
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.packed import FORWARD_STEPS, SINGLE_PASS, STEPS
+from mhc_compile.kernels.formulas.steps import complete, constants_of, tensors_of
 from mhc_compile.kernels.operators import checks
 from mhc_compile.kernels.operators import shapes as op_shapes
 from mhc_compile.kernels.operators.implementations import implementation
 
-Op = Any  # torch.library.CustomOpDef, whose methods are generic decorators
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float})
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, str})
 
 
-def _gate_now(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_gate(X, phi, alpha, bias, n, axis)
-    return implementation(X, None, n).gate(X, phi, alpha, bias, n, axis)
+def keeps_statistics(step: str) -> bool:
+    """Whether the last result of a step is `stat`, which has no gradient."""
+    return "phi" in tensors_of(step)
 
 
-def _write_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
-    checks.check_write(X, y, mix, n, axis)
-    return implementation(X, y, n).write(X, y, mix, n, axis)
+def _now(step: str) -> Callable[..., Any]:
+    """The step itself, by the code that covers it."""
+    check = getattr(checks, f"check_{step}")
+    names = (*tensors_of(step), *constants_of(step))
+    at = {name: names.index(name) for name in ("X", "y", "n", "connection") if name in names}
+
+    def run(*args: Any) -> Any:
+        if len(args) < len(names):
+            args = complete(step, args)
+        check(*args)
+        y = args[at["y"]] if "y" in at else None
+        connection = args[at["connection"]] if "connection" in at else None
+        return getattr(implementation(args[at["X"]], y, args[at["n"]], connection), step)(*args)
+
+    return run
 
 
-def _boundary_now(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    checks.check_boundary(X, y, mix, phi, alpha, bias, n, axis)
-    return implementation(X, y, n).boundary(X, y, mix, phi, alpha, bias, n, axis)
+_NOW: Mapping[str, Callable[..., Any]] = MappingProxyType({step: _now(step) for step in STEPS})
 
 
-def _leave_now(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
-    checks.check_leave(X, y, mix, n, axis, scale)
-    return implementation(X, y, n).leave(X, y, mix, n, axis, scale)
+def _define(step: str) -> None:
+    """Register a step and its backward."""
+    backward = f"{step}_backward"
+    forward_op, backward_op = (
+        torch.library.custom_op(
+            f"mhc::{name}",
+            _NOW[name],
+            mutates_args=(),
+            schema=torch.library.infer_schema(getattr(packed, name), mutates_args=()),
+        )
+        for name in (step, backward)
+    )
+    forward_op.register_fake(getattr(op_shapes, step))
+    backward_op.register_fake(op_shapes.backward_of(step, tensors_of(step)))
+    forward_op.register_autograd(_differentiate(step), setup_context=_keep(step))
+    backward_op.register_autograd(_differentiate_again(step), setup_context=_keep_all)
 
 
-_gate: Op = torch.library.custom_op("mhc::gate", _gate_now, mutates_args=())
-_write: Op = torch.library.custom_op("mhc::write", _write_now, mutates_args=())
-_boundary: Op = torch.library.custom_op("mhc::boundary", _boundary_now, mutates_args=())
-_leave: Op = torch.library.custom_op("mhc::leave", _leave_now, mutates_args=())
-_NOW: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"gate": _gate_now, "write": _write_now, "boundary": _boundary_now, "leave": _leave_now}
-)
-
-
-@torch.library.custom_op("mhc::gate_backward", mutates_args=())
-def _gate_backward(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
-    return implementation(X, None, n).gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
-
-
-@torch.library.custom_op("mhc::write_backward", mutates_args=())
-def _write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_write_backward(g, X, y, mix, n, axis)
-    return implementation(X, y, n).write_backward(g, X, y, mix, n, axis)
-
-
-@torch.library.custom_op("mhc::boundary_backward", mutates_args=())
-def _boundary_backward(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
-    return implementation(X, y, n).boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
-
-
-@torch.library.custom_op("mhc::leave_backward", mutates_args=())
-def _leave_backward(
-    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
-    return implementation(X, y, n).leave_backward(g, X, y, mix, n, axis, scale)
-
-
-_gate.register_fake(op_shapes.gate)
-_write.register_fake(op_shapes.write)
-_boundary.register_fake(op_shapes.boundary)
-_leave.register_fake(op_shapes.leave)
-_gate_backward.register_fake(op_shapes.gate_backward)
-_write_backward.register_fake(op_shapes.write_backward)
-_boundary_backward.register_fake(op_shapes.boundary_backward)
-_leave_backward.register_fake(op_shapes.leave_backward)
-
-
-def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.n, ctx.axis = inputs
-    ctx.mark_non_differentiable(output[-1])
-    ctx.save_for_backward(*tensors, output[-1])
-
-
-def _differentiate_gate(ctx: Any, gu: Tensor, gmix: Tensor, _: Any) -> tuple[Any, ...]:
-    grads = torch.ops.mhc.gate_backward(gu, gmix, *ctx.saved_tensors, ctx.n, ctx.axis)
-    return *grads, None, None
-
-
-def _differentiate_boundary(ctx: Any, g: Tensor, gu: Tensor, gmix: Tensor, _: Any) -> tuple[Any, ...]:
-    grads = torch.ops.mhc.boundary_backward(g, gu, gmix, *ctx.saved_tensors, ctx.n, ctx.axis)
-    return *grads, None, None
-
-
-def _keep_write(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.constants = inputs[3:]
-    ctx.save_for_backward(*inputs[:3])
-
-
-def _differentiate_write(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.mhc.write_backward(g, *ctx.saved_tensors, *ctx.constants), None, None
-
-
-def _differentiate_leave(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.mhc.leave_backward(g, *ctx.saved_tensors, *ctx.constants), None, None, None
-
-
-_gate.register_autograd(_differentiate_gate, setup_context=_keep_gate)
-_boundary.register_autograd(_differentiate_boundary, setup_context=_keep_gate)
-_write.register_autograd(_differentiate_write, setup_context=_keep_write)
-_leave.register_autograd(_differentiate_leave, setup_context=_keep_write)
-
-
-def _register_second(op: Op, formula: Callable[..., Any]) -> None:
-    """Differentiate a backward operator through the plain formula: gradient penalties and Hessian products are rare."""
+def _keep(step: str) -> Callable[..., None]:
+    count, statistics = len(tensors_of(step)), keeps_statistics(step)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
-        ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.constants = inputs[count:]
+        kept = output[-1:] if statistics else ()
+        ctx.mark_non_differentiable(*kept)
+        ctx.save_for_backward(*inputs[:count], *kept)
+
+    return keep
+
+
+def _differentiate(step: str) -> Callable[..., Any]:
+    statistics = keeps_statistics(step)
+
+    def differentiate(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        given = grads[:-1] if statistics else grads
+        backward = getattr(torch.ops.mhc, f"{step}_backward")
+        return *backward(*given, *ctx.saved_tensors, *ctx.constants), *(None for _ in ctx.constants)
+
+    return differentiate
+
+
+def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+
+
+def _differentiate_again(step: str) -> Callable[..., Any]:
+    """Differentiate a backward through the plain formula: gradient penalties and Hessian products are rare.
+
+    Statistics are computed again from the inputs: at second order they depend on the streams too.
+    """
+    count = len(tensors_of(step))
+
+    def formula(tensors: Sequence[Tensor], constants: Sequence[Any]) -> Any:
+        backward = getattr(packed, f"{step}_backward")
+        if not keeps_statistics(step):
+            return backward(*tensors, *constants)
+        *given, _ = tensors
+        return backward(*given, getattr(packed, step)(*given[-count:], *constants)[-1], *constants)
 
     def differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-            outputs = formula(*tensors, *ctx.constants)
+            outputs = formula(tensors, ctx.constants)
             found = torch.autograd.grad(outputs, tensors, grads, allow_unused=True)
         return *found, *(None for _ in ctx.constants)
 
-    op.register_autograd(differentiate, setup_context=keep)
+    return differentiate
 
 
-def _with_statistics(backward: Callable[..., Any], forward: Callable[..., Any], grads: int) -> Callable[..., Any]:
-    """`backward` with the statistics computed again by `forward`: at second order they depend on the streams too."""
-
-    def formula(*args: Any) -> Any:
-        inputs, constants = args[grads:-3], args[-2:]
-        return backward(*args[:-3], forward(*inputs, *constants)[-1], *constants)
-
-    return formula
+for _step in FORWARD_STEPS:
+    _define(_step)
 
 
-_register_second(_gate_backward, _with_statistics(packed.gate_backward, packed.gate, 2))
-_register_second(_write_backward, packed.write_backward)
-_register_second(_boundary_backward, _with_statistics(packed.boundary_backward, packed.boundary, 3))
-_register_second(_leave_backward, packed.leave_backward)
-
-
-def gate(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def gate(
+    X: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
+) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `mhc::gate`; see `packed.gate`.
 
     Raises:
         KernelInputError: shapes, dtypes or devices do not fit, here and in the functions below.
     """
-    return call("gate", X, *three(params), n, axis)
+    return call("gate", X, *three(params), n, axis, connection)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
@@ -191,10 +142,32 @@ def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
+    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
-    return call("boundary", X, y, mix, *three(params), n, axis)
+    return call("boundary", X, y, mix, *three(params), n, axis, connection)
+
+
+def single_gate(
+    X: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = SINGLE_PASS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator `mhc::single_gate`; see `packed.single_gate`."""
+    return call("single_gate", X, *three(params), n, axis, connection)
+
+
+def single_boundary(
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    pre: Tensor,
+    params: Sequence[Tensor],
+    *,
+    n: int,
+    axis: int,
+    connection: str = SINGLE_PASS,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The operator `mhc::single_boundary`; see `packed.single_boundary`."""
+    return call("single_boundary", X, y, mix, pre, *three(params), n, axis, connection)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The steps that write, without keeping their streams: the backward restores them from those at the start of a group.
 
-`mhc::write_recomputed`, `boundary_recomputed` and `leave_recomputed` compute what the operators without the suffix do.
+`mhc::write_recomputed`, `boundary_recomputed`, `single_boundary_recomputed` and `leave_recomputed` compute what the
+operators without the suffix do.
 Two operands more are kept instead of X: `start`, the streams some sites earlier, and `past`, branch output and `mix` of
 each site between. Those sites keep these tensors anyway. The backward operators restore X, with the bits it had, and go
 on as always. Restoring is a part of them: an operator of its own would depend on no gradient, and a compiler would run
@@ -18,8 +19,12 @@ import torch
 from torch import Tensor
 
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.packed import SINGLE_PASS
+from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.operators import checks, ops
 from mhc_compile.kernels.operators.implementations import chosen
+
+_PLACE = ("SymInt n", "SymInt axis")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Step:
     inputs: tuple[str, ...]
     gradients: int = 1
     statistics: bool = False
-    constants: tuple[str, ...] = ("SymInt n", "SymInt axis")
+    constants: tuple[str, ...] = _PLACE
 
     def forward(self, X: Tensor, *rest: Any) -> Any:
         """Implementation and fake of `mhc::<name>_recomputed`."""
@@ -101,8 +106,15 @@ class Step:
 
 STEPS = (
     Step("write", ("X", "y", "mix")),
-    Step("boundary", ("X", "y", "mix", "phi", "alpha", "bias"), gradients=3, statistics=True),
-    Step("leave", ("X", "y", "mix"), constants=("SymInt n", "SymInt axis", "float scale")),
+    Step("boundary", tensors_of("boundary"), gradients=3, statistics=True, constants=(*_PLACE, "str connection")),
+    Step(
+        "single_boundary",
+        tensors_of("single_boundary"),
+        gradients=4,
+        statistics=True,
+        constants=(*_PLACE, "str connection"),
+    ),
+    Step("leave", ("X", "y", "mix"), constants=(*_PLACE, "float scale")),
 )
 
 
@@ -152,10 +164,34 @@ def write(X: Tensor, y: Tensor, mix: Tensor, recompute: Sequence[Tensor], *, n: 
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], recompute: Sequence[Tensor], *, n: int, axis: int
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    params: Sequence[Tensor],
+    recompute: Sequence[Tensor],
+    *,
+    n: int,
+    axis: int,
+    connection: str = "mhc",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`ops.boundary`, with `recompute` as for `write`."""
-    return _call("boundary", (X, y, mix, *ops.three(params), n, axis), recompute)
+    return _call("boundary", (X, y, mix, *ops.three(params), n, axis, connection), recompute)
+
+
+def single_boundary(
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    pre: Tensor,
+    params: Sequence[Tensor],
+    recompute: Sequence[Tensor],
+    *,
+    n: int,
+    axis: int,
+    connection: str = SINGLE_PASS,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`ops.single_boundary`, with `recompute` as for `write`."""
+    return _call("single_boundary", (X, y, mix, pre, *ops.three(params), n, axis, connection), recompute)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, recompute: Sequence[Tensor], *, n: int, axis: int, scale: float) -> Tensor:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.reference import coefficient_dtype
+from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.late import tell_inductor
 from mhc_compile.kernels.operators import checks
 
 
-def _tokens(X: Tensor, axis: int) -> Any:
-    return X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
+def _table(X: Tensor, axis: int, columns: int) -> Tensor:
+    tokens = X[0].numel() // X.shape[axis + 1]  # a symbolic size while a compiler traces
+    return X.new_empty((tokens, columns), dtype=coefficient_dtype(X.dtype))
 
 
-def _coefficients_like(X: Tensor, axis: int, columns: int) -> Tensor:
-    tell_inductor()
-    return X.new_empty((_tokens(X, axis), columns), dtype=coefficient_dtype(X.dtype))
-
-
-def _contiguous_like(X: Tensor) -> Tensor:
-    tell_inductor()
-    return X.new_empty(X.shape)
-
-
-def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def gate(
+    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = "mhc"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of `(u, mix, stat)`."""
-    checks.check_gate(X, phi, alpha, bias, n, axis)
-    columns = n * n + n
-    return X.new_empty(X.shape[1:]), _coefficients_like(X, axis, columns), _coefficients_like(X, axis, columns + n + 1)
+    tell_inductor()
+    checks.check_gate(X, phi, alpha, bias, n, axis, connection)
+    stat = _table(X, axis, manifold_of(connection).columns(n) + 1)
+    return X.new_empty(X.shape[1:]), _table(X, axis, n * n + n), stat
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
@@ -41,11 +39,12 @@ def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int,
+    connection: str = "mhc",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Of the next streams, and of the gate on them."""
     following = write(X, y, mix, n, axis)
-    return following, *gate(following, phi, alpha, bias, n, axis)
+    return following, *gate(following, phi, alpha, bias, n, axis, connection)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
@@ -55,40 +54,36 @@ def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) ->
     return y.new_empty(y.shape, dtype=torch.promote_types(X.dtype, y.dtype))
 
 
-def gate_backward(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> tuple[Tensor, ...]:
-    """Of the gradients of `X, phi, alpha, bias`."""
-    checks.check_gate_backward(gu, gmix, X, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, phi, alpha, bias))
+def single_gate(
+    X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str = SINGLE_PASS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `(pre, mix, stat)`."""
+    return _table(X, axis, n), *gate(X, phi, alpha, bias, n, axis, connection)[1:]
 
 
-def write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, ...]:
-    """Of the gradients of `X, y, mix`."""
-    checks.check_write_backward(g, X, y, mix, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
+def single_boundary(
+    X: Tensor, y: Tensor, mix: Tensor, pre: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int,
+    connection: str = SINGLE_PASS,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of the next streams, what is read from them, and of the gate on them."""
+    checks.check_single_boundary(X, y, mix, pre, phi, alpha, bias, n, axis, connection)
+    following = write(X, y, mix, n, axis)
+    return (
+        following,
+        y.new_empty(y.shape, dtype=following.dtype),
+        *single_gate(following, phi, alpha, bias, n, axis, connection),
+    )
 
 
-def boundary_backward(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> tuple[Tensor, ...]:
-    """Of the gradients of `X, y, mix, phi, alpha, bias`."""
-    checks.check_boundary_backward(g, gu, gmix, X, y, mix, phi, alpha, bias, stat, n, axis)
-    return tuple(_contiguous_like(t) for t in (X, y, mix, phi, alpha, bias))
+def backward_of(step: str, inputs: tuple[str, ...]) -> Callable[..., Any]:
+    """Of the gradients of the tensors `inputs` of a step: each has the shape of what it belongs to."""
+    check = getattr(checks, f"check_{step}_backward")
+    names = tensors_of(f"{step}_backward")
 
+    def shapes(*args: Any) -> tuple[Tensor, ...]:
+        tell_inductor()
+        check(*args)
+        given = dict(zip(names, args, strict=False))
+        return tuple(given[name].new_empty(given[name].shape) for name in inputs)
 
-def leave_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> tuple[Tensor, ...]:
-    """Of the gradients of `X, y, mix`."""
-    checks.check_leave_backward(g, X, y, mix, n, axis, scale)
-    return tuple(_contiguous_like(t) for t in (X, y, mix))
+    return shapes

@@ -6,8 +6,9 @@ R `[n, n, *token dims]`, where the token dims are those of `x` with size 1 at `a
 The `entry_` forms stand for n streams that are all equal to `x` and read only `x`.
 The formulas are in `reference.py`.
 
-The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for `connection="mhc"`: they hold several of these
-steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`.
+The fused forms (`gate`, `write_packed`, `boundary`, `leave`) are for connections with a `Manifold`: they hold several
+of these steps and keep post and R of a site packed in one tensor `mix [T, n + n * n]`; see `packed.py`. Those of
+single-pass connections are in `single_pass.py`.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def coefficients(X: Tensor, params: Sequence[Tensor], *, connection: str, axis: 
         InvalidOptionError: the connection is not known or does not take n streams.
     """
     n, axis = X.shape[0], axis % (X.ndim - 1)
-    with _full_precision(X):
+    with full_precision(X):
         return find(connection, n).coefficients(X, params, n=n, axis=axis)
 
 
 def entry_coefficients(x: Tensor, params: Sequence[Tensor], *, connection: str, n: int, axis: int) -> Coefficients:
     """`coefficients(expand(x, n=n), ...)` to rounding, from `x` alone."""
     axis %= x.ndim
-    with _full_precision(x):
+    with full_precision(x):
         return find(connection, n).coefficients(x.unsqueeze(0), params, n=n, axis=axis)
 
 
@@ -103,19 +104,21 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
     if how == "mean" or X.shape[0] == 1:
         return read(X, reference.mean_weights(X))
     axis %= X.ndim - 1
-    with _full_precision(X):
+    with full_precision(X):
         weights = reference.learned_weights(X, params, axis=axis)
     return read(X, weights)
 
 
-def gate(X: Tensor, params: Sequence[Tensor], *, axis: int) -> tuple[Tensor, Tensor]:
+def gate(X: Tensor, params: Sequence[Tensor], *, axis: int, connection: str = "mhc") -> tuple[Tensor, Tensor]:
     """Coefficients and read in one step: `(u, mix)`. `axis` is the index of the channels in `x`, as everywhere here."""
-    return ops.gate(X, params, n=X.shape[0], axis=axis % (X.ndim - 1))[:2]
+    return ops.gate(X, params, n=X.shape[0], axis=axis % (X.ndim - 1), connection=connection)[:2]
 
 
-def entry_gate(x: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> tuple[Tensor, Tensor]:
+def entry_gate(
+    x: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
+) -> tuple[Tensor, Tensor]:
     """`gate(expand(x, n=n), ...)` to rounding, from `x` alone."""
-    return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim)[:2]
+    return ops.gate(x.unsqueeze(0), params, n=n, axis=axis % x.ndim, connection=connection)[:2]
 
 
 def write_packed(X: Tensor, y: Tensor, mix: Tensor, *, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:
@@ -134,17 +137,25 @@ def entry_write_packed(x: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) 
 
 
 def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, axis: int, recompute: Sequence[Tensor] = ()
+    X: Tensor,
+    y: Tensor,
+    mix: Tensor,
+    params: Sequence[Tensor],
+    *,
+    axis: int,
+    connection: str = "mhc",
+    recompute: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`write_packed`, and the `gate` of the next site (its `params`) on the result: `(X', u', mix')`."""
-    return recomputed.boundary(X, y, mix, params, recompute, n=X.shape[0], axis=axis % y.ndim)[:3]
+    n, axis = X.shape[0], axis % y.ndim
+    return recomputed.boundary(X, y, mix, params, recompute, n=n, axis=axis, connection=connection)[:3]
 
 
 def entry_boundary(
-    x: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int
+    x: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`boundary(expand(x, n=n), ...)` to rounding, from `x` alone."""
-    return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim)[:3]
+    return ops.boundary(x.unsqueeze(0), y, mix, params, n=n, axis=axis % y.ndim, connection=connection)[:3]
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, how: str, axis: int, recompute: Sequence[Tensor] = ()) -> Tensor:
@@ -162,7 +173,7 @@ def _weight(how: str, n: int) -> float:
     return 1 / n if how == "mean" else 1.0
 
 
-def _full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Switches autocast off where the device of `tensor` has it, so that coefficients keep their dtype."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device):

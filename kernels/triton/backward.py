@@ -25,10 +25,13 @@ from mhc_compile.kernels.triton.parts import (
 
 
 @triton.jit
-def logit_scale(alpha, n: tl.constexpr, KP: tl.constexpr):
-    """Alpha, repeated over the columns it scales: `[KP]`."""
+def logit_scale(alpha, n: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
+    """Alpha, repeated over the columns it scales: `[KP]`; one that takes no logits has two entries."""
     k = tl.arange(0, KP)
-    return tl.where(k < n, tl.load(alpha), tl.where(k < 2 * n, tl.load(alpha + 1), tl.load(alpha + 2)))
+    gates = tl.where(k < n, tl.load(alpha), tl.load(alpha + 1))
+    if 2 * n < K:
+        gates = tl.where(k < 2 * n, gates, tl.load(alpha + 2))
+    return gates
 
 
 @triton.jit
@@ -39,11 +42,12 @@ def table(pointer, t, live, width: tl.constexpr, K: tl.constexpr, KP: tl.constex
 
 
 @triton.jit
-def projection_gradient(glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: tl.constexpr, KP: tl.constexpr):
+def projection_gradient(
+    glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: tl.constexpr, K: tl.constexpr, KP: tl.constexpr
+):
     """The gradient of `v @ phi`, `[BT, KP]`, and the factor of v that comes from the rms, `[BT, 1]`."""
-    K: tl.constexpr = n * n + 2 * n
     inverse = column(stat, t, live, K + 1, K)
-    gz = table(glogits, t, live, K, K, KP) * logit_scale(alpha, n, KP)[None, :]
+    gz = table(glogits, t, live, K, K, KP) * logit_scale(alpha, n, K, KP)[None, :]
     product = tl.sum(gz * table(stat, t, live, K + 1, K, KP), 1, keep_dims=True)
     return gz * inverse, inverse * inverse * product / COUNT
 
@@ -68,17 +72,19 @@ def gate_backward_kernel(
     BC: tl.constexpr,
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
+    K: tl.constexpr,
+    LEAST: tl.constexpr,
 ):
     """The gradient of X in `packed.gate_backward`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
-    gq, factor = projection_gradient(glogits, stat, alpha, t, live, m * C, n, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, m)
+    gq, factor = projection_gradient(glogits, stat, alpha, t, live, m * C, n, K, KP)
+    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         read = load_tile(gu, at, mask)
         for i in tl.static_range(m):
-            p = tl.trans(stream_phi(phi, i, c0, n, m, C, BC, KP))
+            p = tl.trans(stream_phi(phi, i, c0, n, m, C, K, BC, KP))
             h = pre[i] * read - factor * load_tile(X, i * stride + at, mask)
             h += tl.dot(gq, p, input_precision=PRECISION)
             tl.store(grad_X + i * stride + at, h.to(grad_X.dtype.element_ty), mask=mask)
@@ -195,37 +201,16 @@ def leave_backward_kernel(
 
 @triton.jit
 def boundary_backward_kernel(
-    g,
-    gu,
-    X,
-    y,
-    mix,
-    phi,
-    alpha,
-    bias,
-    stat,
-    glogits,
-    grad_X,
-    grad_y,
-    grad_mix,
-    T,
-    inner,
-    n: tl.constexpr,
-    m: tl.constexpr,
-    C: tl.constexpr,
-    KP: tl.constexpr,
-    BT: tl.constexpr,
-    BC: tl.constexpr,
-    VEC: tl.constexpr,
-    LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    g, gu, X, y, mix, phi, alpha, bias, stat, glogits, grad_X, grad_y, grad_mix, T, inner, n: tl.constexpr,
+    m: tl.constexpr, C: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, VEC: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr,
+):  # fmt: skip
     """The gradients of streams, branch and `mix` in `packed.boundary_backward`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     post, R = write_weights(mix, t, live, n, m)
-    gq, factor = projection_gradient(glogits, stat, alpha, t, live, n * C, n, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, n)
+    gq, factor = projection_gradient(glogits, stat, alpha, t, live, n * C, n, K, KP)
+    pre = read_gates(stat, alpha, bias, t, live, n, n, K, LEAST)
     dots = zero_tiles(n + n * m, BT, BC // VEC)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
@@ -235,7 +220,7 @@ def boundary_backward_kernel(
         gxs = zero_tiles(m, BT, BC)
         gy = tl.zeros([BT, BC], tl.float32)
         for i in tl.static_range(n):
-            p = tl.trans(stream_phi(phi, i, c0, n, n, C, BC, KP))
+            p = tl.trans(stream_phi(phi, i, c0, n, n, C, K, BC, KP))
             h = load_tile(g, i * stride + at, mask) + pre[i] * read - factor * written(xs, branch, post, R, i, m)
             h += tl.dot(gq, p, input_precision=PRECISION)
             gy += post[i] * h

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mhc_compile.kernels.triton.matrices import store_closed
 from mhc_compile.kernels.triton.parts import (
     gate_value,
     load_streams,
@@ -41,14 +42,17 @@ def store_coefficients(
     EPS: tl.constexpr,
     ITERATIONS: tl.constexpr,
     n: tl.constexpr,
+    K: tl.constexpr,
     NP: tl.constexpr,
     KP: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
+    LEAST: tl.constexpr,
 ):
     """`mix` and `stat` from the projection `q [BT, KP]` and the sum of squares `[BT]` of COUNT numbers.
 
     z goes through memory, because a register tile cannot be cut into columns; a barrier lies between.
     """
-    K: tl.constexpr = n * n + 2 * n
     k = tl.arange(0, KP)
     inverse = tl.rsqrt(square / COUNT + EPS)
     at = (t * (K + 1))[:, None] + k[None, :]
@@ -56,11 +60,14 @@ def store_coefficients(
     tl.store(stat + t * (K + 1) + K, inverse, mask=live)
     tl.debug_barrier()
     for i in tl.static_range(n):
-        post = 2 * gate_value(stat, alpha, bias, t, live, n, 1, i)
+        post = MAGNITUDE * gate_value(stat, alpha, bias, t, live, n, K, 1, i) + LEAST
         tl.store(mix + (t * (n + n * n) + i)[:, None], post, mask=live[:, None])
-    logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
-    at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
-    tl.store(mix + at, sinkhorn_tile(logits, inside, ITERATIONS), mask=mask)
+    if MATRIX == "sinkhorn":
+        logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
+        at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
+        tl.store(mix + at, sinkhorn_tile(logits, inside, ITERATIONS), mask=mask)
+    else:
+        store_closed(mix, stat, alpha, bias, t, live, n, K, MATRIX)
 
 
 @triton.jit
@@ -78,12 +85,14 @@ def read_kernel(
     BT: tl.constexpr,
     BC: tl.constexpr,
     LAST: tl.constexpr,
+    K: tl.constexpr,
+    LEAST: tl.constexpr,
 ):
     """`u = sum_i pre_i V_i` over m streams."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
-    pre = read_gates(stat, alpha, bias, t, live, n, m)
+    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST)
     total = pre[0] * load_tile(V, at, mask)
     for i in tl.static_range(1, m):
         total += pre[i] * load_tile(V, i * stride + at, mask)
@@ -111,6 +120,10 @@ def gate_coefficients_kernel(
     EPS: tl.constexpr,
     ITERATIONS: tl.constexpr,
     PRECISION: tl.constexpr,
+    K: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
+    LEAST: tl.constexpr,
 ):
     """`packed.gate` but for its `u`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
@@ -122,35 +135,20 @@ def gate_coefficients_kernel(
         for i in tl.static_range(m):
             v = load_tile(X, i * stride + at, mask)
             square += v * v
-            q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, BC, KP), q, input_precision=PRECISION)
-    store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, NP, KP)
+            q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, K, BC, KP), q, input_precision=PRECISION)
+    store_coefficients(
+        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, K, NP, KP, MATRIX,
+        MAGNITUDE, LEAST,
+    )  # fmt: skip
 
 
 @triton.jit
 def boundary_coefficients_kernel(
-    X,
-    y,
-    mix,
-    phi,
-    alpha,
-    bias,
-    following,
-    mix_out,
-    stat,
-    T,
-    inner,
-    n: tl.constexpr,
-    m: tl.constexpr,
-    C: tl.constexpr,
-    NP: tl.constexpr,
-    KP: tl.constexpr,
-    BT: tl.constexpr,
-    BC: tl.constexpr,
-    LAST: tl.constexpr,
-    EPS: tl.constexpr,
-    ITERATIONS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    X, y, mix, phi, alpha, bias, following, mix_out, stat, T, inner, n: tl.constexpr, m: tl.constexpr,
+    C: tl.constexpr, NP: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, LAST: tl.constexpr,
+    EPS: tl.constexpr, ITERATIONS: tl.constexpr, PRECISION: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr, LEAST: tl.constexpr,
+):  # fmt: skip
     """`packed.boundary` but for its `u`: all n streams behind the write in one program, the gate on what is stored."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
@@ -166,8 +164,11 @@ def boundary_coefficients_kernel(
             tl.store(following + i * stride + at, stored, mask=mask)
             v = stored.to(tl.float32)
             square += v * v
-            q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, BC, KP), q, input_precision=PRECISION)
-    store_coefficients(q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, NP, KP)
+            q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, K, BC, KP), q, input_precision=PRECISION)
+    store_coefficients(
+        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, K, NP, KP, MATRIX,
+        MAGNITUDE, LEAST,
+    )  # fmt: skip
 
 
 @triton.jit

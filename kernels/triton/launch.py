@@ -13,81 +13,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mhc_compile.kernels.formulas.steps import split
 from mhc_compile.kernels.schedules.restoring import named
 from mhc_compile.kernels.schedules.schedule import Launch, Schedule, Spec
 from mhc_compile.kernels.triton import schedules
 from mhc_compile.kernels.triton.tuning import fastest
 
 
-def gate(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def gate(*args: Any) -> Any:
     """See `packed.gate`."""
-    return _run(schedules.gate, {"X": X, "phi": phi, "alpha": alpha, "bias": bias}, n, axis)
+    return _run("gate", args)
 
 
-def write(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> Tensor:
+def write(*args: Any) -> Any:
     """See `packed.write`."""
-    (following,) = _run(schedules.write, {"X": X, "y": y, "mix": mix}, n, axis)
-    return following
+    return _run("write", args)
 
 
-def boundary(
-    X: Tensor, y: Tensor, mix: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def boundary(*args: Any) -> Any:
     """See `packed.boundary`."""
-    tensors = {"X": X, "y": y, "mix": mix, "phi": phi, "alpha": alpha, "bias": bias}
-    return _run(schedules.boundary, tensors, n, axis)
+    return _run("boundary", args)
 
 
-def leave(X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float) -> Tensor:
+def leave(*args: Any) -> Any:
     """See `packed.leave`."""
-    (out,) = _run(schedules.leave, {"X": X, "y": y, "mix": mix}, n, axis, scale)
-    return out
+    return _run("leave", args)
+
+
+def single_gate(*args: Any) -> Any:
+    """See `packed.single_gate`."""
+    return _run("single_gate", args)
+
+
+def single_boundary(*args: Any) -> Any:
+    """See `packed.single_boundary`."""
+    return _run("single_boundary", args)
 
 
 def restore(X: Tensor, past: Sequence[Tensor], n: int, axis: int) -> Tensor:
     """See `packed.restore`."""
-    (restored,) = _run(schedules.restore, named(X, past), n, axis)
+    (restored,) = _scheduled(schedules.restore, named(X, past), n, axis)
     return restored
 
 
-def gate_backward(
-    gu: Tensor, gmix: Tensor, X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, stat: Tensor, n: int, axis: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def gate_backward(*args: Any) -> Any:
     """See `packed.gate_backward`."""
-    tensors = {"gu": gu, "gmix": gmix, "X": X, "phi": phi, "alpha": alpha, "bias": bias, "stat": stat}
-    return _run(schedules.gate_backward, tensors, n, axis)
+    return _run("gate_backward", args)
 
 
-def write_backward(g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def write_backward(*args: Any) -> Any:
     """See `packed.write_backward`."""
-    return _run(schedules.write_backward, {"g": g, "X": X, "y": y, "mix": mix}, n, axis)
+    return _run("write_backward", args)
 
 
-def boundary_backward(
-    g: Tensor,
-    gu: Tensor,
-    gmix: Tensor,
-    X: Tensor,
-    y: Tensor,
-    mix: Tensor,
-    phi: Tensor,
-    alpha: Tensor,
-    bias: Tensor,
-    stat: Tensor,
-    n: int,
-    axis: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def boundary_backward(*args: Any) -> Any:
     """See `packed.boundary_backward`."""
-    tensors = {"g": g, "gu": gu, "gmix": gmix, "X": X, "y": y, "mix": mix}
-    parameters = {"phi": phi, "alpha": alpha, "bias": bias, "stat": stat}
-    return _run(schedules.boundary_backward, {**tensors, **parameters}, n, axis)
+    return _run("boundary_backward", args)
 
 
-def leave_backward(
-    g: Tensor, X: Tensor, y: Tensor, mix: Tensor, n: int, axis: int, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def leave_backward(*args: Any) -> Any:
     """See `packed.leave_backward`."""
-    return _run(schedules.leave_backward, {"g": g, "X": X, "y": y, "mix": mix}, n, axis, scale)
+    return _run("leave_backward", args)
+
+
+def single_gate_backward(*args: Any) -> Any:
+    """See `packed.single_gate_backward`."""
+    return _run("single_gate_backward", args)
+
+
+def single_boundary_backward(*args: Any) -> Any:
+    """See `packed.single_boundary_backward`."""
+    return _run("single_boundary_backward", args)
 
 
 def run_schedule(schedule: Schedule, inputs: dict[str, Tensor], empty: Callable[..., Tensor] = torch.empty) -> Any:
@@ -99,7 +95,13 @@ def run_schedule(schedule: Schedule, inputs: dict[str, Tensor], empty: Callable[
     return tuple(buffers[name] for name in schedule.results)
 
 
-def _run(step: Callable[..., Schedule], tensors: dict[str, Tensor], *constants: Any) -> Any:
+def _run(step: str, args: tuple[Any, ...]) -> Any:
+    tensors, constants = split(step, args)
+    results = _scheduled(getattr(schedules, step), tensors, *constants.values())
+    return results if len(results) > 1 else results[0]
+
+
+def _scheduled(step: Callable[..., Schedule], tensors: dict[str, Tensor], *constants: Any) -> Any:
     inputs = {name: tensor.contiguous() for name, tensor in tensors.items()}
     specs = {name: Spec(tuple(t.shape), t.dtype) for name, t in inputs.items()}
     if not inputs["X"].is_cuda or torch.cuda.is_current_stream_capturing():

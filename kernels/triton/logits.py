@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mhc_compile.kernels.triton.matrices import store_closed_backward
 from mhc_compile.kernels.triton.parts import (
     column,
     gate_value,
@@ -62,22 +63,27 @@ def store_logit_gradients(
     t,
     live,
     n: tl.constexpr,
+    K: tl.constexpr,
     NP: tl.constexpr,
     ITERATIONS: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
 ):
     """`glogits [T, K]` from the gradients of pre (n columns) and of `mix`."""
-    K: tl.constexpr = n * n + 2 * n
     for i in tl.static_range(n):
-        pre = gate_value(stat, alpha, bias, t, live, n, 0, i)
+        pre = gate_value(stat, alpha, bias, t, live, n, K, 0, i)
         tl.store(glogits + (t * K + i)[:, None], gpre[i] * pre * (1 - pre), mask=live[:, None])
-        half = gate_value(stat, alpha, bias, t, live, n, 1, i)
-        gpost = 2 * column(gmix, t, live, n + n * n, i) * half * (1 - half)
+        half = gate_value(stat, alpha, bias, t, live, n, K, 1, i)
+        gpost = MAGNITUDE * column(gmix, t, live, n + n * n, i) * half * (1 - half)
         tl.store(glogits + (t * K + n + i)[:, None], gpost, mask=live[:, None])
-    at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
-    gR = tl.load(gmix + at, mask=mask, other=0.0)
-    logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
-    at, mask, _ = matrix_tile(t, live, K, 2 * n, n, NP)
-    tl.store(glogits + at, sinkhorn_tile_backward(gR, logits, inside, ITERATIONS), mask=mask)
+    if MATRIX == "sinkhorn":
+        at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
+        gR = tl.load(gmix + at, mask=mask, other=0.0)
+        logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
+        at, mask, _ = matrix_tile(t, live, K, 2 * n, n, NP)
+        tl.store(glogits + at, sinkhorn_tile_backward(gR, logits, inside, ITERATIONS), mask=mask)
+    else:
+        store_closed_backward(glogits, gmix, stat, alpha, bias, t, live, n, K, MATRIX)
 
 
 @triton.jit
@@ -113,6 +119,9 @@ def gate_logits_kernel(
     VEC: tl.constexpr,
     LAST: tl.constexpr,
     ITERATIONS: tl.constexpr,
+    K: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
 ):
     """The gradients of a gate's logits."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
@@ -124,7 +133,7 @@ def gate_logits_kernel(
     gpre = ()
     for i in tl.static_range(n):
         gpre = gpre + (tl.sum(dots[i % m], 1, keep_dims=True),)
-    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, NP, ITERATIONS)
+    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE)
 
 
 @triton.jit
@@ -149,6 +158,9 @@ def boundary_logits_kernel(
     VEC: tl.constexpr,
     LAST: tl.constexpr,
     ITERATIONS: tl.constexpr,
+    K: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
 ):
     """The gradients of the logits of a gate behind a write."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
@@ -161,4 +173,4 @@ def boundary_logits_kernel(
         dots = add_dots(dots, m, read, (load_tile(y, at, mask),), 1, VEC)
     post, R = write_weights(mix, t, live, n, m)
     gpre = read_gate_gradients(dots, post, R, n, m)
-    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, NP, ITERATIONS)
+    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE)

@@ -45,11 +45,10 @@ def store_products(
 
 @triton.jit
 def store_logit_sums(
-    logit_sums, glogits, stat, share, T, inner, C: tl.constexpr, n: tl.constexpr, KP: tl.constexpr,
+    logit_sums, glogits, stat, share, T, inner, C: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
     SHARES: tl.constexpr, BT: tl.constexpr, LAST: tl.constexpr
 ):  # fmt: skip
     """Sums of the logit gradients and of their products with z, into `logit_sums [SHARES, 2, K]`."""
-    K: tl.constexpr = n * n + 2 * n
     shift = tl.zeros([BT, KP], tl.float32)
     scale = tl.zeros([BT, KP], tl.float32)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
@@ -82,13 +81,13 @@ def gate_products_kernel(
     SHARES: tl.constexpr,
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
+    K: tl.constexpr,
 ):
     """`X_i^T gq` for BC channels and a share of the tokens."""
-    K: tl.constexpr = n * n + 2 * n
     c0 = tl.program_id(0) * BC
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
-    scale = logit_scale(alpha, n, KP)[None, :]
+    scale = logit_scale(alpha, n, K, KP)[None, :]
     sums = zero_tiles(m, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
@@ -98,7 +97,7 @@ def gate_products_kernel(
         sums = add_products(sums, load_streams(X, at, mask, stride, m), gq, PRECISION)
     store_products(partial, share, sums, c0, m, C, K, BC, KP)
     if tl.program_id(0) == 0:
-        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, n, KP, SHARES, BT, LAST)
+        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST)
 
 
 @triton.jit
@@ -122,13 +121,13 @@ def boundary_products_kernel(
     SHARES: tl.constexpr,
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
+    K: tl.constexpr,
 ):
     """`X'_i^T gq` for BC channels and a share of the tokens, with X' computed again."""
-    K: tl.constexpr = n * n + 2 * n
     c0 = tl.program_id(0) * BC
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
-    scale = logit_scale(alpha, n, KP)[None, :]
+    scale = logit_scale(alpha, n, K, KP)[None, :]
     sums = zero_tiles(n, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
@@ -144,7 +143,7 @@ def boundary_products_kernel(
         sums = add_products(sums, vs, gq, PRECISION)
     store_products(partial, share, sums, c0, n, C, K, BC, KP)
     if tl.program_id(0) == 0:
-        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, n, KP, SHARES, BT, LAST)
+        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST)
 
 
 @triton.jit
@@ -160,9 +159,9 @@ def add_shares_kernel(
     KP: tl.constexpr,
     SHARES: tl.constexpr,
     BLOCK: tl.constexpr,
+    K: tl.constexpr,
 ):
     """Sums over shares; with s = 1 (equal streams) every block of phi gets the same gradient."""
-    K: tl.constexpr = n * n + 2 * n
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n * C * K
     total = tl.zeros([BLOCK], tl.float32)
@@ -179,4 +178,5 @@ def add_shares_kernel(
         tl.store(grad_bias + k, shift, mask=k < K)
         tl.store(grad_alpha, tl.sum(tl.where(k < n, scale, 0.0)))
         tl.store(grad_alpha + 1, tl.sum(tl.where((k >= n) & (k < 2 * n), scale, 0.0)))
-        tl.store(grad_alpha + 2, tl.sum(tl.where(k >= 2 * n, scale, 0.0)))
+        if 2 * n < K:
+            tl.store(grad_alpha + 2, tl.sum(tl.where(k >= 2 * n, scale, 0.0)))

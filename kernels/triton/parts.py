@@ -2,7 +2,7 @@
 
 A program takes one tile of BT tokens and BC channels, or walks over the channels, or over the tokens. Tuples hold one
 tile or one column of coefficients per stream, unrolled at compile time. `stat`, `mix` and the matrices of Sinkhorn are
-laid out as `packed.py` says; NP and KP are n and K = n * n + 2n padded to powers of two, and padding is masked
+laid out as `packed.py` says; NP and KP are n and K padded to powers of two, and padding is masked
 everywhere.
 """
 
@@ -114,9 +114,10 @@ def phi_tile(phi, block, c0, C: tl.constexpr, K: tl.constexpr, BC: tl.constexpr,
 
 
 @triton.jit
-def stream_phi(phi, i, c0, n: tl.constexpr, m: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr):
+def stream_phi(
+    phi, i, c0, n: tl.constexpr, m: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, KP: tl.constexpr
+):
     """The tile of phi for stream i of m; for equal streams (m = 1) the sum over all blocks."""
-    K: tl.constexpr = n * n + 2 * n
     p = phi_tile(phi, i, c0, C, K, BC, KP)
     if m != n:
         for block in tl.static_range(1, n):
@@ -125,12 +126,12 @@ def stream_phi(phi, i, c0, n: tl.constexpr, m: tl.constexpr, C: tl.constexpr, BC
 
 
 @triton.jit
-def read_gates(stat, alpha, bias, t, live, n: tl.constexpr, m: tl.constexpr):
+def read_gates(stat, alpha, bias, t, live, n: tl.constexpr, m: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr):
     """Pre, m columns `[BT, 1]`; for equal streams (m = 1) their sum."""
     pre = ()
     total = tl.zeros([t.shape[0], 1], tl.float32)
     for i in tl.static_range(n):
-        gate = gate_value(stat, alpha, bias, t, live, n, 0, i)
+        gate = gate_value(stat, alpha, bias, t, live, n, K, 0, i) + LEAST
         pre = pre + (gate,)
         total += gate
     if m != n:
@@ -139,10 +140,24 @@ def read_gates(stat, alpha, bias, t, live, n: tl.constexpr, m: tl.constexpr):
 
 
 @triton.jit
-def gate_value(stat, alpha, bias, t, live, n: tl.constexpr, group: tl.constexpr, i: tl.constexpr):
+def gate_value(stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, group: tl.constexpr, i: tl.constexpr):
     """`sigmoid(alpha z + bias)`, column i of the group pre (0) or post (1), `[BT, 1]`."""
-    z = column(stat, t, live, n * n + 2 * n + 1, group * n + i)
+    z = column(stat, t, live, K + 1, group * n + i)
     return tl.sigmoid(z * tl.load(alpha + group) + tl.load(bias + group * n + i))
+
+
+@triton.jit
+def given_columns(pre, t, live, n: tl.constexpr, m: tl.constexpr):
+    """Read weights `[T, n]` as m columns; for equal streams (m = 1) their sum."""
+    columns = ()
+    total = tl.zeros([t.shape[0], 1], tl.float32)
+    for i in tl.static_range(n):
+        weight = column(pre, t, live, n, i)
+        columns = columns + (weight,)
+        total += weight
+    if m != n:
+        columns = (total,)
+    return columns
 
 
 @triton.jit

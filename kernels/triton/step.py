@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.schedules.schedule import Launch, Size, Spec
 from mhc_compile.kernels.triton import forward, parameters
 from mhc_compile.kernels.triton.tiles import Inputs, Tiles, configurations, widest
@@ -33,9 +35,10 @@ class Step:
     tiles: Tiles
     inputs: Inputs
     axis: int
+    manifold: Manifold
 
     @classmethod
-    def of(cls, name: str, inputs: Inputs, n: int, axis: int, tiles: Tiles | None) -> Step:
+    def of(cls, name: str, inputs: Inputs, n: int, axis: int, tiles: Tiles | None, connection: str = "mhc") -> Step:
         """The step `name` of `packed.py` on these inputs; `tiles` are the first of `tiles.py` by default."""
         X = inputs["X"]
         m, *shape = X.shape
@@ -43,7 +46,8 @@ class Step:
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         last = axis == len(shape) - 1
         tiles = tiles or configurations(name, inputs, n, axis)[0]
-        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs, axis)
+        manifold = manifold_of(connection)
+        return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs, axis, manifold)
 
     @property
     def tokens(self) -> Size:
@@ -52,8 +56,8 @@ class Step:
 
     @property
     def K(self) -> int:
-        """How many coefficients a token has."""
-        return self.n * self.n + 2 * self.n
+        """How many columns of phi a token is projected on."""
+        return self.manifold.columns(self.n)
 
     @property
     def channels(self) -> int:
@@ -75,17 +79,23 @@ class Step:
     @property
     def gated(self) -> dict[str, Any]:
         """Constants of the kernels that compute coefficients."""
-        return {**self.projecting, **self.sinkhorn}
+        return {**self.projecting, **self.matrices, **self.read_constants}
 
     @property
     def projecting(self) -> dict[str, Any]:
         """Constants of the products with phi."""
-        return {"KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
+        return {"K": self.K, "KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
 
     @property
-    def sinkhorn(self) -> dict[str, Any]:
-        """Constants of the matrices."""
-        return {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
+    def matrices(self) -> dict[str, Any]:
+        """Constants of post and of the matrices."""
+        sinkhorn = {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
+        return {"K": self.K, **sinkhorn, "MATRIX": self.manifold.projection, "MAGNITUDE": self.manifold.magnitude}
+
+    @property
+    def read_constants(self) -> dict[str, Any]:
+        """Constants of the read weights."""
+        return {"K": self.K, "LEAST": self.manifold.eps}
 
     def tiled_for(self, kernel: str) -> Step:
         """The same step for a kernel with tiles of its own."""
@@ -115,12 +125,13 @@ class Step:
     def read(self, streams: str, m: int) -> Launch:
         """What a gate reads from m streams, once their coefficients are known."""
         tensors = {"V": streams, **{name: name for name in ("alpha", "bias", "stat", "u")}}
-        return replace(self, m=m).tiled_for("read").pointwise(forward.read_kernel, tensors)
+        step = replace(self, m=m).tiled_for("read")
+        return step.pointwise(forward.read_kernel, tensors, **self.read_constants)
 
     def logits(self, kernel: Any, names: tuple[str, ...]) -> Launch:
         """The gradients of the logits of all tokens."""
         step = self.tiled_for("logits")
-        return step.scan(kernel, (*names, "glogits"), {**step.sinkhorn, "VEC": step.vector})
+        return step.scan(kernel, (*names, "glogits"), {**step.matrices, "VEC": step.vector})
 
     def parameters(self, products: Any, names: tuple[str, ...], streams: int) -> tuple[Launch, Launch]:
         """Partial sums of the gradients of phi, alpha and bias, and their sum."""
@@ -130,7 +141,7 @@ class Step:
         names = (*names, "glogits", "partial", "logit_sums")
         partial = step._launch(products, names, {**self.projecting, "SHARES": SHARES}, grid)
         gradients = ("partial", "logit_sums", "grad_phi", "grad_alpha", "grad_bias")
-        sizes = {"n": self.n, "s": streams, "C": self.C, "KP": KP, "SHARES": SHARES, "BLOCK": SUM_BLOCK}
+        sizes = {"n": self.n, "s": streams, "C": self.C, "K": self.K, "KP": KP, "SHARES": SHARES, "BLOCK": SUM_BLOCK}
         blocks = _ceil_div(self.n * self.C * self.K, SUM_BLOCK)
         total = Launch(parameters.add_shares_kernel, {p: p for p in gradients}, {}, sizes, (blocks,), {"num_warps": 4})
         return partial, total

@@ -76,6 +76,7 @@ _FULL_MANY = {
 
 def configurations(kernel: str, inputs: Inputs, n: int, axis: int) -> tuple[Tiles, ...]:
     """What is worth measuring on a real device; the first is what is taken without."""
+    kernel = kernel.removeprefix("single_")  # not timed yet: those of the steps they differ little from
     table = _table(widest(inputs) == 4, n > FEW, axis == len(inputs["X"].shape) - 2)
     found = table.get(kernel, table["others"])
     return tuple(_for_amd(tiles, n) for tiles in found) if torch.version.hip else found

@@ -120,6 +120,11 @@ class InputSpec:
         """Whether inputs that are `alike` hold another number than these."""
         return any(isinstance(k, ValueLeaf) and not k.binds(v, {}) for k, v in zip(self.leaves, flat, strict=True))
 
+    def on_any_device(self) -> InputSpec:
+        """The same for inputs wherever they lie."""
+        leaves = (replace(leaf, device=None) if isinstance(leaf, TensorLeaf) else leaf for leaf in self.leaves)
+        return replace(self, leaves=tuple(leaves))
+
     def shape(self, index: int) -> tuple[int | str, ...]:
         """The sizes of a flat input, () for what is no tensor."""
         leaf = self.leaves[index]

@@ -167,12 +167,14 @@ class Reads:
         classes: name of each module -> its class, without what this package derives from it.
         looked_up: class and name of a method or another attribute that was looked up in it -> what it was.
         called: names of the modules that the program calls.
+        parallel: whether the model was distributed over processes; None before it is known.
     """
 
     values: tuple[Read, ...]
     classes: Mapping[str, type[nn.Module]]
     looked_up: Mapping[tuple[type[nn.Module], str], Any]
     called: frozenset[str] = frozenset()
+    parallel: bool | None = None
 
     @classmethod
     def of(
@@ -187,13 +189,17 @@ class Reads:
         inside = tuple(replace(read, place=replace(read.place, path=n)) for n, read in named if n is not None)
         return cls(inside, classes, _looked_up(inside, classes))
 
-    def of_program(self, called: frozenset[str]) -> Reads:
-        """The same for a program that calls these modules, so that their hooks run without being traced."""
+    def of_program(self, called: frozenset[str], whole: frozenset[str] = frozenset()) -> Reads:
+        """The same for a program that calls these modules, so that their hooks run without being traced.
+
+        Those called as a whole run their own code, so that nothing in them is taken for constant.
+        """
         begun = next(iter(self.classes))  # is called already: by its hooks, and by a forward that was set around it
         values = tuple(
             r
             for r in self.values
-            if not (r.tail in _HOOKS and (r.path in called or r.path == begun))
+            if not any(lies_in(r.path, path) for path in whole if r.place.outside is None)
+            and not (r.tail in _HOOKS and (r.path in called or r.path == begun))
             and not (r.kind == "absent" and r.value == "forward" and r.path == begun)
         )
         return replace(self, values=values, called=called)

@@ -34,6 +34,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers (running statistics, caches) and random generators are afterwards as they were."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in before and buffer.shape == before[name].shape:
+                        buffer.copy_(before[name])
+
+
+@contextmanager
 def residuals_shown() -> Iterator[None]:
     """PyTorch's encoder layers do without the one operator for a whole layer, which hides their residual adds."""
     before = torch.backends.mha.get_fastpath_enabled()

@@ -1,4 +1,4 @@
-"""What the longer commands of the command line do, between their arguments and what is printed.
+"""The commands of the command line, a file for each: `run(arguments)` does it and prints.
 
-Each takes parsed arguments and a built model. Must not know: consoles, exit codes.
+Must not know: exit codes. Each file is imported when its command is given, so that `--help` answers at once.
 """

@@ -1,15 +1,33 @@
-"""`mhc-compile estimate`: from arguments to options of `mhc_compile.estimate`."""
+"""`mhc-compile estimate`: what a training step would cost."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from mhc_compile.commands.console import new_console
+from mhc_compile.commands.target import check_width, target
 from mhc_compile.config import Config, make_config
 from mhc_compile.cost.devices import check_device
 from mhc_compile.errors import InvalidOptionError
 
 _OPTIONS = ("init", "reduce", "include", "exclude", "nested", "min_sites")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Count one training step and print the estimates."""
+    check_width(arguments)
+    doing = "tracing, and counting one training step"
+    with target(arguments, estimate_options(arguments), doing=doing) as (built, options):
+        import mhc_compile
+
+        found = mhc_compile.estimate(built.model, **options)
+    if arguments.json:
+        print(found.to_json())
+        return
+    from mhc_compile.report.estimate_table import render_estimate
+
+    render_estimate(found, new_console(arguments.width), target=arguments.target)
 
 
 def estimate_options(arguments: argparse.Namespace) -> dict[str, Any]:

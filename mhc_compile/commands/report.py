@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mhc_compile.commands.estimate import cost_options
+from mhc_compile.commands.target import options_of, target
 from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, NothingToTransformError
 from mhc_compile.page.diagnosis import read_diagnosis
@@ -16,24 +18,29 @@ from mhc_compile.page.page import Page, check_output, write_page
 _SIZES = (2, 4, 8)
 
 
-def check_report(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be written or estimated before a large model is built.
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page and say where; what cannot be written or estimated is refused before a model is built.
 
     Raises:
         InvalidOptionError: see `check_output` and `cost_options`.
+        NothingToTransformError: see `write_report`.
     """
+    options = options_of(arguments)
     check_output(arguments.output)
     cost_options(arguments)
+    with target(arguments, {}, doing="tracing, counting, rewriting a copy") as (built, inputs):
+        written = write_report(arguments, built, options, inputs)
+    print(json.dumps(written) if arguments.json else f"report written to {arguments.output}")
 
 
 def write_report(
-    arguments: argparse.Namespace, target: Any, options: dict[str, Any], inputs: dict[str, Any]
+    arguments: argparse.Namespace, built: Any, options: dict[str, Any], inputs: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the page of a model.
 
     Args:
         arguments: of the command.
-        target: with the built model.
+        built: the target, with its model.
         options: of the rewrite.
         inputs: example inputs as keyword arguments of `mhc_compile.plan`.
 
@@ -46,13 +53,13 @@ def write_report(
     """
     import mhc_compile
 
-    plan = mhc_compile.plan(target.model, **options, **inputs)
-    page = Page(arguments.target, replace(plan, notes=(*target.notes, *plan.notes)))
+    plan = mhc_compile.plan(built.model, **options, **inputs)
+    page = Page(arguments.target, replace(plan, notes=(*built.notes, *plan.notes)))
     if arguments.diagnostics:
         keys = {site.key for site in plan.sites}
         page = replace(page, diagnostics=read_diagnosis(arguments.diagnostics, keys))
     if plan.sites:
-        page = _with_code(_with_cost(page, arguments, target.model, options, inputs), target.model, options, inputs)
+        page = _with_code(_with_cost(page, arguments, built.model, options, inputs), built.model, options, inputs)
     write_page(page, arguments.output)
     if not plan.sites:
         raise NothingToTransformError(

@@ -21,6 +21,7 @@ from mhc_compile.cost.roofline import plain_step, row_of
 from mhc_compile.errors import CaptureError, InvalidOptionError, NothingToTransformError
 from mhc_compile.model.modes import trace_one
 from mhc_compile.passes.plan.data import Plan, Site
+from mhc_compile.passes.plan.steps import StepKind
 from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.programs.variants import plan_of, training_mode
 
@@ -143,8 +144,8 @@ def _on(device: Device, plans: Sequence[Plan], seconds: float) -> Iterator[str]:
         yield _UNTIMED.format(device.title)
     elif device.name == "h100":
         yield _UNTIMED.format("other n")
-    if any(plan.connection not in ("mhc", "residual") for plan in plans):
-        yield "only mhc has kernels of its own: other connections are counted with one kernel per formula"
+    if any(each.kind is StepKind.PLAIN for plan in plans for each in plan.steps):
+        yield "what has no kernels of its own is counted with one kernel per formula"
     if seconds < _SHORT and device.name != "cpu":
         yield "a step this short is mostly launches: write tokens (--tokens 16384) for a batch that fills the device"
     yield "causal attention is counted half, other masks leave out nothing; the loss is not counted"

@@ -14,11 +14,12 @@ from mhc_compile.dynamo.compiled_doors import Compile, attach_doors
 from mhc_compile.dynamo.holders import owner_of, second_model
 from mhc_compile.dynamo.new_parameters import Claims, connections_of, create, fill, names_of
 from mhc_compile.dynamo.plans import GraphRecord, warn_of_unmatched
-from mhc_compile.errors import NoParametersYetError, OtherParametersError, UnusedParametersWarning
+from mhc_compile.errors import NoParametersYetError, OtherParametersError, ParallelError, UnusedParametersWarning
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.header import KEY
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections
+from mhc_compile.twin.parallel import is_parallel
 from mhc_compile.wording import count_text, names_text
 
 COMPILED = "_orig_mod."
@@ -87,7 +88,14 @@ class Held:
 
         Raises:
             MhcError: as for `mhc_compile.dynamo.new_parameters.create`.
+            ParallelError: the model is distributed by something else than `fully_shard`.
         """
+        if plan.sites and is_parallel([*model.modules()]):
+            raise ParallelError(
+                f"{type(model).__name__} is distributed over several processes, and a backend of torch.compile does "
+                "not know whose gradients have to be added up: write model = mhc_compile.transform(model, ...), and "
+                "compile that or its blocks"
+            )
         create(model, plan, self.config, self.claims)
         if self._loaded and plan.sites:
             fill(self._child(), self._loaded)

@@ -16,6 +16,7 @@ from torch import fx, nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.capture.trace_errors import translate
+from mhc_compile.capture.undisturbed import state_kept
 from mhc_compile.config import Config
 from mhc_compile.dynamo.frame import Origin, is_model_state, origin_of, traced_code
 from mhc_compile.dynamo.instances import Instances, Served
@@ -59,7 +60,7 @@ def survey(
     empty: list[str] = []
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
-        with _values_needed(), _undisturbed(model), training_mode(model, flag), _tracing(), recorder.traced():
+        with _values_needed(), state_kept(model), training_mode(model, flag), _tracing(), recorder.traced():
             made = len(recorder.records)
             _run(model, recorder, copy.deepcopy(inputs))
         empty += [mode] if len(recorder.records) == made else []
@@ -153,17 +154,3 @@ def _tracing() -> Iterator[None]:
     limits = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
     with compat.dynamo_config.patch(limits), torch.compiler.set_stance("default"):
         yield
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Buffers (running statistics, caches) and random generators are afterwards as they were."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    if name in before and buffer.shape == before[name].shape:
-                        buffer.copy_(before[name])

@@ -9,8 +9,10 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
@@ -18,7 +20,7 @@ from mhc_compile.capture.undisturbed import residuals_shown
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT, compiled_alone
 from mhc_compile.dynamo.attached import Held
 from mhc_compile.dynamo.backend import Backend, compile_alone
-from mhc_compile.dynamo.inner import InnerChoice
+from mhc_compile.dynamo.inner import Inner, InnerChoice
 from mhc_compile.dynamo.plans import GraphRecord, no_graph
 from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
 from mhc_compile.passes.plan.data import Plan
@@ -40,8 +42,9 @@ _SETTINGS = {
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
 
-    def __init__(self, owner: Served, path: str) -> None:
-        """For the module `path` of `owner`, "" for the model itself."""
+    def __init__(self, owner: Served, path: str, inner: str | Inner = "eager") -> None:
+        """For the module `path` of `owner`, "" for the model itself; `inner` runs the rewritten graphs."""
+        self._inner = InnerChoice(inner)
         self._path, self._reported, self._in_a_row = path, False, 0
         self._owner = weakref.ref(owner)
         self._held = _HeldTransformed(owner)
@@ -50,7 +53,7 @@ class Fallback:
     def _start(self, owner: Served) -> None:
         """Compile from now on, with nothing that was compiled before."""
         module = owner.get_submodule(self._path)
-        backend = Backend(owner._mhc.config, InnerChoice("eager"))
+        backend = Backend(owner._mhc.config, self._inner)
         backend._held = self._held
         self._compiled = compiled_alone(module, original_forward(module), backend)
         self._compilations, self._forward = 0, original_class(module).forward
@@ -65,7 +68,7 @@ class Fallback:
             self._start(owner)
         known = len(self._held.records)
         lengths = list_lengths(owner) if self._in_a_row == OFTEN else {}
-        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS):
+        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS), _compiling():
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
         if new or not self._reported:
@@ -90,6 +93,12 @@ class Fallback:
                 RecompilationWarning,
                 stacklevel=5,
             )
+
+
+def _compiling() -> AbstractContextManager[object]:
+    """A stance such as `force_eager` would run the code plain, without hyper-connections."""
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("default")
+    return stance
 
 
 def list_lengths(model: nn.Module) -> dict[str, int]:

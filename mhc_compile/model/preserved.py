@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from mhc_compile.errors import NotPreservingError, NotPreservingWarning
+from mhc_compile.kernels.formulas.connections import why_not_kept
 from mhc_compile.programs.specs import all_specs
 from mhc_compile.programs.unsharded import own_part, placed
 from mhc_compile.twin.owned import Owner
@@ -25,6 +26,8 @@ def why_not_preserving(model: Owner) -> str | None:
     config = model._mhc.config
     if config.reduce == "sum" and config.streams > 1:
         return f"reduce='sum' multiplies the residual stream by n={config.n}"
+    if reason := why_not_kept(config.effective_connection, config.streams):
+        return reason
     own = model.hyper_connections.itself
     for key, spec in all_specs(model._mhc.plans, replace(config, init="preserve")).items():
         if key not in own:  # it is in another stage of a pipeline
@@ -58,10 +61,11 @@ def check_preserving(model: Owner, *, strict: bool) -> None:
 def warn_of_trained(model: Owner) -> None:
     """Say that a plain checkpoint is about to be loaded beside hyper-connections without their initial values.
 
-    A model that never was function-preserving, by `init="random"`, is used as it is.
+    A model that never was function-preserving, by `init="random"` or its connection, is used as it is.
     """
     config = model._mhc.config
-    reason = why_not_preserving(model) if config.init == "preserve" else None
+    never = config.init != "preserve" or why_not_kept(config.effective_connection, config.streams)
+    reason = None if never else why_not_preserving(model)
     name = model._mhc.original.__name__
     if reason is not None:
         warnings.warn(

@@ -14,6 +14,7 @@ from mhc_compile.capture.trace_errors import describe_call
 from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
 from mhc_compile.model.fallback import Fallback
 from mhc_compile.programs.dispatch import Entry, kind_of
+from mhc_compile.programs.distributed import refuse_fallback
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.variants import add_variant
 
@@ -54,6 +55,7 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
             entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
         if program is not None:
             return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
+    refuse_fallback(owner, describe_call(owner, args, kwargs))
     if entry.fallback is None:
         entry.fallback = Fallback(owner, entry.path)
     return entry.fallback(args, kwargs)

@@ -17,6 +17,7 @@ from mhc_compile.capture.places import MISSING, evaluate
 from mhc_compile.capture.reads import Read, Reads, agrees
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
+from mhc_compile.twin.parallel import is_parallel
 from mhc_compile.wording import names_text
 
 _STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
@@ -26,6 +27,8 @@ _PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
 def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
     """Checks on the modules of `model`; where they fail already, what is not as it was when the trace was made."""
     modules = dict(named_modules(model))
+    if is_parallel(list(model.modules())) != bool(reads.parallel):
+        return "its modules were distributed over processes, or are no longer"
     problem = reads.other_modules(modules)
     if problem:
         return problem
@@ -70,9 +73,12 @@ class BoundReads:
         self._passed = list(self._on_the_way.values())
         known = {(id(mapping), key) for mapping, names in self._attributes.values() for key in names}
         self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
+        self._hooks = [r for m in self._modules for r in (m._forward_pre_hooks, m._forward_hooks)]
+        self._hook_counts = list(map(len, self._hooks))
         self._holders = [mapping for mapping, *_ in self._parameters]
         self._names = [name for _, name, *_ in self._parameters]
         self._dtypes = [dtype for *_, dtype, _, _ in self._parameters]
+        self._kinds = [] if self._sharded else [type(mapping[name]) for mapping, name, *_ in self._parameters]
         self._devices = [device for *_, device, _ in self._parameters]
         self._required = [flag for *_, flag in self._parameters if flag is not None]  # all of them, or none
 
@@ -131,6 +137,7 @@ class BoundReads:
             list(map(type, self._modules)) == self._classes
             and [tuple(children.values()) for children in self._parents] == self._children
             and all([mapping[name] is value for mapping, name, value in self._passed])
+            and list(map(len, self._hooks)) == self._hook_counts
         )
 
     def _still_absent(self) -> bool:
@@ -142,6 +149,8 @@ class BoundReads:
 
     def _same_parameters(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         parameters = list(map(getitem, self._holders, self._names))
+        if self._kinds and list(map(type, parameters)) != self._kinds:
+            return False  # distributed since
         if self._sharded:
             seen = compat.sharded_dtypes(self._modules)
             dtypes = [seen.get(id(p), p.dtype) for p in parameters]

@@ -5,26 +5,37 @@ from __future__ import annotations
 import functools
 import itertools
 import linecache
+import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
+from mhc_compile._torch_compat import unwrapped, without_wrappers
+from mhc_compile.errors import ParallelError
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part
 from mhc_compile.passes.split.nesting import Layout, lay_out, nest
 from mhc_compile.passes.split.scopes import ModuleNames, inside
 from mhc_compile.twin.hosts import RUN, Hosted, mark_called, show
 from mhc_compile.twin.owned import Owner
+from mhc_compile.twin.parallel import is_parallel
 
 Code = Callable[..., Any]
 _numbers = itertools.count()
+_PARTS = "mhc_parts"
+"""Attribute of a function that calls a module with generated code: how it is made, and the code."""
 
 
 def split(
-    graph: fx.Graph, owner: Owner, calls: Mapping[str, Sequence[str]], path: str = ""
-) -> tuple[fx.Graph, frozenset[str]]:
+    graph: fx.Graph,
+    owner: Owner,
+    calls: Mapping[str, Sequence[str]],
+    path: str = "",
+    whole: frozenset[str] = frozenset(),
+) -> tuple[fx.Graph, Layout]:
     """Split a rewritten graph so that it runs through the modules of `owner`.
 
     Args:
@@ -32,14 +43,39 @@ def split(
         owner: the transformed model.
         calls: see `ModuleNames.by_call`.
         path: name of the module that was called.
+        whole: names of modules with marks on their borders, which are called as a whole where they can be.
 
     Returns:
-        The graph of the model's own forward, and the names of modules that it calls.
+        The graph of the model's own forward, and how it was split.
+
+    Raises:
+        ParallelError: a distributed module cannot be called as a whole.
     """
-    layout = lay_out(graph, _module_names(owner, calls, path))
+    names = _module_names(owner, calls, path)
+    layout = lay_out(graph, replace(names, enterable=names.enterable | whole, whole=whole))
+    if whole:
+        _check_whole(owner, whole - layout.whole, layout)
     outer = nest(layout, _all_names(owner), _Linker().link)
     _install(layout, owner, path)
-    return outer, layout.entered
+    return outer, layout
+
+
+def _check_whole(owner: nn.Module, opened: frozenset[str], layout: Layout) -> None:
+    """Refuse what is distributed and has its code, or its parameters, in code that computes on plain tensors."""
+    for path in sorted(opened):
+        if is_parallel([*owner.get_submodule(path).modules()], owner.modules()) and _computes(path, layout):
+            raise ParallelError(
+                f"{path} stands between two residual connections, where it is applied to each stream, and it is "
+                "distributed over several processes: leave it out of the plan of parallelize_module (a norm behind a "
+                "residual connection), or leave the residual connections around it out with exclude=[...]"
+            )
+
+
+def _computes(path: str, layout: Layout) -> bool:
+    """Whether code around a module reads what it has."""
+    users = (node for item in layout.items for node in (item.nodes if isinstance(item, Part) else (item,)))
+    read = (str(n.target) for node in users for n in node.all_input_nodes if n.op == "get_attr")
+    return any(inside(name, path) for name in read)
 
 
 def compile_graph(graph: fx.Graph) -> tuple[Code, str]:
@@ -62,6 +98,21 @@ def _execute(source: str, namespace: dict[str, Any]) -> Code:
     return function
 
 
+def substituted(code: Code, others: Mapping[Code, Code]) -> Code:
+    """A copy of generated code that calls `others[f]` in place of `f`, also in the code that it hands to modules."""
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, types.FunctionType):
+            return value
+        if _PARTS in vars(value):
+            make, inner = vars(value)[_PARTS]
+            return make(substituted(inner, others))
+        return others.get(value, value)
+
+    namespace = {name: other(value) for name, value in code.__globals__.items()}
+    return types.FunctionType(code.__code__, namespace, code.__name__)
+
+
 class _Linker:
     """Makes what code calls. Parts that are alike get the same function, so that Dynamo compiles it once for all."""
 
@@ -75,7 +126,9 @@ class _Linker:
         region = part.scope.region
         key = (code, name, region)
         if key not in self._calls:
-            call = _calling(code) if region is None else _recomputing(code, region.keywords)
+            make = _calling if region is None else functools.partial(_recomputing, keywords=region.keywords)
+            call = make(code)
+            vars(call)[_PARTS] = (make, code)
             # What torch.fx prints for the call: the name of the module in generated code and in tracebacks.
             call.__name__ = call.__qualname__ = identifier(name or "model")
             call.__module__ = "mhc_compile.generated"
@@ -110,7 +163,7 @@ def _recomputing(code: Code, keywords: Mapping[str, Any]) -> Code:
 
 
 def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]], path: str) -> ModuleNames:
-    named = [(n, m) for n, m in owner.named_modules(remove_duplicate=False) if n]
+    named = [(without_wrappers(n), unwrapped(m)) for n, m in owner.named_modules(remove_duplicate=False) if n]
     begun = (path, *(n for n, m in named if inside(path, n)))  # their calls are those that the program serves
     enterable = frozenset(n for n, m in named if _runs_code(m) and n not in begun)
     return ModuleNames(calls, enterable, frozenset(n for n, m in named if _recomputes_itself(m)))
@@ -138,7 +191,7 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _install(layout: Layout, owner: Owner, path: str) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
-    called = {id(owner.get_submodule(path)) for path in layout.entered}
+    called = {id(unwrapped(owner.get_submodule(path))) for path in layout.entered}
     for module in owner.get_submodule(path).modules():
         if isinstance(module, Hosted):
             mark_called(module, id(module) in called)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -13,25 +14,34 @@ from mhc_compile.programs.plain_twin import disown
 from mhc_compile.programs.unsharded import Seen, make_whole
 from mhc_compile.twin.looks import for_trace
 from mhc_compile.twin.offload import loaded_devices
+from mhc_compile.twin.parallel import for_whole_calls
 
 
-def plain_part(owner: Served, path: str) -> nn.Module:
-    """The original code of a module of `owner`, over its parameters and under the names they have in the whole."""
+def plain_part(owner: Served, path: str, whole: Collection[str] = ()) -> nn.Module:
+    """The original code of a module of `owner`, over its parameters and under the names they have in the whole.
+
+    Args:
+        owner: the model.
+        path: name of the module, "" for the model itself.
+        whole: names of modules that get marks on their borders, see `mhc_compile.twin.parallel`.
+    """
     door = owner.get_submodule(path) if path else None
-    plain = disown(owner, functools.partial(for_trace, door=door))
+    look = for_whole_calls(owner, whole, door) if whole else functools.partial(for_trace, door=door)
+    plain = disown(owner, look)
     make_whole(plain, _seen_by_code(owner))
     return part_of(plain, path) if path else plain
 
 
 def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
-    """Id of each tensor that is sharded or offloaded between calls -> how it is in a call."""
+    """Id of each tensor that is distributed, or offloaded between calls -> how one process alone would see it."""
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}
     for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
         for name, tensor in registry.items():
-            if tensor is not None and (id(tensor) in dtypes or (tensor.is_meta and (id(registry), name) in loaded)):
-                device = loaded[id(registry), name][1] if tensor.is_meta else tensor.device
+            moved = tensor is not None and tensor.is_meta and (id(registry), name) in loaded
+            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor)):
+                device = loaded[id(registry), name][1] if moved else tensor.device
                 seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
     return seen
 

@@ -45,8 +45,12 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
 
 
 def rebind_hooks(twin: nn.Module) -> None:
-    """Hooks on loading get the twin as their module: they know the original weakly, and would fail once it is gone."""
-    hooks: dict[int, Any] = twin._load_state_dict_pre_hooks
-    for key, hook in hooks.items():
-        if getattr(hook, "with_module", False):
-            hooks[key] = type(hook)(hook.hook, twin)
+    """Hooks on loading get the twin, or the module of it that has them, as their module.
+
+    They know the original weakly, and would fail once it is gone, loading and copying alike.
+    """
+    for module in twin.modules():
+        hooks: dict[int, Any] = module._load_state_dict_pre_hooks
+        for key, hook in hooks.items():
+            if getattr(hook, "with_module", False):
+                hooks[key] = type(hook)(hook.hook, module)

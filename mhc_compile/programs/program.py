@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,7 +65,9 @@ class Program:
         return tree_unflatten(self.function(owner, *self.constants, *flat), self.out_spec)
 
 
-def build_program(captured: Captured, gm: fx.GraphModule, owner: Owner, path: str = "") -> Program:
+def build_program(
+    captured: Captured, gm: fx.GraphModule, owner: Owner, path: str = "", whole: frozenset[str] = frozenset()
+) -> Program:
     """Compile a rewritten graph for `owner`, whose current state it is bound to.
 
     Args:
@@ -73,15 +75,17 @@ def build_program(captured: Captured, gm: fx.GraphModule, owner: Owner, path: st
         gm: the rewritten graph; changed in place.
         owner: the module its parameter names refer to.
         path: name of the module in it that the program is a call of.
+        whole: names of modules with marks on their borders; none where the model is not distributed.
 
     Raises:
         CaptureError: the trace holds a value that exists only while tracing.
+        ParallelError: a distributed module cannot be called as a whole.
     """
     constants = _lift_constants(gm, owner)
-    graph, entered = split(gm.graph, owner, captured.calls, path)
+    graph, layout = split(gm.graph, owner, captured.calls, path, whole)
     function, source = compile_graph(graph)
     return Program(
-        captured.reads.of_program(entered).found_in(owner),
+        replace(captured.reads.of_program(layout.entered, layout.whole).found_in(owner), parallel=bool(whole)),
         captured.input_spec,
         captured.grad_mode,
         captured.autocast,
@@ -89,7 +93,7 @@ def build_program(captured: Captured, gm: fx.GraphModule, owner: Owner, path: st
         constants,
         captured.out_spec,
         source,
-        entered,
+        layout.entered,
     )
 
 

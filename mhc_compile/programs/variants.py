@@ -15,6 +15,7 @@ from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites
 from mhc_compile.programs.dispatch import Entry
+from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
@@ -44,12 +45,19 @@ def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> P
     return make_plan(captured.gm, config, known=list(weights_of(known).items()))
 
 
-def add_program(owner: Served, entry: Entry, captured: Captured, plan: Plan) -> Program:
-    """Rewrite a captured graph and give it to `entry` as a program for the current state of `owner`."""
+def add_program(
+    owner: Served, entry: Entry, captured: Captured, plan: Plan, whole: frozenset[str] = frozenset()
+) -> Program:
+    """Rewrite a captured graph and give it to `entry` as a program for the current state of `owner`.
+
+    `whole` names modules with marks on their borders, where the model is distributed over processes.
+    """
     from mhc_compile.passes.order import rewrite_open
 
     gm = rewrite_open(captured.gm, plan, owner._mhc.config)
-    program = build_program(captured, gm, owner, entry.path)
+    if whole:
+        spread_over(gm, owner)
+    program = build_program(captured, gm, owner, entry.path, whole)
     entry.programs.append(program)
     return program
 
@@ -59,9 +67,33 @@ def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mappin
 
     Raises:
         CaptureError: it cannot be traced, or needs parameters that `owner` does not have.
+        ParallelError: the model is distributed over processes in a way that does not work.
     """
+    check_uncut(owner, {name for program in entry.programs for name in program.reads.classes})
+    whole = called_whole(owner)
+    program = _add(owner, entry, args, kwargs, whole)
+    if program is not None:  # those from before the model was distributed will not serve it any more
+        entry.programs = [p for p in entry.programs if bool(p.reads.parallel) == bool(whole)]
+    return program
+
+
+def trace_ahead(owner: Served, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Trace a kind of call now that is to be made once the model is distributed over processes, and no other.
+
+    Code that is told of its processes, such as a mixture of experts that sends tokens, may be traced before only.
+    """
+    entry = owner._mhc.entry("")
+    entry.programs.clear()
+    program = _add(owner, entry, args, kwargs, modules_to_call(owner))
+    if program is not None:  # it holds no operator but those of the rewrite, which run on any device
+        entry.programs[:] = [replace(program, input_spec=program.input_spec.on_any_device())]
+
+
+def _add(
+    owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
+) -> Program | None:
     captured = capture(
-        plain_part(owner, entry.path), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
+        plain_part(owner, entry.path, whole), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
     )
     if captured.effects:
         return None
@@ -69,7 +101,7 @@ def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mappin
     check_parameters(owner, plan)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
     check_sites(owner, entry.path, {site.key for site in plan.sites}, read)
-    return add_program(owner, entry, captured, plan)
+    return add_program(owner, entry, captured, plan, whole)
 
 
 def plan_of_part(captured: Captured, owner: Served) -> Plan:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from mhc_compile.cost.figures import Estimate, Figure, Row
+from mhc_compile.cost.figures import Estimate, Figure
+from mhc_compile.cost.roofline import OURS, PAPERS, TIMED, UNFUSED
 from mhc_compile.report.parts import bulleted, facts, new_table, section
 from mhc_compile.wording import quantity
 
@@ -32,11 +33,8 @@ def render_estimate(found: Estimate, console: Console, *, target: str) -> None:
         )
     )
     section(console, "The plain model", _plain(found, console.is_terminal))
-    section(
-        console,
-        "With hyper-connections (estimates; step and + % as timed)",
-        _rows(found, console.is_terminal),
-    )
+    section(console, "With hyper-connections: what they add to a step, in %", _overheads(found, console.is_terminal))
+    section(console, "Memory, without and with recompute='auto'", _memory(found, console.is_terminal))
     section(console, "Formulas (per step; T tokens, C channels, b bytes of an element, n streams)", _formulas(found))
     bulleted(console, "Notes", found.notes)
 
@@ -47,29 +45,28 @@ def _plain(found: Estimate, boxed: bool) -> Table:
     return table
 
 
-def _rows(found: Estimate, boxed: bool) -> Table:
-    others = [scheme.name for scheme in found.rows[0].schemes[:-1]]
-    numbers = ("+ %", "Step", "recomputed", "Memory", "recomputed ", "Kept", "recomputed  ", "Parameters", "FLOPs")
-    overheads = [f"+ % {name}" for name in others]
-    table = new_table(boxed, "n", "Connection", *numbers, *overheads, right=("n", *numbers, *overheads))
+_SCHEMES = {UNFUSED: "per formula", PAPERS: "paper's", OURS: "by bytes", TIMED: "as timed"}
+"""Kernels, as the table calls them; the formulas below have the whole names."""
+
+
+def _overheads(found: Estimate, boxed: bool) -> Table:
+    names = tuple(_SCHEMES[scheme.name] for scheme in reversed(found.rows[0].schemes))
+    numbers = (*names, "Step", "Parameters", "FLOPs")
+    table = new_table(boxed, "n", "Connection", *numbers, right=("n", *numbers))
     for row in found.rows:
-        table.add_row(str(row.n), row.connection, *_cells(row))
+        overheads = [f"{scheme.overhead.value:.1f}" for scheme in reversed(row.schemes)]
+        figures = map(figure_text, (row.ours.seconds, row.parameters, row.flops))
+        table.add_row(str(row.n), row.connection, *overheads, *figures)
     return table
 
 
-def _cells(row: Row) -> list[str]:
-    figures = (
-        row.ours.seconds,
-        row.seconds_recomputed,
-        row.memory,
-        row.memory_recomputed,
-        row.kept,
-        row.kept_recomputed,
-        row.parameters,
-        row.flops,
-    )
-    overheads = [f"{scheme.overhead.value:.1f}" for scheme in row.schemes]
-    return [overheads[-1], *map(figure_text, figures), *overheads[:-1]]
+def _memory(found: Estimate, boxed: bool) -> Table:
+    numbers = ("Memory", "kept", "Recomputed", "kept ", "Step")
+    table = new_table(boxed, "n", "Connection", *numbers, right=("n", *numbers))
+    for row in found.rows:
+        figures = (row.memory, row.kept, row.memory_recomputed, row.kept_recomputed, row.seconds_recomputed)
+        table.add_row(str(row.n), row.connection, *map(figure_text, figures))
+    return table
 
 
 def _formulas(found: Estimate) -> Table:

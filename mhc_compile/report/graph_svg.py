@@ -162,7 +162,7 @@ def _site(plan: Plan, box: Box, start: float, top: float) -> Iterator[str]:
     tip = f"{box.group.label}\n{site.branch_summary}\n{shape_text(site.shape)}\n{short_location(site.location)}"
     yield line(read, top, read, box_top, "wire")
     yield line(write, box_top, write, top, "wire")
-    if plan.n > 1 and plan.connection != "identity":
+    if plan.n > 1 and plan.connection.partition(":")[0] not in ("identity", "gated"):
         yield rect(x + box.width / 2 - 9, top - 5, 18, _span(plan) + 10, "mix", radius=3)
     for level in _levels(plan, top):
         yield dot(read, level, 2.4, "tap")

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[..., None]]:
+    """In the block, `say(text, done=0, total=0)` shows what is going on, with a bar where a total is known.
+
+    Nothing of it stays on the screen, and where there is none nothing is shown.
+    """
+    columns = (SpinnerColumn(), TextColumn("[dim]{task.description}"), _BarWhereKnown(bar_width=24))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def say(text: str, done: int = 0, total: int = 0) -> None:
+            progress.update(task, description=escape(text), completed=done, total=total or None)
+
+        yield say
+
+
+class _BarWhereKnown(BarColumn):
+    def render(self, task: Task) -> Any:
+        """A bar, or nothing while no total is known: the spinner moves."""
+        return Text("") if task.total is None else super().render(task)
 
 
 def bullets(sentences: Sequence[str]) -> Table:

@@ -15,6 +15,7 @@ from mhc_compile.dynamo.explain import Explanation
 from mhc_compile.passes.plan.data import Plan, Rejection, Segment, Site
 from mhc_compile.passes.plan.steps import StepKind, Unfused
 from mhc_compile.report.collapse import Group, collapse, singles
+from mhc_compile.report.connections import FORMULA, NAMES, Row
 from mhc_compile.report.parts import bulleted, facts, new_table, section
 from mhc_compile.report.recommendations import recommend
 from mhc_compile.report.roles import Role
@@ -91,6 +92,20 @@ def render_explanation(found: Explanation, console: Console, *, target: str, sho
         _render_plan(record.plan, console, f"graph {i}: {short_location(record.origin.frame)}", show_all)
     if found.graphs:
         bulleted(console, "Recommendations", recommend(*found.plans))
+
+
+def render_connections(rows: Sequence[Row], console: Console, *, n: int, channels: int) -> None:
+    """Print the table of connections, in a terminal with whose and in which models below the name."""
+    boxed = console.is_terminal
+    console.print(facts([("one site", FORMULA), ("counted for", f"n = {n}, C = {channels:,}")]))
+    names = NAMES[:-2] if boxed else NAMES
+    table = new_table(boxed, *names, right=("Parameters", "Forward", "Backward"))
+    for row in rows:
+        name, *cells = row.cells()
+        details = [line for line in (row.source, row.ships and f"in {row.ships}") if line]
+        below = Text(name).append("".join(f"\n{line}" for line in details), style="dim") if boxed else Text(name)
+        table.add_row(below, *(cells[:-2] if boxed else cells))
+    section(console, "Connections (traffic of one interior site, in elements per token and channel)", table)
 
 
 def render_roles(roles: Sequence[Role], console: Console) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from torch import nn
 
-from mhc_compile._torch_compat import is_outermost
+from mhc_compile._torch_compat import is_outermost, unwrapped
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.passes.split.nesting import HOSTED, hosted_name
 from mhc_compile.twin.hyper_connections import HyperConnections
@@ -138,7 +138,10 @@ def _rebuild(original: type[nn.Module]) -> Any:
 
 def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> None:
     """Let a host of `owner` find the parameters that its code uses."""
-    host = owner.get_submodule(path)
+    try:
+        host = unwrapped(owner.get_submodule(path))
+    except AttributeError:  # it was deleted
+        return
     if isinstance(host, Hosted):  # else it was replaced, and runs no code
         vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
 

@@ -69,6 +69,7 @@ class HyperConnections(StaysLoaded):
 
     Attributes:
         header: what a checkpoint says of them.
+        config: the options that they were made with.
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
         unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
         weights: site key -> names of the matrices in its branch, by which other graphs know it.
@@ -90,7 +91,7 @@ class HyperConnections(StaysLoaded):
             graphs: see the class.
         """
         super().__init__()
-        self.header = Header.of(config)
+        self.header, self.config = Header.of(config), config
         self.in_sequential = False
         self.hosts: dict[str, tuple[str, ...]] = {}
         self._identifiers: dict[str, str] = {}
@@ -103,6 +104,10 @@ class HyperConnections(StaysLoaded):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What a copy or a pickle becomes is trained by other optimizers than the first."""
         super().__setstate__(state)
+        if "config" not in vars(self):  # from before it was kept
+            of = self.header
+            made: dict[str, Any] = {"n": of.n, "connection": of.connection, "reduce": of.reduce}
+            self.config = Config(**made, init="random" if of.reduce == "sum" else "preserve")
         watch(self)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from mhc_compile.config import Config
+from mhc_compile.kernels.formulas.connections import find
 from mhc_compile.passes.detect.segments import asks_size
 from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
 from mhc_compile.passes.graph.gradients import gradient_modes
@@ -102,7 +103,7 @@ def is_learned(readout: Readout, config: Config) -> bool:
 
 
 def _why_plain(nodes: Mapping[str, fx.Node], site: Site, config: Config) -> Why | None:
-    if config.effective_connection != "mhc":
+    if find(config.effective_connection, config.streams).manifold is None:
         return Unfused.CONNECTION, config.effective_connection
     if site.moves_axes or site.base_axis != site.channel_axis:
         return Unfused.MOVED_AXES, ""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
 
 from mhc_compile.config import Config
-from mhc_compile.kernels.formulas.connections import find, parameter_count, parameter_shapes, readout_shapes
+from mhc_compile.kernels.formulas.connections import (
+    find,
+    parameter_count,
+    parameter_shapes,
+    readout_shapes,
+    why_not_kept,
+)
 from mhc_compile.passes.decide.describe import branch_summary, kind_label
 from mhc_compile.passes.decide.fusions import plan_steps
 from mhc_compile.passes.decide.recompute_notes import recompute_notes
@@ -53,7 +59,7 @@ def _assemble(
     choice: Choice,
     rejections: Sequence[Rejected],
 ) -> Plan:
-    sites = {s.add: _site(graph, config, s, choice) for chain in chains for s in chain.sites}
+    sites = {s.add: _site(graph, config, s, choice, chain) for chain in chains for s in chain.sites}
     segments = tuple(_segment(graph, config, i, chain, sites) for i, chain in enumerate(chains))
     hidden = hidden_adds(graph)
     rejected = sorted([*((r.add, _rejection(graph, r)) for r in rejections), *hidden], key=lambda r: r[0])
@@ -70,16 +76,27 @@ def _assemble(
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )
-    single = single_pass_notes(plan, by_name) if find(config.effective_connection, config.streams).single_pass else ()
-    return replace(plan, notes=(*recompute_notes(plan, by_name, config), *gradient_notes(plan, by_name), *single))
+    return replace(plan, notes=tuple(_notes(plan, by_name, config)))
 
 
-def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice) -> Site:
+def _notes(plan: Plan, by_name: Mapping[str, fx.Node], config: Config) -> Iterator[str]:
+    yield from recompute_notes(plan, by_name, config)
+    yield from gradient_notes(plan, by_name)
+    if find(config.effective_connection, config.streams).single_pass:
+        yield from single_pass_notes(plan, by_name)
+    why = why_not_kept(config.effective_connection, config.streams)
+    if why and config.init == "preserve" and plan.sites:
+        yield f"the function of the model is not kept in general: {why}"
+
+
+def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice, chain: Chain) -> Site:
     node, channels = graph.nodes[site.add], choice.channels[site.add]
     names, count = graph.names, channels.count
     return Site(
         key=choice.keys[site.add],
         former=choice.former_key(site.add),
+        before=choice.keys[chain.before[site.add]] if site.add in chain.before else "",
+        moves_tokens=site.add in chain.moved,
         add=names[site.add],
         adds=tuple(names[i] for i in site.total.adds),
         skip=names[site.skip.operand],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import fx
 
 from mhc_compile.config import Config
+from mhc_compile.kernels.formulas.connections import find
 from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.passes.plan.steps import StepKind
@@ -16,7 +17,7 @@ def recompute_notes(plan: Plan, nodes: Mapping[str, fx.Node], config: Config) ->
     """What a plan says about sites that keep their streams although `recompute` was asked for."""
     if config.recompute is None or not plan.sites:
         return ()
-    if config.effective_connection != "mhc":
+    if find(config.effective_connection, config.streams).manifold is None:
         name = config.effective_connection
         return (f"recompute has no effect: connection='{name}' has no steps that restore streams",)
     inside = sum(CHECKPOINT in nodes[site.add].meta for site in plan.sites)

@@ -11,12 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import fx
 
-from mhc_compile.passes.graph.op_kinds import MOVING, Kind, kind_of
+from mhc_compile.passes.graph.op_kinds import ELSEWHERE, kind_of
 from mhc_compile.passes.graph.values import tensor_of
 from mhc_compile.passes.plan.data import Plan, Site
-
-_ELSEWHERE = MOVING | {Kind.ARRANGE}
-"""Kinds behind which another token stands in the place of one, such as `roll`."""
 
 
 def authors(plan: Plan, nodes: Iterable[fx.Node]) -> dict[str, Site | None]:
@@ -47,7 +44,7 @@ def single_pass_notes(plan: Plan, nodes: Mapping[str, fx.Node]) -> tuple[str, ..
 
 def _fits(site: Site, node: fx.Node) -> bool:
     value = tensor_of(node)
-    if value is None or kind_of(node) in _ELSEWHERE or value.dim() != len(site.shape):
+    if value is None or kind_of(node) in ELSEWHERE or value.dim() != len(site.shape):
         return False
     sizes = [str(size) for size in value.shape]
     return all(

@@ -10,7 +10,7 @@ from torch import fx
 from mhc_compile.passes.detect.links import Link, behind_sites, find_links, find_obstacle
 from mhc_compile.passes.detect.residuals import Candidate
 from mhc_compile.passes.graph.ancestry import Ancestry
-from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, kind_of
+from mhc_compile.passes.graph.op_kinds import ELSEWHERE, Kind, canonical_name, kind_of
 from mhc_compile.passes.lift.lifting import is_linear
 
 
@@ -21,6 +21,8 @@ class Chain:
     `lifts` are the ops applied to every stream; `readouts` maps a stream value to the users that need one tensor.
     `behind` is the op that keeps it apart from the segment before.
     `sides` are pairs of a lifted op and an operand off the stream path: one tensor even if it is a stream value itself.
+    `before` maps the add of a site to that of the site whose streams it takes; `moved` are adds of sites in front of
+    which tokens change places.
     """
 
     entry: int
@@ -30,6 +32,8 @@ class Chain:
     linear: bool = True
     readouts: dict[int, list[fx.Node]] = field(default_factory=dict)
     behind: int | None = None
+    before: dict[int, int] = field(default_factory=dict)
+    moved: set[int] = field(default_factory=set)
 
 
 def build_chains(graph: Ancestry, candidates: Sequence[Candidate]) -> list[Chain]:
@@ -59,6 +63,8 @@ def _append(graph: Ancestry, chain: Chain, candidate: Candidate, link: Link | No
     on_stream = path | {link.source, candidate.skip.base}
     chain.linear &= all(is_linear(graph, i, on_stream) for i in path)
     chain.lifts |= path
+    chain.before[candidate.add] = link.source
+    chain.moved |= {candidate.add} if any(graph.kinds[i] in ELSEWHERE for i in path) else set()
     chain.sides |= {(i, j) for i in path for j in graph.inputs[i] if j not in on_stream}
 
 

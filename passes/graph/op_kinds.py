@@ -49,13 +49,15 @@ LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST, Ki
 
 MOVING = frozenset({Kind.SHAPE, Kind.SELECT})
 """Kinds behind which tokens are elsewhere, or fewer."""
+ELSEWHERE = MOVING | {Kind.ARRANGE}
+"""Kinds behind which another token stands in the place of one, such as `roll`."""
 
 _NAMES: dict[Kind, str] = {
     Kind.ADD: "add",
     Kind.SUB: "sub subtract",
     Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
     Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
-    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T",
+    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T mhc_module_border",
     Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze "
     "unsqueeze movedim moveaxis view_as reshape_as",
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",

@@ -74,6 +74,8 @@ class Site:
         location: `file:line` of the add, or "" where it is not known.
         parameters: number of new scalars this site learns.
         former: the key of checkpoints from before keys belonged to weights; "" where it is `key`.
+        before: key of the site whose streams it takes, "" at the entry of a segment.
+        moves_tokens: whether tokens change places between that site and this one.
     """
 
     key: str
@@ -99,6 +101,8 @@ class Site:
     location: str
     parameters: int
     former: str = ""
+    before: str = ""
+    moves_tokens: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -14,6 +14,8 @@ from mhc_compile.passes.plan.data import Plan
 
 def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     """The plan that `to_dict` was called on. What it does not know is ignored, as the schema wants.
+
+    Fields that are younger than the text have their defaults.
 
     Raises:
         KeyError, TypeError, ValueError: it is no plan.
@@ -35,7 +37,9 @@ def _decode(kind: Any, value: Any) -> Any:
         return _decode_items(origin, arguments, value)
     if is_dataclass(kind):
         known = typing.get_type_hints(kind)
-        return kind(**{field.name: _decode(known[field.name], value[field.name]) for field in fields(kind)})  # type: ignore[operator]
+        missing = {f.name for f in fields(kind) if f.name not in value and f.default is not MISSING}
+        given = (f.name for f in fields(kind) if f.name not in missing)
+        return kind(**{name: _decode(known[name], value[name]) for name in given})  # type: ignore[operator]
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind[value]
     if not isinstance(value, kind):

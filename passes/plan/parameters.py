@@ -20,18 +20,18 @@ class ParameterSpec:
 
     Attributes:
         key: site key, or readout key.
-        connection: the connection of a site, None for a readout.
+        connection: the connection of the plan.
         reduce: how a readout reduces, None for a site.
         n: number of streams.
         channels: number of channels C.
         position: index of the site in its segment.
         linear: whether streams may differ from the start (`Segment.linear`).
-        init: `preserve` or `random`.
+        init: `preserve`, `random` or `paper`.
         shapes: parameter names to shapes, in the order the kernels take them.
     """
 
     key: str
-    connection: str | None
+    connection: str
     reduce: str | None
     n: int
     channels: int
@@ -51,11 +51,11 @@ class ParameterSpec:
         They are made on the CPU and moved, also where a library has set the meta device for what it constructs.
         """
         with torch.inference_mode(False), torch.device("cpu"):
-            if self.connection is None:
-                assert self.reduce is not None
+            if self.reduce is not None:
                 return readout_values(
-                    self.reduce, self.n, self.channels, linear=self.linear, init=self.init, dtype=dtype, device=device
-                )
+                    self.reduce, self.n, self.channels, linear=self.linear, init=self.init, dtype=dtype, device=device,
+                    connection=self.connection,
+                )  # fmt: skip
             return initial_values(
                 self.connection, self.n, self.channels,
                 position=self.position, linear=self.linear, init=self.init, dtype=dtype, device=device,
@@ -78,10 +78,10 @@ def _site_specs(plan: Plan, config: Config) -> Iterator[ParameterSpec]:
 
 
 def _readout_specs(plan: Plan, config: Config) -> Iterator[ParameterSpec]:
-    n = config.streams
+    n, connection = config.streams, config.effective_connection
     for segment in plan.segments:
         for readout in segment.readouts:
             shapes = readout_shapes(config.reduce, n, readout.channels) if readout.parameters else {}
             yield ParameterSpec(
-                readout.key, None, config.reduce, n, readout.channels, 0, segment.linear, config.init, shapes
+                readout.key, connection, config.reduce, n, readout.channels, 0, segment.linear, config.init, shapes
             )

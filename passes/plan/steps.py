@@ -20,7 +20,7 @@ class StepKind(Enum):
 class Unfused(Enum):
     """Why a step is not part of its neighbour. The value is the sentence shown to a user."""
 
-    CONNECTION = "only connection='mhc' has kernels of its own"
+    CONNECTION = "this connection has no fused steps"
     MOVED_AXES = "a view or permutation of the stream lies between read and write"
     SCATTERED = "the branch reads the stream behind a lifted operation"
     LIFTED = "an operation on every stream lies between the two sites"
@@ -30,6 +30,11 @@ class Unfused(Enum):
     NEIGHBOUR = "the neighbouring site is in plain PyTorch"
     BORDER = "a border between two stages of a pipeline lies between the two sites"
     LEARNED = "a learned readout needs the streams themselves"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Unfused | None:
+        """Pickles hold sentences, and this one was another in version 0.1."""
+        return cls.CONNECTION if value == "only connection='mhc' has kernels of its own" else None
 
 
 @dataclass(frozen=True)

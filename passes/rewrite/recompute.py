@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from torch import fx
 
 from mhc_compile.config import Config
+from mhc_compile.kernels.operators import single_pass
 from mhc_compile.kernels.operators import streams as kernels
 from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
 from mhc_compile.passes.plan.data import Plan
 
-_STEPS = (kernels.write_packed, kernels.boundary, kernels.leave)
-_ENTRY_STEPS = (kernels.entry_write_packed, kernels.entry_boundary)
+_STEPS = (
+    kernels.write_packed,
+    kernels.boundary,
+    kernels.leave,
+    single_pass.single_boundary,
+    single_pass.single_leave,
+)
+_ENTRY_STEPS = (kernels.entry_write_packed, kernels.entry_boundary, single_pass.entry_single_boundary)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ def _keeps_nothing(user: fx.Node, X: fx.Node) -> bool:
     """Whether a user of streams keeps none of them for the backward, if it is given where they come from."""
     if user.target is kernels.reduce:
         return bool(user.kwargs["how"] != "learned")
+    if user.target is single_pass.read_weights:
+        return True
     return user.target in _STEPS and user.args[0] is X and CHECKPOINT not in user.meta
 
 

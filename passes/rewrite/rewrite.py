@@ -15,11 +15,12 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_shapes
 from mhc_compile.kernels.operators import streams as kernels
+from mhc_compile.kernels.operators.single_pass import weights_like
 from mhc_compile.passes.decide.single_pass import authors
 from mhc_compile.passes.detect.segments import asks_size
 from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
 from mhc_compile.passes.graph.gradients import is_switch, place_with_gradients
-from mhc_compile.passes.graph.values import STAGE, STREAMS_OF, value_of
+from mhc_compile.passes.graph.values import STAGE, STREAMS_OF, example_of, value_of
 from mhc_compile.passes.lift.lifting import lift
 from mhc_compile.passes.plan.data import OWNER, Plan, Readout, Site
 from mhc_compile.passes.plan.keys import identifier
@@ -93,24 +94,24 @@ class _Rewriter:
         return operand in self.streams and (lifted.name, operand.name) not in self.sides
 
     def _open(self, opened: tuple[Site, str]) -> None:
-        """Coefficients from the streams at the base, and the read for everything in the branch that starts at `value`.
-
-        `value` is the base or lifted from it.
-        """
+        """Coefficients at the base, and the read for all in the branch that starts at it or a value lifted from it."""
         site, value = opened
-        own = self._coefficients(site, self.nodes[site.base], site.base_axis)[0]
-        self._read(site, self.nodes[value], own if self.authors is None else self._weights_before(site, value))
-
-    def _weights_before(self, site: Site, value: str) -> fx.Node:
-        """The read weights of the site before, or equal ones where these do not fit: at an entry, streams are equal."""
-        before = self.authors.get(value) if self.authors is not None else None
-        if before is not None and before.channel_axis == site.base_axis:
-            return self._coefficients(before, self.nodes[before.skip], before.channel_axis)[0]
         node = self.nodes[value]
-        entry = node not in self.streams
-        return self._emit(
-            site, node, "equal_weights", (self._stream(node),), {"n": self.config.streams} if entry else {}, entry=entry
-        )
+        own = self._coefficients(site, self.nodes[site.base], site.base_axis)[0]
+        if self.authors is None:
+            self._read(site, node, own)
+        elif node in self.streams:  # at an entry streams are equal, and each is what is read
+            weights = self._weights_of(value, site.base_axis)
+            if weights is None:
+                weights = self._emit(site, node, "equal_weights", (self._stream(node),), entry=False)
+            self._read(site, node, weights)
+
+    def _weights_of(self, value: str, axis: int) -> fx.Node | None:
+        """Under single-pass connections, the read weights of the site before a value, where they fit."""
+        before = self.authors.get(value) if self.authors is not None else None
+        if before is None or before.channel_axis != axis:
+            return None
+        return self._coefficients(before, self.nodes[before.skip], before.channel_axis)[0]
 
     def _read(self, site: Site, value: fx.Node, pre: fx.Node) -> None:
         own = {*site.adds, *site.lifts}
@@ -164,8 +165,12 @@ class _Rewriter:
         constants = {"connection": connection, "axis": axis, **({"n": n} if entry else {})}
         params = tuple(self._attribute(site.key, name, self._place(site, value)) for name in names)
         result = self._emit(site, value, "coefficients", (self._stream(value), params), constants, entry=entry)
-        return [self._emit_call(site, value, operator.getitem, (result, i), name)
-                for i, name in enumerate(("pre", "post", "mixing"))]  # fmt: skip
+        found = [self._emit_call(site, value, operator.getitem, (result, i), name)
+                 for i, name in enumerate(("pre", "post", "mixing"))]  # fmt: skip
+        example = example_of(value)
+        if self.authors is not None and example is not None:  # the next site may lie in another stage of a pipeline
+            found[0].meta["val"] = weights_like(example, n=n, axis=axis)
+        return found
 
     def _place(self, site: Site, value: fx.Node) -> fx.Node:
         """The value, or a node behind it where gradients are on again, as they are for the branch."""
@@ -204,7 +209,7 @@ class _Rewriter:
         names = readout_shapes("learned", self.config.streams, readout.channels) if learned else {}
         params = tuple(self._attribute(readout.key, name, value) for name in names)
         how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
-        weights = self._weights_behind(readout) if how == "mean" else None
+        weights = self._weights_of(readout.node, readout.channel_axis) if how == "mean" else None
         with self.graph.inserting_before(_after(self.last[value])):
             constants: dict[str, Any] = {"how": how, "axis": readout.channel_axis}
             if weights is not None:
@@ -215,13 +220,6 @@ class _Rewriter:
         single.meta.update({k: v for k, v in value.meta.items() if k in ("val", "example_value")})
         for user in users:
             self.read_by.setdefault(user, {})[value] = single
-
-    def _weights_behind(self, readout: Readout) -> fx.Node | None:
-        """Under single-pass connections, the read weights of the last site, where they fit."""
-        last = self.authors.get(readout.node) if self.authors is not None else None
-        if last is None or last.channel_axis != readout.channel_axis:
-            return None
-        return self._coefficients(last, self.nodes[last.skip], last.channel_axis)[0]
 
     def _keep(self, value: fx.Node, streams: fx.Node) -> None:
         self.streams[value] = self.last[value] = streams

@@ -7,15 +7,19 @@ the rewrite. What cannot be called as a whole stays in the code around it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
+from mhc_compile.errors import ParallelError
+from mhc_compile.passes.graph.borders import is_border
 from mhc_compile.passes.plan.data import OWNER
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.split.arrange import Part, arrange
-from mhc_compile.passes.split.scopes import ModuleNames, common, homes, inside
+from mhc_compile.passes.split.scopes import ModuleNames, Scope, common, homes, inside
+from mhc_compile.passes.split.whole_calls import call_whole, close_whole_calls, fetch, whole_call
 
 HOSTED = "_hyper_connections"
 """Attribute of a module under which it finds the hyper-connections that its code uses."""
@@ -34,12 +38,20 @@ class Layout:
     Attributes:
         items: its nodes and parts in order, without those that read attributes.
         entered: names of the modules that are called.
+        whole: those of them that run their own code.
         hosts: identifier of a hyper-connection -> name of the innermost of them that holds all its uses, "" for none.
     """
 
     items: tuple[fx.Node | Part, ...]
     entered: frozenset[str]
     hosts: Mapping[str, str]
+    whole: frozenset[str] = frozenset()
+
+    @cached_property
+    def left_out(self) -> frozenset[fx.Node]:
+        """The nodes between the borders of modules that run their own code."""
+        parts = (part for part in _parts(self.items) if part.scope.path in self.whole and not part.scope.region)
+        return frozenset(node for part in parts for node in part.nodes if not is_border(node))
 
 
 def hosted_name(site: str, path: str) -> str:
@@ -54,6 +66,7 @@ def hosted_name(site: str, path: str) -> str:
 def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:
     """Decide how a rewritten graph is split by module calls and checkpointed regions. Changes nothing."""
     found = homes(graph, names)
+    whole = close_whole_calls(graph, found, names.whole) if names.whole else frozenset[Scope]()
     items = arrange([n for n in graph.nodes if n.op != "get_attr"], found)
     users: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -61,7 +74,13 @@ def lay_out(graph: fx.Graph, names: ModuleNames) -> Layout:
             users.setdefault(str(node.target).split(".")[1], []).extend(node.users)
     hosts = {key: [s.path for s in common(found[n] for n in nodes) if not s.region] for key, nodes in users.items()}
     entered = frozenset(part.scope.path for part in _parts(items) if not part.scope.region)
-    return Layout(items, entered, {key: paths[-1] if paths else "" for key, paths in hosts.items()})
+    if missing := whole - {part.scope for part in _parts(items)}:
+        raise ParallelError(
+            f"{', '.join(sorted(scope.path for scope in missing))} cannot be called as a whole: something else is "
+            "computed between its first operation and its last, and it is distributed over several processes"
+        )
+    hosting = {key: paths[-1] if paths else "" for key, paths in hosts.items()}
+    return Layout(items, entered, hosting, frozenset(scope.path for scope in whole))
 
 
 def nest(layout: Layout, names: Mapping[str, Sequence[str]], link: Link) -> fx.Graph:
@@ -116,9 +135,12 @@ class _Body:
 
     def _call(self, part: Part) -> None:
         region = part.scope.region is not None
+        if not region and part.scope.path in self.layout.whole:
+            self._call_whole(part)
+            return
         inner = _Body(None if region else part.scope.path, self.layout, self.names, self.modules, self.link)
         inner.fill(part.items)
-        outputs = _used_outside(part.nodes)
+        outputs = _used_outside(part.nodes, self.layout.left_out)
         inner.graph.output(_one_or_tuple([inner.copies[n] for n in outputs]))
         handle = [] if region else [self._value(self.modules[part.scope.path])]
         args = (*handle, *(self._value(n) for n in inner.inputs))
@@ -132,6 +154,16 @@ class _Body:
             return
         for i, node in enumerate(outputs):
             self.copies[node] = self.graph.call_function(operator.getitem, (call, i))
+
+    def _call_whole(self, part: Part) -> None:
+        path = part.scope.path
+        whole = whole_call(path, part.nodes, self.layout.left_out)
+        args, kwargs = fx.map_arg((whole.args, whole.kwargs), self._value)
+        name = f"{identifier(self._local(path) or 'model')}_output"
+        handle = self._value(self.modules[path])
+        call = self.graph.create_node("call_function", call_whole, (handle, *args), dict(kwargs), name=name)
+        for node, way in whole.results.items():
+            self.copies[node] = fetch(self.graph, call, way)
 
     def _local(self, path: str) -> str:
         return path[len(self.path) + 1 :] if self.path and inside(path, self.path) else path
@@ -170,9 +202,9 @@ def _parts(items: Sequence[fx.Node | Part]) -> Iterator[Part]:
             yield from _parts(item.items)
 
 
-def _used_outside(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+def _used_outside(nodes: Sequence[fx.Node], left_out: Collection[fx.Node]) -> list[fx.Node]:
     own = set(nodes)
-    return [node for node in nodes if any(user not in own for user in node.users)]
+    return [node for node in nodes if any(user not in own and user not in left_out for user in node.users)]
 
 
 def _one_or_tuple(values: list[fx.Node]) -> fx.Node | tuple[fx.Node, ...]:

@@ -47,11 +47,13 @@ class ModuleNames:
         by_call: the first part of Dynamo's key of a module call -> all names of the module.
         enterable: names of modules that can be called in place of their nodes.
         recomputing: names of modules that checkpoint their own call, so that a region inside is not wanted twice.
+        whole: names of the modules that are called as a whole, with the code that they have.
     """
 
     by_call: Mapping[str, Sequence[str]]
     enterable: frozenset[str]
     recomputing: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
 
 
 def homes(graph: fx.Graph, names: ModuleNames) -> dict[fx.Node, Home]:

@@ -17,8 +17,8 @@ from mhc_compile.errors import NothingToTransformWarning
 from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.order import make_plan
 from mhc_compile.passes.plan.data import Plan
+from mhc_compile.verification.oracle import Oracle
 from tests.fuzz.network import Model, build
-from tests.fuzz.oracle import Oracle
 from tests.fuzz.spec import Network, expected_sites
 
 BOUND, MOVED = 1e-10, 1e-8

@@ -20,10 +20,10 @@ import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.order import make_plan
+from mhc_compile.verification.oracle import Oracle
 from tests.fuzz.checks import FuzzError, Values, compare, copies, without_dropout
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build
-from tests.fuzz.oracle import Oracle
 from tests.fuzz.spec import Network, expected_sites
 from tests.zoo.doors import parameters_inside, whole_doors
 

@@ -50,9 +50,9 @@ def plain(width: int, *, depth: int = 2, hidden: int = 64, dtype: torch.dtype = 
     return model.to(dtype), (torch.randn(2, 12, width, dtype=dtype),)
 
 
-def transformer(width: int, *, n: int = 4, reduce: str = "mean", **options: Any) -> Example:
+def transformer(width: int, *, n: int = 4, reduce: str = "mean", connection: str = "mhc", **options: Any) -> Example:
     """`plain` with n streams."""
-    return _transformed(plain(width, **options), n, reduce)
+    return _transformed(plain(width, **options), n, reduce, connection)
 
 
 def convolutions(channels: int, *, n: int = 4) -> Example:
@@ -62,10 +62,10 @@ def convolutions(channels: int, *, n: int = 4) -> Example:
     return _transformed((model, (torch.randn(2, channels, 5, 6),)), n, "mean")
 
 
-def _transformed(example: Example, n: int, reduce: str) -> Example:
+def _transformed(example: Example, n: int, reduce: str, connection: str = "mhc") -> Example:
     """No parameter of a connection has a special value."""
     model, inputs = example
-    model = mhc_compile.transform(model, n, example_inputs=inputs, init="random", reduce=reduce)
+    model = mhc_compile.transform(model, n, example_inputs=inputs, init="random", reduce=reduce, connection=connection)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in model.hyper_connections.parameters():
@@ -77,6 +77,8 @@ CASES = {
     "transformer": partial(transformer, 64),
     "24 channels": partial(transformer, 24),
     "learned readout": partial(transformer, 64, reduce="learned"),  # behind a write of its own
+    "single pass": partial(transformer, 24, connection="mhc-single-pass"),
+    "mhc-lite": partial(transformer, 24, connection="mhc-lite"),
     "8 streams": partial(transformer, 24, n=8),
     "channels first": partial(convolutions, 20),
 }

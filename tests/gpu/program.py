@@ -35,11 +35,12 @@ from mhc_compile.kernels.triton import forward as triton_forward
 from mhc_compile.kernels.triton import leave as triton_leave
 from mhc_compile.kernels.triton import logits as triton_logits
 from mhc_compile.kernels.triton import parameters as triton_parameters
+from mhc_compile.kernels.triton import single as triton_single
 from tests.gpu import models
 from tests.gpu.fake_cuda import fake_cuda
 from tests.gpu.kernel_source import sources
 
-MODULES = (triton_forward, triton_leave, triton_logits, triton_backward, triton_parameters)
+MODULES = (triton_forward, triton_leave, triton_logits, triton_backward, triton_parameters, triton_single)
 OURS = {name for module in MODULES for name in vars(module) if name.endswith("_kernel")}
 DEVICE = torch.device("cuda", 0)
 

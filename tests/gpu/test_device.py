@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import mhc_compile
+from mhc_compile.verification.compare import distance
 from tests.gpu import models
 from tests.zoo.build import build
-from tests.zoo.compare import distance, random_loss, without_dropout
+from tests.zoo.compare import random_loss, without_dropout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TOLERANCE = 1e-4  # relative to the largest value, fp32

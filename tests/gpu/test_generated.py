@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -43,12 +44,12 @@ def expected(depth: int = 1) -> tuple[dict[str, int], dict[str, int]]:
     return {**forward, "leave_kernel": 1}, backward
 
 
-def program(make: Make = models.transformer, *, dynamic: bool = False, width: int = 24, **sizes: int) -> Program:
+def program(make: Make = models.transformer, *, dynamic: bool = False, width: int = 24, **sizes: Any) -> Program:
     return _generated(make, dynamic, width, tuple(sorted({"depth": 1, **sizes}.items())))
 
 
 @cache
-def _generated(make: Make, dynamic: bool, width: int, sizes: tuple[tuple[str, int], ...]) -> Program:
+def _generated(make: Make, dynamic: bool, width: int, sizes: tuple[tuple[str, Any], ...]) -> Program:
     return generate(*make(width, **dict(sizes)), dynamic=dynamic)
 
 
@@ -82,6 +83,23 @@ def test_an_interior_site_adds_two_launches_forward_and_four_backward_and_induct
         assert more <= launched * models.SITES_PER_BLOCK
     assert tuple(found.ours for found in grown[0]) == expected(depth=2)
     assert all(stage.overwritten == () for stage in (programs[0].forward, programs[0].backward))
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_an_interior_site_of_single_pass_adds_one_launch_forward_and_three_backward() -> None:
+    forward, backward = both(program(depth=1, connection="mhc-single-pass"))
+    sites = models.SITES_PER_BLOCK
+    names = ("single_gate_kernel", "single_boundary_kernel", "leave_kernel")
+    assert forward.ours == dict(zip(names, (1, sites - 1, 1), strict=True))
+    assert backward.ours == {
+        "single_gate_backward_kernel": 1,
+        "gate_products_kernel": 1,
+        "single_boundary_backward_kernel": sites - 1,
+        "boundary_products_kernel": sites - 1,
+        "leave_backward_kernel": 1,
+        "add_shares_kernel": sites,
+    }
 
 
 @pytest.mark.exhaustive  # four streams are in the test before

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import connections
 from mhc_compile.kernels.operators import streams
 
-MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity")
+MULTI_STREAM = ("hc", "hc-static", "mhc", "mhc-lite", "circulant", "identity", "identity:magnitude=1.5,eps=0.01")
 
 
 def takes(connection: str, n: int) -> bool:
-    return n == 1 or (
-        n <= connections.CONNECTIONS[connection].max_streams and (connection != "kronecker" or n in (2, 4, 8))
-    )
+    try:
+        connections.find(connection, n)
+    except InvalidOptionError:
+        return False
+    return True
 
 
 def site_parameters(connection: str, n: int, channels: int, **options) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""The eight functions of `packed.py` called by name, and compared with themselves in fp64: for every implementation."""
+"""The functions of `packed.py` called by name, and compared with themselves in fp64: for every implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from mhc_compile.kernels.formulas import packed
 from tests.kernels.step_inputs import step_inputs
 
 STEPS = ("gate", "write", "boundary", "leave")
+SINGLE_STEPS = ("single_gate", "single_boundary")
+GATED = ("gate", "boundary", *SINGLE_STEPS)
 RESULTS = {
     "gate": ("u", "mix", "stat"),
     "write": ("following",),
@@ -21,17 +23,24 @@ RESULTS = {
     "write_backward": ("X", "y", "mix"),
     "boundary_backward": ("X", "y", "mix", "phi", "alpha", "bias"),
     "leave_backward": ("X", "y", "mix"),
+    "single_gate": ("pre", "mix", "stat"),
+    "single_boundary": ("following", "u", "pre", "mix", "stat"),
+    "single_gate_backward": ("X", "phi", "alpha", "bias"),
+    "single_boundary_backward": ("X", "y", "mix", "pre", "phi", "alpha", "bias"),
 }
 
 
 def forward_arguments(step: str, n: int, layout: Any, **options: Any) -> tuple[Any, ...]:
     data = step_inputs(n, layout, **options)
     streams, params, rest = (data.X, data.y, data.mix), data.params, (n, data.axis)
+    gated = (*rest, options.get("connection", "mhc"))
     return {
-        "gate": (data.X, *params, *rest),
+        "gate": (data.X, *params, *gated),
         "write": (*streams, *rest),
-        "boundary": (*streams, *params, *rest),
+        "boundary": (*streams, *params, *gated),
         "leave": (*streams, *rest, 1 / n),
+        "single_gate": (data.X, *params, *gated),
+        "single_boundary": (*streams, data.pre, *params, *gated),
     }[step]
 
 
@@ -39,16 +48,18 @@ def backward_arguments(step: str, arguments: tuple[Any, ...], seed: int = 1) -> 
     """Random incoming gradients, the inputs, and the statistics that the forward kept."""
     generator = torch.Generator().manual_seed(seed)
     outputs = as_tuple(getattr(packed, step)(*arguments))
-    stat = (outputs[-1],) if step in ("gate", "boundary") else ()
+    stat = (outputs[-1],) if step in GATED else ()
     outputs = outputs[: len(outputs) - len(stat)]
     grads = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in outputs]
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     return (*grads, *tensors, *stat, *arguments[len(tensors) :])
 
 
-def all_arguments(n: int, layout: Any, **options: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each of the eight functions with arguments for it."""
-    for step in STEPS:
+def all_arguments(
+    n: int, layout: Any, *, steps: Sequence[str] = (*STEPS, *SINGLE_STEPS), **options: Any
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each of the functions with arguments for it."""
+    for step in steps:
         arguments = forward_arguments(step, n, layout, **options)
         yield step, arguments
         yield f"{step}_backward", backward_arguments(step, arguments)
@@ -96,8 +107,8 @@ def assert_next_site_reads_what_is_stored(
     implementation: Any, arguments: tuple[Any, ...], *, ulps: float = 0.5
 ) -> None:
     """A boundary in half precision gates the streams that it has rounded, as whoever reads them later will."""
-    X, y, mix, *params, n, axis = arguments
+    X, y, mix, *params, n, axis, connection = arguments
     found = run(implementation, "boundary", arguments)
     following = found.pop("following")
     assert_rounded_once({"following": following}, exactly("write", (X, y, mix, n, axis)), ulps=ulps)
-    assert_rounded_once(found, exactly("gate", (following, *params, n, axis)), ulps=ulps)
+    assert_rounded_once(found, exactly("gate", (following, *params, n, axis, connection)), ulps=ulps)

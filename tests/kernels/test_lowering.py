@@ -105,3 +105,28 @@ def test_strides_of_the_inputs_do_not_matter() -> None:
     y = data.y[:1].expand_as(data.y)
     found = torch.compile(chain)(X, y, data.mix, data.params, 4, 1)
     torch.testing.assert_close(found, chain(data.X, y.contiguous(), data.mix, data.params, 4, 1), rtol=1e-5, atol=1e-6)
+
+
+def single_chain(
+    X: Tensor, y: Tensor, mix: Tensor, params: tuple[Tensor, ...], n: int, axis: int, steps: Any = ops
+) -> Tensor:
+    """The steps of single-pass connections, one of them with another projection."""
+    given = (params,) if steps is ops else params
+    constants: Any = {"n": n, "axis": axis, "connection": "identity"}
+    pre, first, _ = steps.single_gate(X, *given, **constants)
+    X, u, _, second, _ = steps.single_boundary(X, y, first, pre, *given, **constants)
+    return steps.leave(X, u * 2, second + mix, n=n, axis=axis, scale=1 / n).sigmoid()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # how a step is lowered does not depend on which it is
+def test_single_pass_and_other_projections_have_their_kernels_in_the_program() -> None:
+    data = step_inputs(4, "last", connection="identity")
+    found, (forward, backward) = run_and_get_code(
+        lambda: gradients(torch.compile(single_chain, fullgraph=True), data, torch.float32, ops)
+    )
+    assert_close(found, gradients(single_chain, data, torch.float64, packed))
+    for source, ending in ((forward, ""), (backward, "_backward")):
+        assert "torch.ops.mhc" not in source
+        for step in ("single_gate", "single_boundary"):
+            assert len(re.findall(rf"^    +mhc_{step}{ending}_\d+\(", source, re.MULTILINE)) == 1, step

@@ -44,7 +44,7 @@ def step(model, parameters):
     optimizer.step()
 
 
-CONNECTIONS = ("residual", "hc", "hc-static", "mhc", "mhc-lite", "identity")
+CONNECTIONS = ("residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "identity")
 
 
 @pytest.mark.parametrize(

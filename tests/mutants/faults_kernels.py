@@ -46,8 +46,8 @@ KERNELS = (
     Mutant(
         "the packed write takes coefficients in bf16",
         "kernels",
-        "return _rows(X, axis).to(dtype), _rows(y[None], axis)[0].to(dtype), mix.to(dtype)",
-        "return _rows(X, axis).to(dtype), _rows(y[None], axis)[0].to(dtype), mix.to(X.dtype).to(dtype)",
+        "return rows(X, axis).to(dtype), rows(y[None], axis)[0].to(dtype), mix.to(dtype)",
+        "return rows(X, axis).to(dtype), rows(y[None], axis)[0].to(dtype), mix.to(X.dtype).to(dtype)",
         ("tests/kernels/test_rounding.py::test_a_step_and_its_backward_round_once",),
     ),
     Mutant(
@@ -81,8 +81,8 @@ KERNELS = (
     Mutant(
         "the Triton kernels gate streams that are not rounded",
         "kernels",
-        "            v = stored.to(tl.float32)\n",
-        "            v = written(xs, branch, post, R, i, m)\n",
+        "            v = stored.to(tl.float32)\n            square += v * v\n",
+        "            v = written(xs, branch, post, R, i, m)\n            square += v * v\n",
         ("tests/gpu/interpreter/test_steps.py::test_the_next_site_reads_the_streams_as_they_are_stored",),
         interpreted=True,
     ),
@@ -139,9 +139,30 @@ KERNELS = (
     Mutant(
         "phi is taken for packed where it is read as it is given",
         "kernels",
-        "phi + (i * s.channels + c) * K, width, tile.count, ahead);",
-        "phi + packed_at<S, false>(STREAMS, i, c, 0), width, tile.count, ahead);",
+        "phi + (i * s.channels + c) * K, width, count, ahead);",
+        "phi + packed_at<S, false>(STREAMS, i, c, 0), width, count, ahead);",
         ("tests/kernels/cpu/test_launch.py::test_a_token_alone_has_the_bits_it_has_among_others",),
         own_caches=True,
+    ),
+    Mutant(
+        "the identity of the C++ kernels is turned round",
+        "kernels",
+        "M[i][i] = 1 - V{};",
+        "M[i][N - 1 - i] = 1 - V{};",
+        ("tests/kernels/cpu/test_launch.py::test_so_is_every_result_for_other_connections",),
+    ),
+    Mutant(
+        "the eps of Hy-V4 is left out of the write gate",
+        "kernels",
+        "return pre + manifold.eps, post + manifold.eps, R.flatten(0, 1).t()",
+        "return pre + manifold.eps, post, R.flatten(0, 1).t()",
+        ("tests/kernels/formulas/test_packed.py::test_the_steps_are_the_formulas",),
+    ),
+    Mutant(
+        "a single-pass boundary reads with weights of its own",
+        "kernels",
+        "(pre.to(V.dtype)[..., None] * V.movedim(0, 1)).sum(1)",
+        "(coefficients.gate(V, phi, alpha, bias, n, manifold_of(connection))[0][..., None] * V.movedim(0, 1)).sum(1)",
+        ("tests/kernels/formulas/test_packed.py::test_the_steps_are_the_formulas",),
     ),
 )

@@ -203,4 +203,21 @@ FUSE = (
         "    if history.sites > size or",
         ("tests/passes/rewrite/test_recompute.py::test_the_first_step_of_a_group_keeps_its_streams",),
     ),
+    Mutant(
+        "read weights of single-pass have no size where a stage ends",
+        "rewrite",
+        "if self.authors is not None and example is not None:",
+        "if False:",
+        ("tests/test_pipeline.py::test_read_weights_of_single_pass_cross_with_the_streams",),
+    ),
+    Mutant(
+        "a plan says nothing of a connection that does not keep the function",
+        "rewrite",
+        'if why and config.init == "preserve" and plan.sites:',
+        "if False:",
+        (
+            "tests/test_connection_options.py::test_gated_keeps_the_function_where_branches_begin_with_a_norm"
+            "_and_says_where_not",
+        ),
+    ),
 )

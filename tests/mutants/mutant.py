@@ -7,19 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-AREAS = (
-    "detect",
-    "rewrite",
-    "fuse",
-    "kernels",
-    "capture",
-    "model",
-    "calls",
-    "dynamo",
-    "checkpoint",
-    "distributed",
-    "cost",
-)
+AREAS = ("detect", "rewrite", "fuse", "kernels", "capture", "model", "calls", "dynamo", "checkpoint", "distributed",
+         "cost", "diagnostics")  # fmt: skip
 _SOURCES = (".py", ".h")
 
 

@@ -29,7 +29,7 @@ def _row(n: int) -> Row:
         for name, share in (
             ("one kernel per formula", 20.0),
             ("the paper's kernels", 12.0),
-            ("this project's kernels", 8.0),
+            ("this project's kernels, as timed", 8.0),
         )
     )
     bytes_ = Figure(n * 1e9, "B", "T C b")

@@ -20,7 +20,7 @@ from mhc_compile.passes.order import make_plan, rewrite_graph
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.specs import initial_sites
 from mhc_compile.twin.hyper_connections import HyperConnections
-from tests.fuzz.oracle import Oracle
+from mhc_compile.verification.oracle import Oracle
 from tests.passes.layers import Net, tokens
 from tests.passes.shapes import SHAPES
 

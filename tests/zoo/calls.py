@@ -20,9 +20,9 @@ import mhc_compile
 from mhc_compile.capture.inputs import resolve_inputs
 from mhc_compile.model.fallback import Fallback
 from mhc_compile.programs.program import Program
+from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.checks import CheckError, failure_of, has_gradient
-from tests.zoo.compare import distance
 from tests.zoo.generators import Generator, build_generator
 from tests.zoo.specs import SEQUENCE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,10 @@ from torch import nn
 
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
 from mhc_compile.passes.plan.data import Reason
+from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
-from tests.zoo.compare import cast, computes_in_float32, distance, random_loss, without_dropout
+from tests.zoo.compare import cast, computes_in_float32, random_loss, without_dropout
 
 Transform = Callable[..., nn.Module]
 Build = Callable[..., tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
@@ -67,11 +69,15 @@ def check(
     expected: Mapping[str, Any] | None = None,
     dtypes: Sequence[torch.dtype] = ALL,
     train: bool = True,
+    kept: bool = True,
 ) -> Result:
-    """Run every check on one model; never raises for what the model or `transform` does."""
+    """Run every check on one model; never raises for what the model or `transform` does.
+
+    Without `kept` results are to be finite only: some connections keep the function of some models.
+    """
     start = time.perf_counter()
     facts = EXPECTED[target] if expected is None else expected
-    run = _Run(target, transform, build, facts, Result(target, facts["sites"]))
+    run = _Run(target, transform, build, facts, Result(target, facts["sites"]), kept)
     modes = [(dtype, False) for dtype in dtypes] + ([(torch.float64, True)] if train else [])
     try:
         for dtype, training in modes:
@@ -97,6 +103,7 @@ class _Run:
     build: Build
     facts: Mapping[str, Any]
     result: Result
+    kept: bool = True
 
     def mode(self, dtype: torch.dtype, train: bool) -> bool:
         """Check one dtype in evaluation or training mode. False if `transform` refused a graph known to break."""
@@ -139,6 +146,8 @@ class _Run:
             result = _seeded(lambda: transformed(*args, **kwargs))
         error = distance(reference, result)
         self.result = replace(self.result, errors={**self.result.errors, name: error})
+        if not self.kept and math.isfinite(error):
+            return
         if not error <= bound and not (name.endswith("bfloat16") and self._rounds_as(model, args, kwargs, result)):
             raise CheckError(f"{name}: relative error {error:.1e} exceeds {bound:.0e}")
 

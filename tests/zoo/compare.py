@@ -1,25 +1,15 @@
-"""Small pure functions: outputs as tensors, the distance between two of them, models without randomness."""
+"""Small pure functions: values in another dtype, models without randomness, a loss for any output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-
-def floats(value: Any) -> Iterator[Tensor]:
-    """Every floating point tensor in nested tuples, lists and mappings (`ModelOutput` is one), in order."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from floats(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from floats(item)
+from mhc_compile.verification.compare import floats
 
 
 def cast(value: Any, dtype: torch.dtype) -> Any:
@@ -31,28 +21,6 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
     if type(value) in (tuple, list):
         return type(value)(cast(item, dtype) for item in value)
     return value
-
-
-def distance(reference: Any, other: Any) -> float:
-    """Largest absolute difference relative to the root mean square of its tensor; inf where structures differ.
-
-    Entries that are not finite (masks) must be so in both, and with the same value.
-    """
-    left, right = list(floats(reference)), list(floats(other))
-    if [t.shape for t in left] != [t.shape for t in right] or not left:
-        return float("inf")
-    return max(_distance(a.detach().double(), b.detach().double()) for a, b in zip(left, right, strict=True))
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    finite = a.isfinite()
-    same_elsewhere = torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()) and bool(b[finite].isfinite().all())
-    if not same_elsewhere or not torch.equal(finite, b.isfinite()):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    scale = float(a[finite].square().mean().sqrt()) or 1.0
-    return float((a[finite] - b[finite]).abs().max()) / scale
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -20,10 +20,10 @@ import mhc_compile
 from mhc_compile.capture.reads import lies_in, named_modules
 from mhc_compile.errors import DetachedModuleWarning, NothingToTransformWarning, StreamsCutWarning
 from mhc_compile.twin.hosts import Hosted
+from mhc_compile.verification.compare import distance
 from tests.zoo.build import build as build_zoo
 from tests.zoo.calls import APART, counted, move, ways_of
 from tests.zoo.checks import Build, CheckError, failure_of, site_count
-from tests.zoo.compare import distance
 
 BOUND = 1e-3  # in single precision, behind noise
 MOST = 3  # modules of one model: one for each class and number of sites

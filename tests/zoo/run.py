@@ -3,7 +3,9 @@
 With `--through backend` it goes through `mhc_compile.backend` instead, which must find the same sites; `--inner` names
 what compiles the rewritten graphs. With `--calls` every language model is trained and generates as its users write it,
 and with `--doors` modules of every model are called from outside; both say what ran in one graph, and what through
-Dynamo. Models whose package is not installed are named as skipped.
+Dynamo. With `--verify` new parameters are moved, and both modes must be what plain formulas of the plan are.
+`--connection` takes another connection through `transform`; of one that does not keep the function of every
+model, results are to be finite and parameters to learn. Models whose package is not installed are named as skipped.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from tests.zoo.checks import Result, check
 from tests.zoo.doors import DoorsResult, check_doors
 from tests.zoo.generators import generators
 from tests.zoo.second import missing
+from tests.zoo.verified import check_verified
 from tests.zoo.workers import call_isolated
 
 AnyResult = Result | CallsResult | DoorsResult
@@ -68,7 +71,11 @@ def _check_of(options: argparse.Namespace) -> Callable[[str], AnyResult]:
         return check_calls_of
     if options.doors:
         return check_doors_of
-    return check_one if options.through == "transform" else partial(check_compiled, inner=options.inner)
+    if options.verify:
+        return check_verified_of
+    if options.through == "transform":
+        return partial(check_one, connection=options.connection)
+    return partial(check_compiled, inner=options.inner)
 
 
 def _how(results: Sequence[AnyResult]) -> str:
@@ -81,13 +88,14 @@ def _how(results: Sequence[AnyResult]) -> str:
     return f"{alone} in one graph each, {len(ways) - alone} with calls through Dynamo"
 
 
-def check_one(target: str) -> Result:
+def check_one(target: str, connection: str = "mhc") -> Result:
     """All checks on one model, in a worker process."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     from mhc_compile import transform
+    from mhc_compile.kernels.formulas.connections import why_not_kept
 
-    return check(target, transform)
+    return check(target, partial(transform, connection=connection), kept=not why_not_kept(connection, 4))
 
 
 def check_compiled(target: str, inner: str = "eager") -> Result:
@@ -112,6 +120,12 @@ def check_doors_of(target: str) -> DoorsResult:
     """Modules of one model called from outside, in a worker process."""
     _quiet()
     return check_doors(target)
+
+
+def check_verified_of(target: str) -> Result:
+    """What `verify` says of one model, in a worker process."""
+    _quiet()
+    return check_verified(target)
 
 
 def _quiet() -> None:
@@ -171,6 +185,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--calls", action="store_true", help="train language models and generate")
     which.add_argument("--doors", action="store_true", help="call modules of the models from outside")
+    which.add_argument(
+        "--verify", action="store_true", help="move new parameters, compare with the formulas of the plan"
+    )
+    parser.add_argument("--connection", default="mhc", help="through transform; default: %(default)s")
     parser.add_argument("--through", choices=("transform", "backend"), default="transform", help="default: %(default)s")
     parser.add_argument(
         "--inner", default="eager", help="inner backend, behind --through backend (default: %(default)s)"

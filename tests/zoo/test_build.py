@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from mhc_compile.verification.compare import distance
 from tests.zoo.build import FIRST, SPECS, build, tiny
-from tests.zoo.compare import distance
 
 
 def test_models_are_tiny_in_every_part():

@@ -10,37 +10,39 @@ from unittest.mock import patch
 
 import torch
 
+from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.packed import STEPS
+from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
 from mhc_compile.kernels.triton import schedules
 from tests.gpu.compiled.cubin import TARGETS, kernels, resources, tensor_core_instructions, wide_loads
 
-STEPS = ("gate", "write", "boundary", "leave")
-EVERY_STEP = (*STEPS, *(f"{step}_backward" for step in STEPS), "restore")
+EVERY_STEP = (*STEPS, "restore")
 
 
 def step_specs(
-    name: str, n: int, C: int, dtype: torch.dtype, *, tokens: int = 4096, m: int | None = None, axis: int = 1
+    name: str,
+    n: int,
+    C: int,
+    dtype: torch.dtype,
+    *,
+    tokens: int = 4096,
+    m: int | None = None,
+    axis: int = 1,
+    connection: str = "mhc",
 ) -> dict[str, Spec]:
     """The inputs of a step, with the channels last (`axis=1`) or first (`axis=0`)."""
-    m, K = m or n, n * n + 2 * n
+    m, manifold = m or n, manifold_of(connection)
+    K = manifold.columns(n)
     shape = (tokens, C) if axis == 1 else (C, tokens)
     sizes = {
         "g": shape if name == "leave_backward" else (n, *shape), "gu": shape, "gmix": (tokens, n + n * n),
         "X": (m, *shape), "y": shape, "mix": (tokens, n + n * n),
-        "phi": (n * C, K), "alpha": (3,), "bias": (K,), "stat": (tokens, K + 1),
+        "phi": (n * C, K), "alpha": (len(manifold.parts(n)),), "bias": (K,), "stat": (tokens, K + 1),
+        "pre": (tokens, n), "gpre": (tokens, n),
     }  # fmt: skip
-    parameters = ("phi", "alpha", "bias")
-    names = {
-        "gate": ("X", *parameters),
-        "write": ("X", "y", "mix"),
-        "boundary": ("X", "y", "mix", *parameters),
-        "leave": ("X", "y", "mix"),
-        "gate_backward": ("gu", "gmix", "X", *parameters, "stat"),
-        "write_backward": ("g", "X", "y", "mix"),
-        "boundary_backward": ("g", "gu", "gmix", "X", "y", "mix", *parameters, "stat"),
-        "leave_backward": ("g", "X", "y", "mix"),
-        "restore": ("X", *(f"{name}_{i}" for i in range(3) for name in ("y", "mix"))),
-    }[name]
+    restored = ("X", *(f"{name}_{i}" for i in range(3) for name in ("y", "mix")))
+    names = restored if name == "restore" else tensors_of(name)
     kinds = {key: key.split("_")[0] for key in names}
     return {
         key: Spec(sizes[kind], dtype if kind in ("g", "gu", "X", "y") else torch.float32) for key, kind in kinds.items()

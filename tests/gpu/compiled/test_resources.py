@@ -13,6 +13,10 @@ PROJECTING = {
     "boundary_backward_kernel",
     "gate_products_kernel",
     "boundary_products_kernel",
+    "single_gate_kernel",
+    "single_boundary_kernel",
+    "single_gate_backward_kernel",
+    "single_boundary_backward_kernel",
 }
 
 SHARED_MEMORY = {"sm_80": 163 << 10, "gfx942": 64 << 10}
@@ -45,5 +49,5 @@ def test_shared_memory_fits_the_device(target: str, dtype: torch.dtype, n: int, 
 
 @pytest.mark.exhaustive
 def test_wide_models_do_not_spill() -> None:
-    steps = ("boundary", "boundary_backward")
+    steps = ("boundary", "boundary_backward", "single_boundary", "single_boundary_backward")
     assert [row for row in rows(["sm_90"], 4, [4096], torch.bfloat16, steps) if row.spills] == []

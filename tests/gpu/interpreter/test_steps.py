@@ -18,7 +18,9 @@ from mhc_compile.kernels.triton import launch as triton_launch
 from mhc_compile.kernels.triton import schedules as triton_schedules
 from mhc_compile.kernels.triton import tiles as triton_tiles
 from tests.kernels.step_calls import (
+    GATED,
     RESULTS,
+    SINGLE_STEPS,
     STEPS,
     all_arguments,
     as_tuple,
@@ -79,6 +81,19 @@ def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: Any) 
         assert_right(_Poisoned(), name, arguments, TOLERANCES[torch.float32])
 
 
+@pytest.mark.parametrize(
+    ("connection", "n", "equal"),
+    [
+        *((name, 4, False) for name in ("mhc-lite", "identity:magnitude=1.5,eps=0.01")),
+        *also(("kronecker", 4, False), ("circulant", 4, False)),
+        *also(("mhc-lite", 3, True), ("kronecker", 8, True), ("circulant", 3, True), ("identity", 8, True)),
+    ],
+)
+def test_so_is_every_result_for_other_connections(connection: str, n: int, equal: bool) -> None:
+    for name, arguments in all_arguments(n, TINY, steps=GATED, equal=equal, connection=connection):
+        assert_right(_Poisoned(), name, arguments, TOLERANCES[torch.float32])
+
+
 @pytest.mark.parametrize("layout", [FIRST, *also((LAST,))], ids=["first", "last"])  # last: the tests behind this
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float16)])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: Any) -> None:
@@ -95,7 +110,7 @@ def test_the_next_site_reads_the_streams_as_they_are_stored() -> None:
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("streams", [torch.float32, *also(torch.float16)])
 def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: torch.dtype) -> None:
-    for step in ("write", "boundary", "leave"):
+    for step in ("write", "boundary", "leave", "single_boundary"):
         X, y, *rest = forward_arguments(step, 4, TINY, dtype=streams)
         arguments = (X, y.to(branch), *rest)
         right(step, arguments, torch.bfloat16)
@@ -146,9 +161,9 @@ def test_two_runs_agree_to_the_last_bit() -> None:
 
 
 def test_logits_of_ten_thousand_are_finite_and_right() -> None:
-    for step in ("gate", "boundary"):
+    for step in GATED:
         arguments = forward_arguments(step, 4, TINY)
-        bias = arguments[-3]
+        bias = arguments[-4]
         bias.copy_(torch.where(torch.arange(bias.numel()) % 2 == 0, 1e4, -1e4))
         found = run(KERNELS, step, arguments)
         assert all(t.isfinite().all() for t in found.values())
@@ -160,7 +175,7 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), *also(float("inf"))])
 def test_a_broken_token_breaks_no_other_token(value: float) -> None:
-    for step in STEPS:
+    for step in (*STEPS, *SINGLE_STEPS):
         arguments = forward_arguments(step, 4, ((20, 33), 1))
         clean = run(KERNELS, step, arguments)
         arguments[0][:, 7] = value

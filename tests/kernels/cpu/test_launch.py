@@ -14,6 +14,8 @@ from mhc_compile.kernels.cpu import kernel as cpu_kernel
 from mhc_compile.kernels.cpu import launch as cpu_launch
 from mhc_compile.kernels.formulas import packed
 from tests.kernels.step_calls import (
+    GATED,
+    SINGLE_STEPS,
     STEPS,
     all_arguments,
     assert_right,
@@ -50,21 +52,63 @@ def no_silent_fallback() -> Iterator[None]:
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 @pytest.mark.parametrize("n", [4, *also(2, 3, 8)])
 def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: str) -> None:
-    for name, arguments in all_arguments(n, layout, equal=equal):
+    for name, arguments in all_arguments(n, layout, steps=STEPS, equal=equal):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("n", [2, 3, *also(8)])  # a constant of templates; `test_packed.py` has 8 in the formulas
 def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
     """In fp64, as in the tests of the passes: each number and dtype is a C++ kernel that is compiled."""
-    for name, arguments in all_arguments(n, "tiny", dtype=torch.float64):
+    for name, arguments in all_arguments(n, "tiny", steps=STEPS, dtype=torch.float64):
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize(
+    ("connection", "n"),
+    [
+        ("identity:magnitude=1.5,eps=0.01", 4),
+        *also(
+            ("mhc-lite", 4),
+            ("kronecker", 4),
+            ("circulant", 4),
+            ("mhc-lite", 3),
+            ("kronecker", 2),
+            ("kronecker", 8),
+            ("circulant", 3),
+            ("circulant", 8),
+            ("identity", 8),
+        ),
+    ],
+)
+def test_so_is_every_result_for_other_connections(connection: str, n: int) -> None:
+    """Both kinds of streams at once: what differs between connections is what a token makes of its logits."""
+    for dtype, equal in ((torch.float32, False), *(((torch.float64, True),) if n != 4 else ())):
+        for name, arguments in all_arguments(
+            n, "tiny", steps=("gate", "boundary"), dtype=dtype, equal=equal, connection=connection
+        ):
+            assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float64, torch.float16)])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: str) -> None:
-    for name, arguments in all_arguments(4, layout, dtype=dtype):
+    for name, arguments in all_arguments(4, layout, steps=STEPS, dtype=dtype):
+        assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+    ("n", "layout", "equal", "dtype"),
+    [
+        (4, "last", True, torch.float32),
+        *also((4, "first", False, torch.float32)),
+        *also(
+            (4, "first", True, torch.bfloat16), (4, "last", False, torch.bfloat16), (8, "last", False, torch.float32)
+        ),
+        *also((2, "tiny", False, torch.float64), (3, "tiny", True, torch.float64)),
+    ],
+)
+def test_so_is_every_result_of_single_pass(n: int, layout: str, equal: bool, dtype: torch.dtype) -> None:
+    for name, arguments in all_arguments(n, layout, steps=SINGLE_STEPS, equal=equal, dtype=dtype):
         assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
@@ -74,12 +118,12 @@ def test_sizes_that_no_tile_divides(shape: tuple[int, int]) -> None:
         assert_right(cpu_launch, name, arguments, TOLERANCES[torch.float32])
 
 
-@pytest.mark.parametrize("step", ["gate", "boundary"])
+@pytest.mark.parametrize("step", GATED)
 def test_a_token_alone_has_the_bits_it_has_among_others(step: str) -> None:
     """Few tokens read phi as it is given, many a packed copy: decoding must say what the whole sequence says."""
     X, *rest = forward_arguments(step, 4, ((6, 300), 1))
     among = run(cpu_launch, step, (X, *rest))
-    rows = [rest[0][5:], rest[1][5:], *rest[2:]] if step == "boundary" else rest
+    rows = [r[5:] if isinstance(r, Tensor) and r.shape[0] == 6 else r for r in rest]  # the branch, mix, read weights
     for key, alone in run(cpu_launch, step, (X[:, 5:], *rows)).items():
         assert torch.equal(alone, among[key][:, 5:] if key == "following" else among[key][5:]), key
 
@@ -87,7 +131,7 @@ def test_a_token_alone_has_the_bits_it_has_among_others(step: str) -> None:
 @pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("streams", [torch.float32, *also(torch.float16)])
 def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: torch.dtype) -> None:
-    for step in ("write", "boundary", "leave"):
+    for step in ("write", "boundary", "leave", "single_boundary"):
         X, y, *rest = forward_arguments(step, 4, "last", dtype=streams)
         arguments = (X, y.to(branch), *rest)
         assert_right(cpu_launch, step, arguments, TOLERANCES[torch.bfloat16])
@@ -115,9 +159,9 @@ def test_two_runs_agree_to_the_last_bit_with_any_number_of_threads(threads: int)
 
 
 def test_logits_of_ten_thousand_are_finite_and_right() -> None:
-    for step in ("gate", "boundary"):
+    for step in GATED:
         arguments = forward_arguments(step, 4, "last")
-        bias = arguments[-3]
+        bias = arguments[-4]
         bias.copy_(torch.where(torch.arange(bias.numel()) % 2 == 0, 1e4, -1e4))
         found = run(cpu_launch, step, arguments)
         assert all(t.isfinite().all() for t in found.values())
@@ -129,7 +173,7 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_broken_token_breaks_no_other_token(value: float) -> None:
-    for step in STEPS:
+    for step in (*STEPS, *SINGLE_STEPS):
         arguments = forward_arguments(step, 4, ((40, 33), 1))
         clean = run(cpu_launch, step, arguments)
         arguments[0][:, 7] = value

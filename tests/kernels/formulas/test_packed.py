@@ -4,51 +4,63 @@ import pytest
 import torch
 
 from mhc_compile.kernels.formulas import packed
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.formulas.lookup import find
+from mhc_compile.kernels.formulas.packed import FORWARD_STEPS
+from mhc_compile.kernels.formulas.steps import tensors_of
+from mhc_compile.kernels.operators import single_pass, streams
+from tests.kernels.site_chain import takes
+from tests.kernels.step_calls import as_tuple, forward_arguments
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
+
+FUSED = ("mhc", "mhc-lite", "kronecker", "circulant", "identity", "identity:magnitude=1.5,eps=0.01")
+CASES = [
+    *(("mhc", n) for n in (1, 2, 3, 4, 8)),
+    *((name, n) for name in FUSED[1:] for n in (2, 3, 4, 8) if takes(name, n)),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("connection", "n"), CASES)
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
-def test_the_steps_are_the_formulas(n: int, layout: str, equal: bool) -> None:
-    data = step_inputs(n, layout, equal=equal, dtype=torch.float64)
+def test_the_steps_are_the_formulas(connection: str, n: int, layout: str, equal: bool) -> None:
+    data = step_inputs(n, layout, equal=equal, dtype=torch.float64, connection=connection)
     X, y, params = data.X, data.y, data.params
     full = X.expand(n, *X.shape[1:])
-    u, mix, _ = packed.gate(X, *params, n, data.axis)
-    pre, post, R = streams.reference.manifold_coefficients(
-        full, params, n=n, axis=data.axis, matrix=streams.find("mhc", 2).coefficients.keywords["matrix"]
-    )
+    u, mix, stat = packed.gate(X, *params, n, data.axis, connection)
+    row = find(connection, max(n, 2))  # of one stream, too, the steps say what the coefficients are
+    pre, post, R = row.coefficients(full, params, n=n, axis=data.axis)
     following = streams.reference.write(full, y, post, R)
     close = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(u, streams.read(full, pre), **close)
     torch.testing.assert_close(packed.write(X, y, mix, n, data.axis), following, **close)
     torch.testing.assert_close(packed.leave(X, y, mix, n, data.axis, 1 / n), following.mean(0), **close)
-    fused = packed.boundary(X, y, mix, *params, n, data.axis)
+    fused = packed.boundary(X, y, mix, *params, n, data.axis, connection)
     torch.testing.assert_close(fused[0], following, **close)
-    torch.testing.assert_close(fused[1:], packed.gate(following, *params, n, data.axis), **close)
+    torch.testing.assert_close(fused[1:], packed.gate(following, *params, n, data.axis, connection), **close)
+    single = packed.single_gate(X, *params, n, data.axis, connection)
+    torch.testing.assert_close(single_pass.read_weights(single[0], full, axis=data.axis), pre, **close)
+    torch.testing.assert_close(single[1:], (mix, stat), **close)
+    weights = single_pass.read_weights(data.pre, following, axis=data.axis)
+    fused = packed.single_boundary(X, y, mix, data.pre, *params, n, data.axis, connection)
+    torch.testing.assert_close(fused[:2], (following, streams.read(following, weights)), **close)
+    torch.testing.assert_close(fused[2:], packed.single_gate(following, *params, n, data.axis, connection), **close)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("connection", "n", "layout"),
+    [*(("mhc", 3, layout) for layout in LAYOUTS), *((name, 4, "tiny") for name in FUSED[1:]), ("kronecker", 8, "tiny")],
+)
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
-def test_every_spelled_out_gradient_is_that_of_autograd(layout: str, equal: bool) -> None:
-    n = 3
-    data = step_inputs(n, layout, equal=equal, dtype=torch.float64)
-    X, y, mix, *params = (t.detach().requires_grad_() for t in (data.X, data.y, data.mix, *data.params))
-    axis = data.axis
-    cases = {
-        "gate": (packed.gate, packed.gate_backward, (X, *params), (n, axis)),
-        "write": (packed.write, packed.write_backward, (X, y, mix), (n, axis)),
-        "boundary": (packed.boundary, packed.boundary_backward, (X, y, mix, *params), (n, axis)),
-        "leave": (packed.leave, packed.leave_backward, (X, y, mix), (n, axis, 1 / n)),
-    }
-    for name, (forward, backward, tensors, constants) in cases.items():
-        outputs = forward(*tensors, *constants)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        stat = [outputs[-1].detach()] if name in ("gate", "boundary") else []
+def test_every_spelled_out_gradient_is_that_of_autograd(connection: str, n: int, layout: str, equal: bool) -> None:
+    for name in FORWARD_STEPS:
+        arguments = forward_arguments(name, n, layout, equal=equal, dtype=torch.float64, connection=connection)
+        tensors = [a.detach().requires_grad_() for a in arguments if isinstance(a, torch.Tensor)]
+        constants = arguments[len(tensors) :]
+        outputs = as_tuple(getattr(packed, name)(*tensors, *constants))
+        stat = [outputs[-1].detach()] if "phi" in tensors_of(name) else []
         outputs = outputs[:-1] if stat else outputs
         weights = [torch.randn_like(t) for t in outputs]
         expected = torch.autograd.grad(outputs, tensors, weights)
-        found = backward(*weights, *(t.detach() for t in tensors), *stat, *constants)
+        found = getattr(packed, f"{name}_backward")(*weights, *(t.detach() for t in tensors), *stat, *constants)
         for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11, msg=lambda m, c=(name, i): f"{c}: {m}")

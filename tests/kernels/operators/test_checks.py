@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mhc_compile.errors import KernelInputError
+from mhc_compile.kernels.formulas.packed import STEPS
 from mhc_compile.kernels.operators import ops
 from tests.kernels.step_inputs import step_inputs
 
@@ -51,21 +52,26 @@ def raw(step: str, **changes: object) -> None:
     """The operator itself, as generated code calls it."""
     n, tokens, columns = 3, GOOD.mix.shape[0], GOOD.params[2].numel()
     given = dict(X=GOOD.X, y=GOOD.y, mix=GOOD.mix, n=n, axis=2, scale=1 / n, gu=GOOD.y, gmix=GOOD.mix)
+    given |= {"pre": GOOD.pre, "gpre": GOOD.pre, "connection": "mhc"}
     given |= dict(zip(("phi", "alpha", "bias"), GOOD.params, strict=True), stat=GOOD.mix.new_zeros(tokens, columns + 1))
     given |= {"g": GOOD.y if step == "leave_backward" else GOOD.X, **changes}
     operator = getattr(torch.ops.mhc, step).default
     operator(*(given[argument.name] for argument in operator._schema.arguments))
 
 
-STEPS = ("gate", "write", "boundary", "leave")
-
-
-@pytest.mark.parametrize("step", [*STEPS, *(f"{step}_backward" for step in STEPS)])
+@pytest.mark.parametrize("step", STEPS)
 def test_an_operator_refuses_each_operand_that_is_cut(step: str) -> None:
     raw(step)
     tensors = [a.name for a in getattr(torch.ops.mhc, step).default._schema.arguments if a.type.kind() == "TensorType"]
     for name in tensors:
-        given = {**vars(GOOD), "gu": GOOD.y, "gmix": GOOD.mix, "stat": torch.zeros(21, 16), "g": GOOD.X}
+        given = {
+            **vars(GOOD),
+            "gu": GOOD.y,
+            "gmix": GOOD.mix,
+            "stat": torch.zeros(21, 16),
+            "g": GOOD.X,
+            "gpre": GOOD.pre,
+        }
         given |= dict(zip(("phi", "alpha", "bias"), GOOD.params, strict=True))
         with pytest.raises(KernelInputError, match=f"{'branch' if name == 'y' else name} "):
             raw(step, **{name: given[name][:-1]})

@@ -10,30 +10,26 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mhc_compile.kernels.formulas import packed
-from mhc_compile.kernels.operators import ops
+from mhc_compile.kernels.operators import ops, streams
 from mhc_compile.kernels.operators.implementations import step_dtype, why_not_covered
-from tests.kernels.step_calls import as_tuple, forward_arguments
+from tests.kernels.site_chain import noisy, site_parameters
+from tests.kernels.step_calls import GATED, SINGLE_STEPS, as_tuple, forward_arguments
+from tests.kernels.step_calls import STEPS as FOUR_STEPS
 from tests.kernels.step_inputs import LAYOUTS, step_inputs
 from tests.tables import also
 
 SMALLEST = ((2, 1, 3), 2)  # a derivative is looked at for each pair of numbers
 
 
-def arguments(name: str, n: int, layout: Any, equal: bool, dtype: torch.dtype = torch.float32) -> tuple:
+def arguments(
+    name: str, n: int, layout: Any, equal: bool, dtype: torch.dtype = torch.float32, connection: str = "mhc"
+) -> tuple:
     """Positional arguments of `torch.ops.mhc.<name>`."""
-    data = step_inputs(n, layout, equal=equal, dtype=dtype)
-    X, y, mix = (t.requires_grad_() for t in (data.X, data.y, data.mix))
-    params = tuple(p.requires_grad_() for p in data.params)
-    constants = (n, data.axis)
-    return {
-        "gate": (X, *params, *constants),
-        "write": (X, y, mix, *constants),
-        "boundary": (X, y, mix, *params, *constants),
-        "leave": (X, y, mix, *constants, 1 / n),
-    }[name]
+    given = forward_arguments(name, n, layout, equal=equal, dtype=dtype, connection=connection)
+    return tuple(value.requires_grad_() if isinstance(value, Tensor) else value for value in given)
 
 
-STEPS = ("gate", "write", "boundary", "leave")
+STEPS = (*FOUR_STEPS, *SINGLE_STEPS)
 
 
 @pytest.mark.parametrize("layout", ["last", *also(*(layout for layout in LAYOUTS if layout != "last"))])
@@ -51,19 +47,24 @@ def test_the_backward_operators_pass_opcheck(name: str) -> None:
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
     rest = [a for a in args if not isinstance(a, torch.Tensor)]
-    if name in ("gate", "boundary"):
+    if name in GATED:
         *outputs, stat = outputs
         tensors.append(stat)
     grads = [torch.randn_like(o) for o in outputs]
     torch.library.opcheck(getattr(torch.ops.mhc, f"{name}_backward").default, (*grads, *tensors, *rest))
 
 
-@pytest.mark.parametrize(  # an entry differs by the sum over streams: a step with a write, one without
-    ("name", "equal"),
-    [*((step, False) for step in STEPS), ("gate", True), ("write", True), *also(("boundary", True), ("leave", True))],
+@pytest.mark.parametrize(
+    ("name", "connection", "equal"),  # an entry differs by the sum over streams: a step with a write, one without
+    [
+        *((name, "mhc", False) for name in STEPS),
+        *(("gate", "mhc", True), ("write", "mhc", True)),
+        *also(("boundary", "mhc", True), ("leave", "mhc", True)),
+        *also(*product(("boundary",), ("identity:eps=0.01", "mhc-lite", "kronecker", "circulant"), (False, True))),
+    ],
 )
-def test_the_operators_pass_gradcheck_twice(name: str, equal: bool) -> None:
-    args = arguments(name, 2, SMALLEST, equal, torch.float64)
+def test_the_operators_pass_gradcheck_twice(name: str, connection: str, equal: bool) -> None:
+    args = arguments(name, 2, SMALLEST, equal, torch.float64, connection)
     op = getattr(torch.ops.mhc, name)
 
     def differentiable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -163,3 +164,18 @@ def test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebod
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     with pytest.raises(TypeError, match="not callable"):
         ops.call(name, *args)  # with gradients
+
+
+@pytest.mark.parametrize("connection", ["hc", "hc-static", "gated:rank=2"])
+def test_sites_without_operators_pass_gradcheck_twice(connection: str) -> None:
+    torch.manual_seed(0)
+    values = noisy(site_parameters(connection, 2, 3))
+    X, y = torch.randn(2, 2, 1, 3, dtype=torch.float64), torch.randn(2, 1, 3, dtype=torch.float64)
+
+    def site(X: Tensor, y: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        pre, post, R = streams.coefficients(X, params, connection=connection, axis=2)
+        return streams.read(X, pre), streams.write(X, y, post, R)
+
+    tensors = tuple(t.detach().requires_grad_() for t in (X, y, *values))
+    assert torch.autograd.gradcheck(site, tensors)
+    assert torch.autograd.gradgradcheck(site, tensors, atol=1e-4)

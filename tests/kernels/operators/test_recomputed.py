@@ -150,7 +150,7 @@ def arguments() -> tuple[Any, ...]:
 
 def test_the_operators_pass_opcheck() -> None:
     X, y, mix, *params, n, axis, start, past = arguments()
-    torch.library.opcheck(torch.ops.mhc.boundary_recomputed.default, (X, y, mix, *params, n, axis, start, past))
+    torch.library.opcheck(torch.ops.mhc.boundary_recomputed.default, (X, y, mix, *params, n, axis, "mhc", start, past))
     torch.library.opcheck(torch.ops.mhc.write_recomputed.default, (X, y, mix, n, axis, start, past))
     torch.library.opcheck(torch.ops.mhc.leave_recomputed.default, (X, y, mix, n, axis, 0.5, start, past))
     grad = torch.randn_like(y).detach()

@@ -43,7 +43,7 @@ def measured(milliseconds: dict[Tiles, float], tokens: int = 64) -> Tiles:
         return time
 
     with mock.patch.object(triton_tuning, "do_bench", do_bench):
-        return triton_tuning.fastest(triton_schedules.gate, specs(tokens), (N, 1), running.append)
+        return triton_tuning.fastest(triton_schedules.gate, specs(tokens), (N, 1, "mhc"), running.append)
 
 
 def times(fastest: int, none: float = 2.0) -> dict[Tiles, float]:

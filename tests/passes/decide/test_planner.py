@@ -32,6 +32,11 @@ def test_a_site_says_everything_the_rewrite_needs():
     assert site.weights == ("1.mlp.0", "1.mlp.2") and site.kind == "prenorm"
 
 
+def test_a_site_names_the_one_whose_streams_it_takes():
+    assert [s.before for s in plan().sites] == ["", *KEYS[:3]]
+    assert not any(s.moves_tokens for s in plan().sites)
+
+
 def test_weights_are_those_of_the_branch_under_every_front_end():
     for front_end in ("dynamo", "export"):
         found = plan_of(pre_norm().double(), X, front_end=front_end)

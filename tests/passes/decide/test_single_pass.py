@@ -105,3 +105,9 @@ def test_a_learned_readout_and_a_sum_stay_what_they_are():
     torch.testing.assert_close(converted(model, reduce="learned")(X), model(X), rtol=0, atol=1e-12)
     made = converted(model, reduce="sum", init="random")
     assert 2 < (made(X) / model(X)).median() < n + 2
+
+
+@pytest.mark.parametrize(("between", "moves"), [(lambda x: x.roll(1, 1), True), (lambda x: 2 * x, False)])
+def test_a_plan_says_in_front_of_which_sites_tokens_change_places(between, moves):
+    sites = mhc_compile.plan(Net(between).eval(), n=n, example_inputs=(X,)).sites
+    assert [(s.before, s.moves_tokens) for s in sites] == [("", False), ("f.0", moves), ("f.1", moves)]

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from mhc_compile.config import Config
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.operators import single_pass, streams
 from mhc_compile.passes import order as pipeline
 from mhc_compile.passes.order import make_plan
 from mhc_compile.passes.plan.steps import StepKind, Unfused
 from tests.passes.graphs import captured, error, flat, passed, plan_of, preserved, rewritten
 from tests.passes.layers import Net, mlps, tokens
 from tests.passes.shapes import SHAPES
+from tests.tables import also
 
 X = tokens()
 
@@ -31,7 +32,7 @@ def chain(m, x):
 
 def calls(gm) -> list[str]:
     """Names of the kernel calls of a graph, in order."""
-    kernels = {f for f in vars(streams).values() if callable(f)}
+    kernels = {f for module in (streams, single_pass) for f in vars(module).values() if callable(f)}
     return [n.target.__name__ for n in gm.graph.nodes if n.target in kernels]
 
 
@@ -103,12 +104,36 @@ def test_a_site_whose_tokens_change_their_order_is_not_fused():
     assert [step for step in found if step[0] == "PLAIN"] == [("PLAIN", "f1", "f1", "MOVED_AXES")]
 
 
-@pytest.mark.parametrize(
-    "connection", ["hc", "hc-static", "mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity"]
-)
-def test_other_connections_stay_in_plain_pytorch(connection):
+@pytest.mark.parametrize("connection", ["hc", "hc-static", "gated"])
+def test_connections_without_fused_steps_stay_in_plain_pytorch(connection):
     plan = plan_of(net(chain), X, connection=connection)
     assert {(s.kind, s.reason, s.detail) for s in plan.steps} == {(StepKind.PLAIN, Unfused.CONNECTION, connection)}
+
+
+@pytest.mark.parametrize("connection", ["mhc-lite", "kronecker", "circulant", "identity:magnitude=1.5,eps=0.01"])
+def test_other_projections_run_through_the_same_steps(connection):
+    gm, plan = rewritten(net(chain), X, connection=connection)
+    assert calls(gm) == ["entry_gate", "entry_boundary", "boundary", "leave"]
+    assert plan.connection == connection and {s.reason for s in plan.steps} == {None}
+    assert preserved(net(chain), X, connection=connection)[0] <= 1e-10
+
+
+def test_single_pass_hands_the_read_weights_from_boundary_to_boundary():
+    gm, plan = rewritten(net(chain), X, connection="mhc-single-pass")
+    assert calls(gm) == ["entry_single_gate", "entry_single_boundary", "single_boundary", "single_leave"]
+    assert {s.reason for s in plan.steps} == {None}
+
+
+def test_who_reads_single_pass_streams_on_their_own_gets_the_weights_unpacked():
+    model = net(lambda m, x: ((h := x + m.f0(x)) + m.f1(h), h + m.f2(h)))
+    gm, _ = rewritten(model, X, connection="mhc-single-pass")
+    assert ("GATE", "", "f2", "SHARED") in steps(model, X, connection="mhc-single-pass")
+    assert calls(gm) == [
+        "entry_single_gate", "entry_read_weights", "entry_single_boundary", "single_gate", "read",
+        "single_leave", "single_leave",
+    ]  # fmt: skip
+    summed, _ = rewritten(net(chain), X, connection="mhc-single-pass", reduce="sum", init="random")
+    assert calls(summed)[-1] == "leave"
 
 
 def test_sites_of_different_checkpointed_blocks_stay_apart():
@@ -128,14 +153,26 @@ def test_every_write_and_every_gate_lies_in_exactly_one_step(name):
     assert all((s.reason is None) == (s.kind in fused) for s in plan.steps)
 
 
-@pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.keys])
-def test_the_fused_graph_computes_what_the_separate_steps_do(name, monkeypatch):
+NAMES = [name for name, shape in SHAPES.items() if shape.keys]
+FEW = ("pre-norm", "post-norm", "checkpointed whole")
+
+
+@pytest.mark.parametrize(
+    ("connection", "name"),
+    [
+        *(("mhc", name) for name in NAMES),
+        *(("mhc-single-pass", name) for name in FEW),
+        *also(*(("mhc-single-pass", name) for name in NAMES if name not in FEW)),
+        *also(*((connection, name) for connection in ("mhc-lite", "circulant", "identity") for name in FEW)),
+    ],
+)
+def test_the_fused_graph_computes_what_the_separate_steps_do(connection, name, monkeypatch):
     """With every parameter moved away from its start, where streams differ and no symmetry hides a mistake."""
     gm, model, inputs = captured(name)
-    fused, plan = passed(gm, model)
+    fused, plan = passed(gm, model, connection=connection)
     monkeypatch.setattr(pipeline, "fuse", lambda gm, plan: gm)
     gm, model, _ = captured(name)
-    apart, _ = passed(gm, model)
+    apart, _ = passed(gm, model, connection=connection)
     assert plan.sites
     generator = torch.Generator().manual_seed(1)
     for ours, theirs in zip(*(gm.hyper_connections.parameters() for gm in (fused, apart)), strict=True):

@@ -8,7 +8,7 @@ from torch import nn
 
 from mhc_compile.config import Config
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.operators import single_pass, streams
 from tests.passes.graphs import captured, flat, passed, plan_of, rewritten
 from tests.passes.layers import Net, mlps, tokens
 from tests.passes.shapes import SHAPES
@@ -34,8 +34,9 @@ def net(body=chain):
 
 def pasts(gm) -> list[int]:
     """For each step that writes, how many sites it restores its streams from."""
-    writing = ("write_packed", "boundary", "leave")
-    targets = {getattr(streams, f"{prefix}{name}") for name in writing for prefix in ("", "entry_")}
+    writing = ("write_packed", "boundary", "leave", "single_boundary", "single_leave")
+    named = {**vars(streams), **vars(single_pass)}
+    targets = {named[f"{prefix}{name}"] for name in writing for prefix in ("", "entry_")}
     return [len(n.kwargs.get("recompute", ())) // 2 for n in gm.graph.nodes if n.target in targets]
 
 
@@ -66,8 +67,9 @@ def gradients(gm, *inputs):
     ],
 )
 def test_the_first_step_of_a_group_keeps_its_streams(recompute, expected):
-    gm, _ = rewritten(net(), X, recompute=recompute)
-    assert pasts(gm) == expected
+    for connection in ("mhc", "mhc-single-pass"):
+        gm, _ = rewritten(net(), X, recompute=recompute, connection=connection)
+        assert pasts(gm) == expected
 
 
 @pytest.mark.parametrize(("n", "sites", "size"), [(4, 24, 4), (4, 1, 1), (2, 24, 3), (8, 96, 9), (4, 96, 8)])
@@ -139,7 +141,13 @@ def test_segments_too_short_for_a_group_are_named():
 
 
 # For "hc" nothing is restored; one and eight streams make groups of another length.
-STREAMS = [(2, "mhc"), (4, "mhc"), (4, "hc"), *also((1, "mhc"), (8, "mhc"), (2, "hc"))]
+STREAMS = [
+    (2, "mhc"),
+    (4, "mhc"),
+    (4, "mhc-single-pass"),
+    (4, "hc"),
+    *also((4, "mhc-lite"), (1, "mhc"), (8, "mhc"), (2, "hc")),
+]
 
 
 @pytest.mark.parametrize(("n", "connection"), STREAMS)

@@ -30,7 +30,7 @@ def chain(m, x):
 
 
 def test_a_chain_becomes_entry_then_streams_then_a_readout():
-    gm, _ = rewritten(net(chain), X, connection="identity")
+    gm, _ = rewritten(net(chain), X, connection="hc")
     assert roles(gm) == [
         ("entry_coefficients", "f0"), ("entry_read", "f0"), ("entry_write", "f0"),
         ("coefficients", "f1"), ("read", "f1"), ("write", "f1"), ("reduce", None),
@@ -38,7 +38,7 @@ def test_a_chain_becomes_entry_then_streams_then_a_readout():
 
 
 def test_the_original_adds_are_gone_and_nodes_carry_their_place():
-    gm, plan = rewritten(net(chain), X, front_end="dynamo", connection="identity")
+    gm, plan = rewritten(net(chain), X, front_end="dynamo", connection="hc")
     names = {n.name for n in gm.graph.nodes}
     assert not names & {add for s in plan.sites for add in s.adds}
     write = next(n for n in gm.graph.nodes if n.target is streams.write)

@@ -1,4 +1,4 @@
-"""What a plan means, in plain PyTorch and one stream at a time: the oracle for models whose new parameters have moved.
+"""What a plan means, in plain PyTorch and one stream at a time: the oracle for new parameters wherever they are.
 
 It runs the graph the plan was made from, node by node. Operators between sites are called once per stream as they
 stand, so nothing here knows how they are lifted, fused or restored.
@@ -7,8 +7,8 @@ stand, so nothing here knows how they are lifted, fused or restored.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +23,13 @@ from mhc_compile.passes.plan.data import Plan, Readout, Site
 Streams = list[Tensor]
 
 
+class ByKey(Protocol):
+    """Parameters of each site: a dict, or `hyper_connections` of a model."""
+
+    def __getitem__(self, key: str, /) -> nn.Module:
+        """The module with the parameters of a site."""
+
+
 class Oracle(fx.Interpreter):
     """`run(*inputs)` computes what a rewritten graph must.
 
@@ -33,7 +40,7 @@ class Oracle(fx.Interpreter):
         parameters: `hyper_connections` of the rewritten model.
     """
 
-    def __init__(self, gm: fx.GraphModule, plan: Plan, config: Config, parameters: Mapping[str, nn.Module]) -> None:
+    def __init__(self, gm: fx.GraphModule, plan: Plan, config: Config, parameters: ByKey) -> None:
         super().__init__(gm, garbage_collect_values=False)
         self.plan, self.config, self.parameters = plan, config, parameters
         self.site_at = {site.add: site for site in plan.sites}

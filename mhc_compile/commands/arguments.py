@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 from typing import Any, get_args
 
-from mhc_compile.config import Config, Connection, Init, Nested, Reduce
+from mhc_compile.config import Config, Init, Nested, Reduce
 
 _EPILOG = """\
 TARGET is one of
@@ -21,12 +21,15 @@ examples
   mhc-compile inspect model.py:make_model --input 2x3x224x224:float32 --graph streams.svg
   mhc-compile inspect torchvision:resnet50 --why layer1.1
   mhc-compile explain hf:llama --train
+  mhc-compile verify timm:resnet18
+  mhc-compile connections --n 4 --channels 2048
+  mhc-compile diagnose model.py:make_model --checkpoint last.pt --plot figures
   mhc-compile inspect timm:vit_base_patch16_224 --rewrites blocks.3.mlp
   mhc-compile estimate hf:llama --device h100 --tokens 16384 --n 2,4 --connection mhc,identity
   mhc-compile report timm:vit_base_patch16_224 -o report.html
 
 exit codes
-  0 done, at least one site   2 user error, or nothing to transform   70 internal error
+  0 done, at least one site   2 user error, nothing to transform, or not verified   70 internal error
 """
 
 
@@ -58,12 +61,51 @@ def build_parser() -> argparse.ArgumentParser:
         "report the same for each graph of torch.compile, and the graph breaks",
         "Run a model once under Dynamo and report what the backend would find in each graph. Nothing is changed.",
     )
-    explain.set_defaults(command="explain", graph=None, why=None)
+    explain.set_defaults(command="explain")
     output = explain.add_argument_group("output")
     _add_output_options(output, output)
+    verify = _add_command(
+        commands,
+        "verify",
+        "transform a model, run both, and say how far they are from each other",
+        "Transform a model on the CPU and run copies of both, in both modes: at the start the result computes what the "
+        "model does, and what plain PyTorch formulas of the plan do once its new parameters have moved.",
+    )
+    verify.set_defaults(command="verify")
+    output = verify.add_argument_group("output")
+    _add_output_options(output, output, every=False)
+    _add_connections(commands)
+    _add_diagnose(commands)
     _add_estimate(commands)
     _add_report(commands)
     return parser
+
+
+def _add_connections(commands: Any) -> None:
+    about = "list the connections: formula, parameters, memory traffic, whose they are, which models ship them"
+    command: argparse.ArgumentParser = commands.add_parser("connections", help=about, description=about)
+    command.set_defaults(command="connections")
+    command.add_argument("--n", type=int, default=Config().n, help="count for this many streams (default: %(default)s)")
+    command.add_argument("--channels", type=int, default=1024, metavar="C", help="and channels (default: %(default)s)")
+    _add_output_options(command, command, every=False)
+
+
+def _add_diagnose(commands: Any) -> None:
+    diagnose = _add_command(
+        commands,
+        "diagnose",
+        "report what the hyper-connections of a checkpoint do with their streams",
+        "Transform a model, load a checkpoint, run it once and report gains, mixing and streams over depth.",
+    )
+    diagnose.set_defaults(command="diagnose")
+    output = diagnose.add_argument_group("output")
+    _add_output_options(output, output)
+    output.add_argument("--plot", metavar="DIR", help="draw gain, R and streams over depth as PNG and SVG")
+    trained = diagnose.add_argument_group("what is looked at")
+    trained.add_argument(
+        "--checkpoint", metavar="F", help="weights; it says which connection and n they were made with"
+    )
+    trained.add_argument("--seed", type=int, default=0, help="of the weights without one, and of inputs (default: 0)")
 
 
 def _add_estimate(commands: Any) -> None:
@@ -74,7 +116,7 @@ def _add_estimate(commands: Any) -> None:
         "Count a training step on tensors without values, and estimate what hyper-connections add. Nothing runs.",
         several=True,
     )
-    estimate.set_defaults(command="estimate", graph=None)
+    estimate.set_defaults(command="estimate")
     _add_cost_options(estimate.add_argument_group("what is estimated"))
     output = estimate.add_argument_group("output")
     _add_output_options(output, output, every=False)
@@ -88,7 +130,7 @@ def _add_report(commands: Any) -> None:
         "Write a page that needs no network: segments and sites, what is left alone and why, cost, code. "
         "Nothing is changed.",
     )
-    report.set_defaults(command="report", graph=None)
+    report.set_defaults(command="report")
     _add_cost_options(report.add_argument_group("what is estimated"))
     output = report.add_argument_group("output")
     output.add_argument(
@@ -128,14 +170,14 @@ def _add_command(
 
 def _add_transform_options(group: argparse._ArgumentGroup, several: bool) -> None:
     default = Config()
-    kinds: list[tuple[str, Any]] = [("init", Init), ("reduce", Reduce), ("nested", Nested)]
+    about = "see mhc-compile connections (default: %(default)s)"
     if several:
         group.add_argument("--n", default="2,4,8", metavar="N,..", help="numbers of streams (default: %(default)s)")
-        group.add_argument("--connection", default="mhc", metavar="NAME,..", help="default: %(default)s")
+        group.add_argument("--connection", default=default.connection, metavar="NAME,..", help=about)
     else:
         group.add_argument("--n", type=int, default=default.n, help="number of streams (default: %(default)s)")
-        kinds.insert(0, ("connection", Connection))
-    for name, choices in kinds:
+        group.add_argument("--connection", default=default.connection, metavar="NAME", help=about)
+    for name, choices in (("init", Init), ("reduce", Reduce), ("nested", Nested)):
         group.add_argument(
             f"--{name}", choices=get_args(choices), default=getattr(default, name), help="default: %(default)s"
         )

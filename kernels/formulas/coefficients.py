@@ -1,0 +1,109 @@
+"""From the rows of streams to their coefficients and back, with every gradient spelled out.
+
+`V [m, T, C]` are m streams as rows of tokens, m == 1 where one stands for all n; other shapes are those of `packed.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.formulas.layout import to_rows
+from mhc_compile.kernels.formulas.manifolds import Manifold
+from mhc_compile.kernels.formulas.sinkhorn import sinkhorn_forward
+
+
+def gate(
+    V: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pre `[T, n]`, mix and stat."""
+    inverse = torch.rsqrt(V.square().mean((0, 2)) + reference.RMS_EPS)[:, None]
+    z = torch.einsum("mtc,mck->tk", V, _blocks(phi, V, n)) * inverse
+    pre, post, R = coefficients(z, alpha, bias, n, manifold)
+    return pre, torch.cat((post, R), 1), torch.cat((z, inverse), 1)
+
+
+def gate_backward(
+    gpre: Tensor,
+    gmix: Tensor,
+    V: Tensor,
+    phi: Tensor,
+    alpha: Tensor,
+    bias: Tensor,
+    stat: Tensor,
+    n: int,
+    manifold: Manifold,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the coefficients alone, from those of pre `[T, n]` and mix."""
+    z, inverse = stat[:, :-1], stat[:, -1:]
+    glogits = _logits_backward(gpre, gmix, z, alpha, bias, n, manifold)
+    gz = glogits * _columns(alpha.to(z.dtype), n, manifold)
+    gq = gz * inverse  # z = (v @ phi) * inverse, and inverse depends on v as well: the last term of gV
+    gV = gq @ _blocks(phi, V, n).transpose(1, 2)
+    gV = gV - (inverse.square() * (gz * z).sum(1, keepdim=True) / (V.shape[0] * V.shape[2])) * V
+    gphi = (V.transpose(1, 2) @ gq).expand(n, -1, -1).reshape(phi.shape)
+    galpha = torch.stack([part.sum() for part in (glogits * z).split(manifold.parts(n), 1)])
+    return gV, gphi.to(phi.dtype), galpha.to(alpha.dtype), glogits.sum(0).to(bias.dtype)
+
+
+def _logits_backward(
+    gpre: Tensor, gmix: Tensor, z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold
+) -> Tensor:
+    """Gradients of the logits `[T, K]` from those of pre, and of post and R in `gmix`."""
+    logits = z * _columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
+    gates = torch.sigmoid(logits[:, : 2 * n])
+    slopes = gates * (1 - gates)
+    backward = manifold.row.backward
+    assert backward is not None
+    gR = gmix[:, n:].t().reshape(n, n, -1)
+    mixing = backward(gR, logits[:, 2 * n :].t(), n).t()
+    return torch.cat((gpre * slopes[:, :n], gmix[:, :n] * slopes[:, n:] * manifold.magnitude, mixing), 1)
+
+
+def coefficients(z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
+    """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from the normed projection."""
+    logits = z * _columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
+    pre, post = torch.sigmoid(logits[:, :n]), manifold.magnitude * torch.sigmoid(logits[:, n : 2 * n])
+    R = _matrices(logits[:, 2 * n :].t(), n, manifold)
+    return pre + manifold.eps, post + manifold.eps, R.flatten(0, 1).t()
+
+
+def _matrices(logits: Tensor, n: int, manifold: Manifold) -> Tensor:
+    """R `[n, n, T]` from logits `[L, T]`, by operators of PyTorch alone."""
+    if manifold.projection == "sinkhorn":
+        return sinkhorn_forward(logits.reshape(n, n, -1), reference.SINKHORN_ITERATIONS)
+    return manifold.row.matrix(logits, n).expand(n, n, logits.shape[1])
+
+
+def _columns(alpha: Tensor, n: int, manifold: Manifold) -> Tensor:
+    """`alpha`, each entry repeated over the columns it scales: `[K]`."""
+    return torch.cat([part.expand(size) for part, size in zip(alpha, manifold.parts(n), strict=True)])
+
+
+def _blocks(phi: Tensor, V: Tensor, n: int) -> Tensor:
+    """Phi as `[m, C, K]`: for streams that are equal (m = 1), the sum over their blocks."""
+    blocks = phi.to(V.dtype).reshape(n, V.shape[2], phi.shape[1])
+    return blocks if V.shape[0] == n else blocks.sum(0, keepdim=True)
+
+
+def per_stream(pre: Tensor, V: Tensor) -> Tensor:
+    """Pre `[T, n]` as `[T, m]`: for streams that are equal (m = 1), their sum."""
+    return pre if V.shape[0] == pre.shape[1] else pre.sum(1, keepdim=True)
+
+
+def unpack(mix: Tensor, n: int, streams: int) -> tuple[Tensor, Tensor]:
+    """Post `[T, n]` and R `[T, n, m]`: for streams that are equal (m = 1), the row sums."""
+    R = mix[:, n:].reshape(-1, n, n)
+    return mix[:, :n], R if streams == n else R.sum(2, keepdim=True)
+
+
+def operands(X: Tensor, y: Tensor, mix: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of X and of y, and mix, all in the coefficient dtype of the result."""
+    dtype = reference.coefficient_dtype(torch.promote_types(X.dtype, y.dtype))
+    return rows(X, axis).to(dtype), rows(y[None], axis)[0].to(dtype), mix.to(dtype)
+
+
+def rows(X: Tensor, axis: int) -> Tensor:
+    """Streams as rows of tokens `[m, T, C]`, in the coefficient dtype."""
+    return to_rows(X, axis).to(reference.coefficient_dtype(X.dtype))

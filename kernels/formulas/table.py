@@ -1,0 +1,191 @@
+"""The connections a user can choose: their parameters, initial values and coefficients, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from mhc_compile.errors import InvalidOptionError
+from mhc_compile.kernels.formulas import gated, hyper, reference, released
+from mhc_compile.kernels.formulas import initial_values as initial
+from mhc_compile.kernels.formulas.about import About, Options
+from mhc_compile.kernels.formulas.initial_values import Start
+from mhc_compile.kernels.formulas.limits import MAX_STREAMS
+from mhc_compile.kernels.formulas.manifolds import Manifold
+from mhc_compile.kernels.formulas.projections import PROJECTIONS
+from mhc_compile.kernels.formulas.released import Release
+
+Shapes = dict[str, tuple[int, ...]]
+MOST_EPS = 0.05  # below 0.5 / n, the smallest read weight of a start
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One kind of connection.
+
+    Attributes:
+        name: what the user writes.
+        shapes: n and C to the shapes of the parameters by name, in the order `coefficients` takes them.
+        values: a start to the initial values by name, in the same order, any float dtype and device.
+        coefficients: `(X, params, *, n, axis)` to `(pre, post, R)`; X is `[n, *x.shape]`, or `x[None]` at an entry.
+        max_streams: the largest n it takes.
+        powers: n must be a power of two.
+        single_pass: a site is read with the read weights of the site before (see `passes/decide/single_pass.py`).
+        manifold: what the fused steps compute; None where there are none for it.
+        about: its row in the table for users.
+        options: those it takes, with their values.
+        paper: as `values`, where a release starts; None where no start was published.
+        release: what `paper` and a learned readout start from, for a manifold.
+    """
+
+    name: str
+    shapes: Callable[[int, int], Shapes]
+    values: Callable[[Start], dict[str, Tensor]]
+    coefficients: Callable[..., reference.Coefficients]
+    max_streams: int = MAX_STREAMS
+    powers: bool = False
+    single_pass: bool = False
+    manifold: Manifold | None = None
+    about: About = field(default_factory=lambda: About(""))
+    options: Options = field(default_factory=dict)
+    paper: Callable[[Start], dict[str, Tensor]] | None = None
+    release: Release | None = None
+
+
+def _manifold_shapes(manifold: Manifold, n: int, channels: int) -> Shapes:
+    columns = manifold.columns(n)
+    return {"phi": (n * channels, columns), "alpha": (len(manifold.parts(n)),), "bias": (columns,)}
+
+
+def _manifold_values(manifold: Manifold, start: Start) -> dict[str, Tensor]:
+    shapes = _manifold_shapes(manifold, start.n, start.channels)
+    row = manifold.row
+    pre, post = initial.gate_biases(
+        start.n,
+        position=start.position,
+        linear=start.linear,
+        code=row.code(start.n),
+        magnitude=manifold.magnitude,
+        eps=manifold.eps,
+    )
+    return {
+        "phi": initial.projection_weights(shapes["phi"], init=start.init, generator=start.generator),
+        "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
+        "bias": torch.cat((pre, post, row.start(start.n))),
+    }
+
+
+def _manifold(name: str, manifold: Manifold, about: About, options: Options | None = None) -> Connection:
+    row, release = manifold.row, _RELEASES.get(manifold.projection)
+    coefficients = partial(
+        reference.manifold_coefficients, matrix=row.matrix, magnitude=manifold.magnitude, eps=manifold.eps
+    )
+    return Connection(
+        name,
+        partial(_manifold_shapes, manifold),
+        partial(_manifold_values, manifold),
+        coefficients,
+        row.max_streams,
+        row.powers,
+        manifold.single_pass,
+        manifold if row.backward is not None else None,
+        about,
+        options or {},
+        None if release is None else partial(released.site_values, release, manifold),
+        release,
+    )
+
+
+_RELEASES: Mapping[str, Release] = MappingProxyType({"sinkhorn": released.DEEPSEEK, "identity": released.HUNYUAN})
+"""Projection -> the release it was published with."""
+
+
+def _identity(magnitude: float = 2.0, eps: float = 0.0) -> Connection:
+    """As Hy-V4 has it: `pre = sigmoid + eps`, `post = magnitude * sigmoid + eps`."""
+    if not (magnitude > 0 and 0 <= eps <= MOST_EPS):
+        raise InvalidOptionError(
+            f"connection='identity:magnitude={magnitude},eps={eps}': write a positive magnitude and an eps from 0 to "
+            f"{MOST_EPS}, for example connection='identity:magnitude=2.0,eps=1e-06'"
+        )
+    about = PROJECTIONS["identity"].about
+    assert about is not None
+    manifold = Manifold("identity", magnitude, eps)
+    return _manifold("identity", manifold, about, {"magnitude": magnitude, "eps": eps})
+
+
+def _gated(rank: int = gated.RANK) -> Connection:
+    """As Qwen4-exp has it."""
+    if rank < 1:
+        raise InvalidOptionError(f"connection='gated:rank={rank}': write a rank of at least 1")
+    about = About(
+        "identity",
+        "sigmoid per channel of normed streams, through `rank` numbers; 2 sigmoid",
+        "Qwen4-exp",
+        "Qwen4-exp (rank=320)",
+        "where every branch begins with a norm of its channels",
+        forward=(6, 2),
+        backward=(13, 3),
+    )
+    return Connection(
+        "gated",
+        partial(gated.shapes, rank),
+        partial(gated.values, rank),
+        gated.coefficients,
+        about=about,
+        options={"rank": rank},
+        paper=partial(gated.values, rank),
+    )
+
+
+RESIDUAL = Connection(
+    "residual",
+    lambda n, channels: {},
+    lambda start: {},
+    lambda X, params, *, n, axis: reference.plain_coefficients(X),
+    paper=lambda start: {},
+    about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
+)
+_HYPER = About(
+    "learned matrix and a part that depends on the token; nothing bounds the gain over depth",
+    "learned vectors and such a part",
+    "Zhu et al., arXiv 2409.19606",
+    forward=(4, 2),
+    backward=(9, 3),
+)
+
+
+def _rows() -> Iterator[Connection]:
+    yield RESIDUAL
+    yield Connection(
+        "hc",
+        hyper.hyper_shapes,
+        hyper.hyper_values,
+        reference.hyper_coefficients,
+        about=_HYPER,
+        paper=hyper.paper_values,
+    )
+    about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
+    yield Connection(
+        "hc-static",
+        hyper.static_shapes,
+        hyper.static_values,
+        hyper.static_coefficients,
+        about=about,
+        paper=hyper.static_values,
+    )
+    for projection, row in PROJECTIONS.items():
+        if row.connection and row.about and row.connection not in BUILDERS:
+            yield _manifold(row.connection, Manifold(projection), row.about)
+    about = About("as mhc", "as mhc, but a site is read with pre of the site before", "DeepSeek", "DeepSeek-V4.1")
+    yield _manifold("mhc-single-pass", Manifold("sinkhorn", single_pass=True), about)
+    yield from (build() for build in BUILDERS.values())
+
+
+BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType({"identity": _identity, "gated": _gated})
+"""Connections that take options."""
+CONNECTIONS: Mapping[str, Connection] = MappingProxyType({row.name: row for row in _rows()})

@@ -1,0 +1,94 @@
+"""Let a rewritten graph compute on tensors that are distributed over several processes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.distributed.device_mesh import DeviceMesh
+
+from mhc_compile import _torch_compat as compat
+from mhc_compile.kernels.operators.sharded import FROM_ONE, RESULTS, Spread, bound
+from mhc_compile.passes.graph.values import STREAMS_OF, example_of
+
+_PLACE = ("stack_trace", "nn_module_stack")
+_CHECK = "streams_begin"
+
+
+def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
+    """Replace the functions of the rewrite, in place, and check the values where streams begin.
+
+    Args:
+        graph: rewritten and fused.
+        meshes: gives those over which the parameters of the model are distributed.
+    """
+    inputs = {n: e for n in graph.nodes if n.op == "placeholder" for e in [example_of(n)] if e is not None}
+    spreads: dict[fx.Node, Spread] = {}  # of streams, of what they begin with, and of results of several parts
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in RESULTS:
+            if node.target in FROM_ONE:
+                _enter(graph, node, inputs, spreads, meshes)
+            spreads[node] = spreads[node.all_input_nodes[0]]
+            node.target = bound(node.target, spreads[node])
+        elif STREAMS_OF in node.meta or node.target is operator.getitem:
+            streams = next((n for n in node.all_input_nodes if n in spreads), None)
+            if streams is not None:
+                spreads[node] = spreads[streams]
+
+
+def _enter(
+    graph: fx.Graph,
+    node: fx.Node,
+    inputs: dict[fx.Node, torch.Tensor],
+    spreads: dict[fx.Node, Spread],
+    meshes: Callable[[], Sequence[DeviceMesh]],
+) -> None:
+    """Let the first operand of a node go through a check; `spreads` knows those that have."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    known = next((user for user in x.users if user in spreads and user.name.startswith(_CHECK)), None)
+    if known is None:
+        spread = Spread(meshes)
+        with graph.inserting_before(node):
+            known = graph.create_node(
+                "call_function", _entering(x, inputs, spread, node.kwargs.get("axis")), (x, *inputs), name=_CHECK
+            )
+        known.meta.update({key: node.meta[key] for key in _PLACE if key in node.meta})
+        spreads[known] = spread
+    node.args = (known, *node.args[1:])
+
+
+def _entering(x: fx.Node, inputs: dict[fx.Node, torch.Tensor], spread: Spread, axis: Any) -> Callable[..., Any]:
+    """`enter(x, *inputs)`, which knows the shape of `x` from those of the inputs."""
+    shape_of = _shape_function(x, inputs)
+    axis = -1 if axis is None else axis
+
+    def enter(x: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        return spread.enter(x, shape_of(*(size for value in inputs for size in value.shape)), axis)
+
+    enter.__module__ = __name__
+    return enter
+
+
+def _shape_function(x: fx.Node, inputs: dict[fx.Node, torch.Tensor]) -> Callable[..., tuple[int, ...]]:
+    """The shape of a value from the sizes of all inputs, one after the other."""
+    names: list[str] = []
+    for example in inputs.values():
+        names += [_symbol(size) or f"_{len(names) + axis}" for axis, size in enumerate(example.shape)]
+    names = [f"_{i}" if name in names[:i] else name for i, name in enumerate(names)]  # sizes that are equal
+    value = example_of(x)
+    assert value is not None
+    printer = compat.PythonPrinter()
+    sizes = [printer.doprint(s.node.expr) if isinstance(s, torch.SymInt) else str(int(s)) for s in value.shape]
+    code = f"lambda {', '.join(names)}: ({', '.join(sizes)},)"
+    found: Callable[..., tuple[int, ...]] = eval(code, {"math": math})  # printed by sympy just above
+    return found
+
+
+def _symbol(size: Any) -> str | None:
+    expression = size.node.expr if isinstance(size, torch.SymInt) else None
+    return str(expression) if expression is not None and expression.is_Symbol else None
