@@ -117,7 +117,8 @@ def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: to
         right(f"{step}_backward", backward_arguments(step, arguments), torch.bfloat16)
 
 
-@pytest.mark.parametrize("n", [3, *also(8)])
+@pytest.mark.exhaustive  # the default one runs in all the others; a GPU chooses among them
+@pytest.mark.parametrize("n", [3, 8])
 def test_every_configuration_of_tiles_is_right(n: int) -> None:
     for name, arguments in all_arguments(n, WIDE):
         expected = exactly(name, arguments)
@@ -195,6 +196,7 @@ def test_an_empty_batch_has_empty_results_and_no_parameter_gradient() -> None:
             assert not found.any(), (name, key)
 
 
+@pytest.mark.exhaustive  # `launch.py` makes them contiguous, as that of the CPU does
 def test_strides_do_not_matter() -> None:
     for name, arguments in all_arguments(4, ((12, 20), 1)):
         strided = tuple(

@@ -53,8 +53,9 @@ def test_a_boundary_keeps_to_its_budgets(channels: int, dtype: torch.dtype) -> N
     assert len(found["backward"]["launches"]) == 4
 
 
-def test_a_boundary_of_single_pass_reads_its_streams_once() -> None:
-    found = measure("single-pass", 4, 1024, TOKENS, torch.bfloat16)
+@pytest.mark.parametrize("channels", [256, *also(1024)])
+def test_a_boundary_of_single_pass_reads_its_streams_once(channels: int) -> None:
+    found = measure("single-pass", 4, channels, TOKENS, torch.bfloat16)
     assert found["forward"]["issued"]["streams"] == found["forward"]["unique"]["streams"] == 2 * 4 + 2
     assert found["backward"]["unique"]["streams"] == 3 * 4 + 3
     assert found["backward"]["issued"]["streams"] <= 21
