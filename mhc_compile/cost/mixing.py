@@ -121,6 +121,11 @@ class Mixing:
         )
         return Traffic(0, moved)
 
+    @property
+    def restores(self) -> bool:
+        """Whether `recompute` has steps that restore streams."""
+        return any(step.kind is StepKind.BOUNDARY for step in self.plan.steps)
+
     def launches(self, each: int) -> int:
         """Kernels of a step, if every step of the plan takes so many."""
         return each * len(self.plan.steps)

@@ -62,7 +62,7 @@ def row_of(mixing: Mixing, device: Device, plain: PlainStep) -> Row:
             f"step + per site T C b (mean of 2 n + d over d = 1 .. L - 1) / {device.byte_rate:.3g}",
         ),
     )  # fmt: skip
-    less_kept, less_memory, longer = recomputed if mixing.config.effective_connection == "mhc" else (None, None, None)
+    less_kept, less_memory, longer = recomputed if mixing.restores else (None, None, None)
     return Row(
         mixing.n,
         mixing.config.effective_connection,
