@@ -71,11 +71,10 @@ def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> Model
 def _parallelize(parallelize: Any, added: Any, model: nn.Module, *, parallelism: Any, **others: Any) -> nn.Module:
     """What takes the place of `parallelize_fn`."""
     _check_backend(parallelism)
-    made: Served = added(model)
-    dims = others["parallel_dims"]
+    transformed, dims = added(model), others["parallel_dims"]
     if dims.tp_enabled or dims.cp_enabled or dims.ep_enabled:
-        trace_ahead(made, *_example(made))
-    parallelised: nn.Module = parallelize(made, parallelism=parallelism, **others)
+        trace_ahead(transformed, *_example(transformed))
+    parallelised: nn.Module = parallelize(transformed, parallelism=parallelism, **others)
     return parallelised
 
 

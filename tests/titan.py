@@ -31,6 +31,7 @@ def without_gpu() -> None:
         "reset_peak_memory_stats": lambda: None,
         "empty_cache": lambda: None,
         "set_device": lambda _: None,
+        "current_device": lambda: 0,
     }
     module = types.SimpleNamespace(**{**vars(torch.cpu), **names})
     device.device_type, device.device_module = "cpu", module
