@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shutil
 import subprocess
@@ -239,6 +240,16 @@ def test_what_goes_to_the_hub_is_locked_as_well(llama, tmp_path, monkeypatch):
     llama.save_pretrained(tmp_path / "mine", push_to_hub=True, commit_message="new", token="t")
     assert pushed == [("mine", {"commit_message": "new", "token": "t"})]
     assert "transformers_weights" in (tmp_path / "mine" / "config.json").read_text()
+
+
+def test_weights_are_written_under_their_own_names(llama, tmp_path, monkeypatch):
+    """Patterns for files of earlier versions of a model would take names of hyper-connections for those of modules."""
+    signature, given = inspect.signature(LlamaForCausalLM.save_pretrained), []
+    monkeypatch.setattr(
+        LlamaForCausalLM, "save_pretrained", lambda *args, **more: given.append(signature.bind(*args, **more).arguments)
+    )
+    llama.save_pretrained(tmp_path, is_main_process=False)
+    assert given[0]["save_original_format"] is False
 
 
 def test_other_processes_write_no_record(llama, tmp_path):

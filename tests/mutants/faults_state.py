@@ -31,7 +31,7 @@ CHECKPOINT = (
         "checkpoint",
         "            given[_RENAMED] = False\n",
         "            pass\n",
-        ("tests/test_pretrained.py::test_other_models_come_back_the_same_and_their_tied_weights_tied",),
+        ("tests/test_pretrained.py::test_weights_are_written_under_their_own_names",),
     ),
     Mutant(
         "headers of different readouts fit",
