@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from mhc_compile.capture.inputs import Inputs
@@ -15,7 +14,6 @@ from mhc_compile.config import Config
 from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError, MhcError, NoGraphError
 
 if TYPE_CHECKING:
-    from mhc_compile.dynamo.plans import GraphRecord
     from mhc_compile.passes.plan.data import Plan, Segment, Site
 
 
@@ -38,8 +36,10 @@ def plan_in_parts(model: nn.Module, inputs: Inputs, config: Config, mode: str, e
         CaptureError: neither front end can do it; a `NoGraphError` if the code runs, but nothing can be rewritten.
         GraphBreakError: there is a graph break, under `strict=True`.
     """
+    from mhc_compile.dynamo.survey import survey
+
     try:
-        records = _survey(model, inputs, config, mode)
+        records = survey(model, inputs.args, copy.copy(inputs.kwargs), config, {}, (mode,))
     except MhcError:
         raise
     except Exception as failure:
@@ -49,19 +49,6 @@ def plan_in_parts(model: nn.Module, inputs: Inputs, config: Config, mode: str, e
     why = str(error).partition("\n")[0]
     note = f"calls run through Dynamo, in {len(records)} graphs, because one graph cannot hold them: {why}"
     return merged([record.plan for record in records], note)
-
-
-def _survey(model: nn.Module, inputs: Inputs, config: Config, mode: str) -> Sequence[GraphRecord]:
-    """What the backend finds; without gradients, where an operator has none on this device."""
-    from mhc_compile.dynamo.survey import survey
-
-    try:
-        return survey(model, inputs.args, copy.copy(inputs.kwargs), config, {}, (mode,))
-    except MhcError:
-        raise
-    except Exception:
-        with torch.no_grad():  # flex attention has no backward on the CPU
-            return survey(model, inputs.args, copy.copy(inputs.kwargs), config, {}, (mode,))
 
 
 def merged(plans: Sequence[Plan], note: str) -> Plan:
