@@ -53,8 +53,8 @@ DIAGNOSTICS = (
     Mutant(
         "a compiled model is called as it was compiled",
         "diagnostics",
-        '        stack.enter_context(torch.compiler.set_stance("force_eager"))\n',
-        "",
+        'stack.enter_context(torch.compiler.set_stance("force_eager"))',
+        "pass",
         (f"{_DIAGNOSE}::test_a_compiled_model_is_looked_at_uncompiled",),
     ),
     Mutant(
