@@ -204,7 +204,8 @@ def pick(V: Tensor, tokens: int) -> Tensor:
     if count <= tokens:
         return V.reshape(V.shape[0], count, V.shape[-1])
     index = torch.arange(tokens, device=V.device) * count // tokens
-    return V[(slice(None), *torch.unravel_index(index, V.shape[1:-1]))]
+    place: tuple[Any, ...] = (slice(None), *torch.unravel_index(index, V.shape[1:-1]))
+    return V[place]
 
 
 def all_finite(tensor: Tensor) -> Tensor:

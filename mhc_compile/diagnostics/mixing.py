@@ -103,7 +103,7 @@ def backward_products(sites: Mapping[str, Chain]) -> dict[str, list[Tensor]]:
     for key, site in sites.items():
         after.setdefault(site.before, []).append(key)
     products: dict[str, list[Tensor]] = {}
-    for key, site in reversed(sites.items()):
+    for key, site in reversed(list(sites.items())):
         following = [(sites[k], product) for k in after.get(key, ()) for product in products[k]]
         products[key] = [_carried(product, next_, site.R) @ site.R for next_, product in following] or [site.R]
     return products

@@ -105,7 +105,11 @@ class HyperConnections(StaysLoaded):
         """What a copy or a pickle becomes is trained by other optimizers than the first."""
         super().__setstate__(state)
         if "config" not in vars(self):  # from before it was kept
-            made = {"n": self.header.n, "connection": self.header.connection, "reduce": self.header.reduce}
+            made: dict[str, Any] = {
+                "n": self.header.n,
+                "connection": self.header.connection,
+                "reduce": self.header.reduce,
+            }
             self.config = Config(**made, init="random" if self.header.reduce == "sum" else "preserve")
         watch(self)
 
