@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mhc_compile import errors
 from mhc_compile.config import Config
-from mhc_compile.cost.estimate import estimate
 from mhc_compile.dynamo.backend import Backend, backend
 from mhc_compile.dynamo.explain import Explanation, explain
 from mhc_compile.former_modules import know_former_modules
@@ -22,11 +21,12 @@ from mhc_compile.passes.plan.data import Plan
 from mhc_compile.pretrained import enable_from_pretrained, from_pretrained
 from mhc_compile.traced import rewrite
 from mhc_compile.transform import plan, revert, transform, verify
-from mhc_compile.verification.examine import Verification
 
 if TYPE_CHECKING:
+    from mhc_compile.cost.estimate import estimate
     from mhc_compile.diagnostics.diagnose import diagnose, status
     from mhc_compile.diagnostics.recorder import Recorder
+    from mhc_compile.verification.examine import Verification
 
 __version__ = "0.1.0"
 
@@ -58,13 +58,20 @@ __all__ = [
 know_former_modules()
 
 _LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded"})
-_NAMES = {"diagnose": "diagnose", "status": "diagnose", "Recorder": "recorder"}  # in `diagnostics`, which needs kernels
+_NAMES = {
+    "Recorder": "diagnostics.recorder",
+    "Verification": "verification.examine",
+    "diagnose": "diagnostics.diagnose",
+    "estimate": "cost.estimate",
+    "status": "diagnostics.diagnose",
+}
+"""Where they lie: in files that need the passes or the kernels, which make half of the time of an import."""
 
 
 def __getattr__(name: str) -> Any:
     """What not every user needs is imported when it is named."""
     if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.diagnostics.{_NAMES[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -16,7 +16,9 @@ from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
-from mhc_compile.verification.examine import Verification, check_values, raise_failures, verification_of
+
+if TYPE_CHECKING:
+    from mhc_compile.verification.examine import Verification
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -58,13 +60,15 @@ def transform(
     check_model(model)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
     if verify:
-        check_values(model, inputs)
+        from mhc_compile.verification import examine  # with the kernels, which `import mhc_compile` does without
+
+        examine.check_values(model, inputs)
     made = make(model, inputs, config, check_modes(modes), keep_graphs=verify)
     if made.owner is None:
         warn_of_nothing(made.plans[0], config)
         return model
     if verify:
-        raise_failures(verification_of(model, made))
+        examine.raise_failures(examine.verification_of(model, made))
     return made.owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 
@@ -128,8 +132,10 @@ def verify(
         NothingToTransformError: nothing can be rewritten.
         VerificationError: there are no values to compute with, or the model cannot be copied.
     """
+    from mhc_compile.verification import examine  # see transform
+
     config = make_config(n, options)
     check_model(model)
     inputs = resolve_inputs(model, example_inputs, example_kwargs)
-    check_values(model, inputs)
-    return verification_of(model, make(model, inputs, config, check_modes(modes), keep_graphs=True))
+    examine.check_values(model, inputs)
+    return examine.verification_of(model, make(model, inputs, config, check_modes(modes), keep_graphs=True))
