@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from mhc_compile.cost.figures import Estimate
-from mhc_compile.errors import InvalidOptionError
 from mhc_compile.page.code import show_code
 from mhc_compile.page.cost import show_cost
 from mhc_compile.page.html import listing, row, table, tag, words
@@ -18,6 +17,7 @@ from mhc_compile.page.tables import left_alone, site_table
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.report.recommendations import recommend
 from mhc_compile.report.rewrites import Rewrites
+from mhc_compile.report.text_file import check_file, write_text
 from mhc_compile.wording import quantity
 
 
@@ -48,14 +48,7 @@ def check_output(path: str | Path) -> Path:
     Raises:
         InvalidOptionError: it does not end in `.html`, its directory does not exist, or it is a directory.
     """
-    target = Path(path)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise InvalidOptionError(f"the page {str(path)!r} has no .html suffix: write for example report.html")
-    if not target.parent.is_dir():
-        raise InvalidOptionError(f"the directory of {str(path)!r} does not exist: create it or write another path")
-    if target.is_dir():
-        raise InvalidOptionError(f"{str(path)!r} is a directory: write the path of a file")
-    return target
+    return check_file(path, "page", (".html", ".htm"), "report.html")
 
 
 def write_page(page: Page, path: str | Path) -> None:
@@ -64,11 +57,7 @@ def write_page(page: Page, path: str | Path) -> None:
     Raises:
         InvalidOptionError: the path cannot be written, or does not end in `.html`.
     """
-    target = check_output(path)
-    try:
-        target.write_text(to_html(page), encoding="utf-8")
-    except OSError as error:
-        raise InvalidOptionError(f"{str(path)!r} cannot be written ({error.strerror}): write another path") from error
+    write_text(check_output(path), to_html(page))
 
 
 def to_html(page: Page) -> str:

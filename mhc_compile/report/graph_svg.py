@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mhc_compile.errors import InvalidOptionError
 from mhc_compile.passes.plan.data import Plan, Readout, Segment
 from mhc_compile.report.collapse import fold_blocks
 from mhc_compile.report.graph_layout import LINE_HEIGHT, Box, Row, rows, text_width
 from mhc_compile.report.svg import curve, dot, element, line, rect, text
+from mhc_compile.report.text_file import check_file, write_text
 from mhc_compile.wording import TIMES, count_text, names_text, shape_text, short_location
 
 _MARGIN, _TITLE, _LEGEND = 32.0, 92.0, 64.0
@@ -47,14 +47,7 @@ def check_path(path: str | Path) -> Path:
     Raises:
         InvalidOptionError: it does not end in `.svg`, its directory does not exist, or it is a directory.
     """
-    target = Path(path)
-    if target.suffix.lower() != ".svg":
-        raise InvalidOptionError(f"the drawing {str(path)!r} has no .svg suffix: write for example graph.svg")
-    if not target.parent.is_dir():
-        raise InvalidOptionError(f"the directory of {str(path)!r} does not exist: create it or write another path")
-    if target.is_dir():
-        raise InvalidOptionError(f"{str(path)!r} is a directory: write the path of a file")
-    return target
+    return check_file(path, "drawing", (".svg",), "graph.svg")
 
 
 def write_svg(plan: Plan, path: str | Path) -> None:
@@ -63,11 +56,7 @@ def write_svg(plan: Plan, path: str | Path) -> None:
     Raises:
         InvalidOptionError: the path cannot be written, or does not end in `.svg`.
     """
-    target = check_path(path)
-    try:
-        target.write_text(to_svg(plan), encoding="utf-8")
-    except OSError as error:
-        raise InvalidOptionError(f"{str(path)!r} cannot be written ({error.strerror}): write another path") from error
+    write_text(check_path(path), to_svg(plan))
 
 
 def to_svg(plan: Plan) -> str:

@@ -115,8 +115,11 @@ def raise_failures(found: Verification) -> None:
     """Make an error of the first check that does not hold.
 
     Raises:
-        VerificationError: there is one.
+        VerificationError: there is one, or nothing could be compared.
     """
+    if all(check.distance is None for check in found.checks):
+        notes = "; ".join(dict.fromkeys(check.note for check in found.checks))
+        raise VerificationError(f"nothing of {found.model} could be compared ({notes}): write verify=False")
     for check in found.failures:
         mode = f" in {check.mode} mode" if check.mode else ""
         blame = f" ({check.note})" if check.note else ""

@@ -13,7 +13,7 @@ import mhc_compile
 from mhc_compile.errors import NothingToTransformError, VerificationError
 from mhc_compile.model import modes
 from mhc_compile.passes import order
-from mhc_compile.verification.examine import FORMULAS, MODES, START
+from mhc_compile.verification.examine import FORMULAS, MODES, START, Check, Verification, raise_failures
 from tests.moved import Net, X
 from tests.toy_models import WIDTH
 
@@ -99,6 +99,13 @@ def test_a_trace_that_computes_something_else_is_blamed_instead():
     (start, *_) = mhc_compile.verify(Net(), **ONE_MODE).checks
     assert start.failed and start.note.startswith("PyTorch's own trace of the model computes something else, first in")
     assert "first in blocks.0" in start.note
+
+
+def test_where_nothing_could_be_compared_nothing_is_verified():
+    note = "the model itself returns something else at each call"
+    found = Verification("Net", 2, tuple(Check(mode, START, None, 1e-3, note) for mode in ("train", "eval")))
+    with pytest.raises(VerificationError, match=rf"nothing of Net could be compared \({note}\)"):
+        raise_failures(found)
 
 
 def test_transform_returns_the_model_that_was_verified():
