@@ -12,11 +12,15 @@ from torch import fx
 from torch.distributed.device_mesh import DeviceMesh
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.errors import ParallelError
+from mhc_compile.kernels.operators import streams
 from mhc_compile.kernels.operators.sharded import FROM_ONE, RESULTS, Spread, bound
 from mhc_compile.passes.graph.values import STREAMS_OF, example_of
 
 _PLACE = ("stack_trace", "nn_module_stack")
 _CHECK = "streams_begin"
+_OURS = streams.__name__.rpartition(".")[0]
+"""Where the functions come from that a rewrite puts into a graph."""
 
 
 def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
@@ -25,6 +29,9 @@ def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> N
     Args:
         graph: rewritten and fused.
         meshes: gives those over which the parameters of the model are distributed.
+
+    Raises:
+        ParallelError: a function has no form for such tensors: its gradients would not be added up.
     """
     inputs = {n: e for n in graph.nodes if n.op == "placeholder" for e in [example_of(n)] if e is not None}
     spreads: dict[fx.Node, Spread] = {}  # of streams, of what they begin with, and of results of several parts
@@ -34,10 +41,15 @@ def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> N
                 _enter(graph, node, inputs, spreads, meshes)
             spreads[node] = spreads[node.all_input_nodes[0]]
             node.target = bound(node.target, spreads[node])
+        elif str(getattr(node.target, "__module__", "")).startswith(_OURS):
+            raise ParallelError(
+                f"{node.target.__name__} is not for tensors that are distributed over several processes: write another "
+                "connection than mhc-single-pass, such as connection='mhc', or use fully_shard alone"
+            )
         elif STREAMS_OF in node.meta or node.target is operator.getitem:
-            streams = next((n for n in node.all_input_nodes if n in spreads), None)
-            if streams is not None:
-                spreads[node] = spreads[streams]
+            before = next((n for n in node.all_input_nodes if n in spreads), None)
+            if before is not None:
+                spreads[node] = spreads[before]
 
 
 def _enter(
