@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 
 import mhc_compile
 from mhc_compile.errors import NothingToTransformError, VerificationError
+from mhc_compile.kernels.formulas.connections import CONNECTIONS
+from mhc_compile.kernels.formulas.lookup import why_not_kept
 from mhc_compile.model import modes
 from mhc_compile.passes import order
 from mhc_compile.verification.examine import FORMULAS, MODES, START, Check, Verification, raise_failures
@@ -70,6 +72,16 @@ def test_every_claim_holds_in_both_modes_and_nothing_is_changed():
     ]
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("connection", [*sorted(CONNECTIONS.keys() - {"residual"}), "identity:magnitude=1.5,eps=0.01"])
+def test_every_connection_follows_its_formulas_once_trained(connection):
+    init = "random" if why_not_kept(connection, 4) else "preserve"
+    found = mhc_compile.verify(
+        Net().double(), connection=connection, init=init, **{**ONE_MODE, "example_inputs": X.double()}
+    )
+    *_, formulas = found.checks
+    assert formulas.what == FORMULAS and formulas.distance < 1e-12
 
 
 def test_modes_are_compared_where_the_model_itself_has_no_other_result():
