@@ -38,6 +38,11 @@ NAMES: dict[str, str] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
+    "decomposition_table": "torch._decomp:decomposition_table",
+    "fast_op_impls": "torch._subclasses.fake_impls:get_fast_op_impls",
+    "in_kernel_invocation": "torch._subclasses.fake_tensor:in_kernel_invocation_manager",
+    "no_python_dispatcher": "torch._dispatch.python:no_python_dispatcher",
+    "op_implementations": "torch._subclasses.fake_impls:op_implementations_dict",
     # backend
     "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",

@@ -17,6 +17,7 @@ from mhc_compile.capture.autocast import ASKS_AUTOCAST, autocast_state, without_
 from mhc_compile.capture.guards import GuardRecord, gradients_asked_for, recorded_guards
 from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
+from mhc_compile.capture.quick_shapes import quick_shapes
 from mhc_compile.capture.reads import Reads
 from mhc_compile.capture.side_effects import lasting, watched
 from mhc_compile.capture.spelling import check_names_of
@@ -179,6 +180,7 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
     with (
         TRACING,
         undisturbed(model),
+        quick_shapes(),
         recorded_guards() as guards,
         gradients_asked_for() as asked,
         watched() as changed,
