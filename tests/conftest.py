@@ -51,14 +51,17 @@ def _small_heap() -> Iterator[None]:
 
     gc.collect()
     gc.freeze()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     yield
     torch.compiler.reset()
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """The same numbers whichever tests ran before in this process: workers take them in an order that changes."""
+    """The same numbers whichever tests ran before in this process: workers take them in an order that changes.
+
+    `torch.manual_seed` would note with a stack trace, for each kind of device, what to do once there is one.
+    """
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
