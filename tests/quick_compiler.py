@@ -29,10 +29,15 @@ def choose(config: pytest.Config) -> None:
 def real_compiler() -> Iterator[None]:
     """Kernels of ours are compiled as for users: what is said about their bits must hold of those."""
     from mhc_compile.kernels.cpu import kernel as cpu_kernel
+    from mhc_compile.kernels.cpu import launch as cpu_launch
+
+    def forget() -> None:
+        cpu_kernel.compiled.cache_clear()
+        cpu_launch._usable.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:
         if REAL in os.environ:
             patch.setattr(cpu_kernel, "compiler", lambda: os.environ[REAL])
-        cpu_kernel.compiled.cache_clear()
+        forget()
         yield
-    cpu_kernel.compiled.cache_clear()
+    forget()

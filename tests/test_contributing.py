@@ -52,8 +52,7 @@ def walk() -> list[str]:
 def test_the_walk_adds_a_projection_with_one_file_and_one_test(tmp_path: Path) -> None:
     function, row, test = walk()
     for folder in ("mhc_compile", "kernels", "passes", "tests/kernels"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
     table = tmp_path / PROJECTIONS
     head, tail = table.read_text().split("PROJECTIONS: Mapping")
     end = "    }\n)\n"

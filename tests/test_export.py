@@ -34,9 +34,8 @@ WITHOUT_THIS_PACKAGE = """
 import sys
 sys.modules["mhc_compile"] = None
 import torch
-programs = [{programs}]
-calls = torch.load(sys.argv[1])
-torch.save([[run(*call) for call in calls] for run in programs], sys.argv[2])
+run = {program}
+torch.save([run(*call) for call in torch.load(sys.argv[1])], sys.argv[2])
 assert not any(name.startswith("mhc_compile.") for name in sys.modules)
 """
 
@@ -88,11 +87,11 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
     return {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
 
 
-def elsewhere(folder: Path, programs: Sequence[str], calls: Sequence[tuple[Tensor, ...]]) -> Any:
-    """What `programs`, code that loads each, return for these calls in a process without this package."""
+def elsewhere(folder: Path, program: str, calls: Sequence[tuple[Tensor, ...]]) -> Any:
+    """What `program`, code that loads it, returns for these calls in a process without this package."""
     given, found = folder / "calls", folder / "results"
     torch.save(calls, given)
-    code = WITHOUT_THIS_PACKAGE.format(programs=", ".join(programs))
+    code = WITHOUT_THIS_PACKAGE.format(program=program)
     done = subprocess.run([sys.executable, "-c", code, given, found], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(found)
@@ -154,24 +153,31 @@ def test_a_call_that_was_not_traced_yet_is_refused_with_what_to_do() -> None:
     torch.testing.assert_close(program(characters(1, 12)), model(characters(1, 12)))
 
 
-# With "hc" they hold nothing of ours: programs of PyTorch's own operators.
 @pytest.mark.slow
-@pytest.mark.parametrize(("connection", "n"), [("mhc", 4), *also(("hc", 2))])
-def test_a_saved_program_and_a_package_of_aotinductor_run_without_this_package(
-    connection: str, n: int, tmp_path: Path
-) -> None:
+def test_a_saved_program_runs_without_this_package(tmp_path: Path) -> None:
+    model, _, decomposed = exported_gpt()
+    torch.export.save(decomposed, tmp_path / "program.pt2")
+    same_elsewhere(model, "torch.export.load('program.pt2').module()", tmp_path)
+
+
+# What packages are made of runs in `make test`: the kernels in programs of Inductor, and refusals of the next test.
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize(("connection", "n"), [("mhc", 4), ("hc", 2)])  # with "hc" they hold nothing of ours
+def test_a_package_of_aotinductor_runs_without_this_package(connection: str, n: int, tmp_path: Path) -> None:
     model = exported_gpt()[0] if connection == "mhc" else moved(gpt(), characters(2, 12), connection, n=n)
     exported = exported_gpt()[1] if connection == "mhc" else export(model, characters(2, 12))
-    torch.export.save(decompose(exported), tmp_path / "program.pt2")
     # To parse headers beforehand pays for several packages.
     once = {"aot_inductor.precompile_headers": False}
     package = str(tmp_path / "package.pt2")
     torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=once)
+    same_elsewhere(model, "torch._inductor.aoti_load_package('package.pt2')", tmp_path)
+
+
+def same_elsewhere(model: nn.Module, program: str, folder: Path) -> None:
     calls = [(characters(2, 12),), (characters(3, 7),), (characters(1, 1),)]
-    programs = ["torch.export.load('program.pt2').module()", "torch._inductor.aoti_load_package('package.pt2')"]
-    for results in elsewhere(tmp_path, programs, calls):
-        for call, found in zip(calls, results, strict=True):
-            torch.testing.assert_close(found, model(*call), rtol=0, atol=TOLERANCE)
+    for call, found in zip(calls, elsewhere(folder, program, calls), strict=True):
+        torch.testing.assert_close(found, model(*call), rtol=0, atol=TOLERANCE)
 
 
 class Uncovered(nn.Module):

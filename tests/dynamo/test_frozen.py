@@ -14,6 +14,7 @@ from mhc_compile.dynamo.frozen import as_compiled, watched
 from mhc_compile.dynamo.inner import InnerChoice
 from tests.dynamo.test_backend import inputs, tower
 from tests.dynamo.test_graph_breaks import Loop, made
+from tests.tables import also
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def trained(model: nn.Module) -> list[str]:
     return [name for name, p in model.hyper_connections.named_parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("inner", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", ["eager", "aot_eager", *also("inductor")])  # it stands on what aot_eager does
 def test_parameters_learn_as_soon_as_they_are_unfrozen(inner: str) -> None:
     model, x = tower(), inputs()
     call = compiled(model, x, inner)

@@ -1,4 +1,4 @@
-"""The kernels themselves are tested as users have them."""
+"""Kernels as users have them, for tests of what the quick compiler could change: bits, vectors, whole tiles."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,8 @@ import pytest
 from tests.quick_compiler import real_compiler
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_have_them() -> Iterator[None]:
+@pytest.fixture
+def as_users_have_them() -> Iterator[None]:
+    """C++ is compiled with the real flags."""
     with real_compiler():
         yield

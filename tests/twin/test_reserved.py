@@ -84,7 +84,8 @@ def test_each_front_end_says_what_is_in_the_way_and_changes_nothing(kind: type[n
         calls[how](model, **GIVEN)
     assert isinstance(caught.value, MhcError)
     assert same(before, snapshot(model)) and not backend.records
-    backend.attach(Tower(), **GIVEN)  # the backend did not take the first model for its own
+    if how == "attach":
+        backend.attach(Tower(), **GIVEN)  # the backend did not take the first model for its own
 
 
 def test_a_plan_of_the_models_own_is_not_overwritten() -> None:

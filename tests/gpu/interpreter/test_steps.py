@@ -213,8 +213,9 @@ HALF = torch.bfloat16
 @pytest.mark.parametrize(
     ("equal", "layout", "dtype"),
     [
-        *((True, LAST, torch.float32), (False, FIRST, torch.float32), (False, LAST, HALF), (True, FIRST, HALF)),
-        *also((False, LAST, torch.float32), (True, FIRST, torch.float32), (True, LAST, HALF), (False, FIRST, HALF)),
+        *((True, LAST, torch.float32), (False, FIRST, HALF)),  # each axis, kind of streams and dtype once
+        *also((False, FIRST, torch.float32), (False, LAST, HALF), (True, FIRST, HALF)),
+        *also((False, LAST, torch.float32), (True, FIRST, torch.float32), (True, LAST, HALF)),
     ],
 )
 def test_restored_streams_are_those_that_the_writes_made(equal: bool, layout: Any, dtype: torch.dtype) -> None:

@@ -69,6 +69,7 @@ def equal(found: Sequence[Tensor | None], expected: Sequence[Tensor | None], tol
             assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max(), i
 
 
+@pytest.mark.usefixtures("as_users_have_them")
 # In bf16 from an entry no other test needs the kernels.
 @pytest.mark.parametrize(
     ("entry", "dtype"),
@@ -103,6 +104,7 @@ def test_the_streams_of_a_group_are_not_kept() -> None:
 WRITES = [1, 3, MAX_WRITES, MAX_WRITES + 3]
 
 
+@pytest.mark.usefixtures("as_users_have_them")
 # A kernel for each number in each layout, from streams or from an entry.
 @pytest.mark.parametrize(
     ("entry", "layout", "writes"),

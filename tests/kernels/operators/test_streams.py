@@ -232,6 +232,7 @@ def test_one_graph_for_every_batch_size(connection):
         torch.testing.assert_close(compiled(x), chain(x))
 
 
+@pytest.mark.usefixtures("as_users_have_them")
 def test_two_runs_are_bit_equal():
     torch.manual_seed(0)
     X, y = torch.randn(4, 63, 65), torch.randn(63, 65)
