@@ -42,6 +42,20 @@ CAPTURE = (
         "return bool(value == self.value)",
         ("tests/capture/test_input_spec.py::test_true_is_not_one",),
     ),
+    Mutant(
+        "what is transposed is taken for contiguous",
+        "capture",
+        "        if not _same(stride, step):\n            return False\n",
+        "",
+        ("tests/capture/test_quick_shapes.py",),
+    ),
+    Mutant(
+        "statistics of half precision have its dtype",
+        "capture",
+        " or x.dtype not in _EXACT",
+        "",
+        ("tests/capture/test_quick_shapes.py",),
+    ),
 )
 
 MODEL = (
