@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import uuid
@@ -29,6 +30,8 @@ def run_ranks(function: Callable[..., None], folder: Path, *arguments: Any, size
 
 def _join(rank: int, size: int, meeting: Path, function: Callable[..., None], folder: Path, arguments: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    gc.freeze()  # what was imported need not be gone through for every optimizer and whenever garbage is looked for
+    gc.set_threshold(20_000, 20, 50)  # as in `conftest.py`
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import mhc_compile
 from mhc_compile.errors import ParallelError
+from tests.copies import copied
 from tests.ranks import run_ranks
 
 C, HEADS, VOCABULARY = 16, 4, 12
@@ -83,8 +84,13 @@ def plain():
 IDS = torch.randint(VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(1))
 
 
-def transformed(model=None, **options):
-    model = mhc_compile.transform(model or plain(), n=4, example_inputs=(IDS,), modes=("train",), **options)
+@copied
+def transformed():
+    return transformed_from(plain())
+
+
+def transformed_from(model):
+    model = mhc_compile.transform(model, n=4, example_inputs=(IDS,), modes=("train",))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.hyper_connections.parameters():
@@ -143,7 +149,7 @@ def after(rank, folder, options):
 def before(rank, folder, options):
     model = plain()
     tensor_parallel(model, init_device_mesh("cpu", (2,)), **options)
-    compare(transformed(model), transformed())
+    compare(transformed_from(model), transformed())
 
 
 def on_the_mesh(rank, folder):
@@ -273,9 +279,9 @@ def attend_everywhere(self, mesh, rank, x, scale, *, causal):
 
 def test_new_parameters_are_marked_for_megatron_as_norms_are():
     model = plain()
-    assert not any(hasattr(p, "sequence_parallel") for p in new(transformed(model)))
+    assert not any(hasattr(p, "sequence_parallel") for p in new(transformed_from(model)))
     model.norm.weight.sequence_parallel = True
-    assert all(p.sequence_parallel for p in new(transformed(model)))
+    assert all(p.sequence_parallel for p in new(transformed_from(model)))
 
 
 def test_a_stage_that_an_engine_cuts_out_is_refused():

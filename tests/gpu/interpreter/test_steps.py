@@ -94,8 +94,9 @@ def test_so_is_every_result_for_other_connections(connection: str, n: int, equal
         assert_right(_Poisoned(), name, arguments, TOLERANCES[torch.float32])
 
 
-@pytest.mark.parametrize("layout", [FIRST, *also((LAST,))], ids=["first", "last"])  # last: the tests behind this
-@pytest.mark.parametrize("dtype", [torch.bfloat16, *also(torch.float16)])
+@pytest.mark.exhaustive  # of bf16, steps that have no branch and other layouts: the next tests have the rest
+@pytest.mark.parametrize("layout", [FIRST, LAST], ids=["first", "last"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_dtype_keeps_its_accuracy(dtype: torch.dtype, layout: Any) -> None:
     for name, arguments in all_arguments(4, layout, dtype=dtype):
         right(name, arguments, dtype)
@@ -107,8 +108,13 @@ def test_the_next_site_reads_the_streams_as_they_are_stored() -> None:
     assert_next_site_reads_what_is_stored(KERNELS, arguments, ulps=ulps)
 
 
-@pytest.mark.parametrize("branch", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("streams", [torch.float32, *also(torch.float16)])
+@pytest.mark.parametrize(
+    ("streams", "branch"),
+    [
+        *((torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)),
+        *also((torch.float16, torch.float32), (torch.float16, torch.bfloat16)),
+    ],
+)
 def test_streams_and_branch_may_differ_in_dtype(streams: torch.dtype, branch: torch.dtype) -> None:
     for step in ("write", "boundary", "leave", "single_boundary"):
         X, y, *rest = forward_arguments(step, 4, TINY, dtype=streams)
