@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mhc_compile.passes.plan.data import Dim
 
@@ -89,6 +88,8 @@ def same_shape(a: fx.Node, b: fx.Node) -> bool:
 def _same_dim(a: Any, b: Any) -> bool:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # with sympy, a third of a second
+
     if statically_known_true(a == b):
         return True
     # Two expressions that the solver cannot equate, such as (s0 // 4) * 4 after padding: the traced sizes decide,

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import networkx as nx
 from torch import fx
 
 from mhc_compile.passes.split.scopes import Home, Scope
@@ -95,6 +94,8 @@ def _sorted(items: list[_Item], nodes: list[fx.Node]) -> tuple[list[_Item], set[
 
     Returns the scopes that depend on something that depends on them instead, if there are any.
     """
+    import networkx as nx  # half of what importing this package takes, and few graphs come here
+
     place = {node: i for i, (_, members) in enumerate(items) for node in members}
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(items)))
