@@ -185,7 +185,7 @@ _AXIS_AT = {
     **dict.fromkeys(("flip", "narrow", "select", "slice", "index_select"), 1),
     **dict.fromkeys(("norm", "linalg_vector_norm", "vector_norm", "normalize", "roll"), 2),
 }
-"""Where among its arguments an operator has the axes it works along; it is not for one that names what it keeps."""
+"""Operators that name the axes they work along, and where among their arguments: such a one needs no other rule."""
 
 _DEFAULT_AXIS = {"normalize": 1, "slice": 0}
 
@@ -228,4 +228,4 @@ RULES: dict[str, Rule] = {
     "pad": _unchanged,
     **dict.fromkeys(_AXIS_AT, _along),
 }
-"""By canonical name; what has none is not lifted."""
+"""By canonical name. Of views, cuts and reductions, what has no rule is not lifted; other kinds need none."""

@@ -8,42 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from mhc_compile.passes.plan.reasons import Reason as Reason
 from mhc_compile.passes.plan.steps import Step
 
 SCHEMA_VERSION = 1
 OWNER = "hyper_connections"
 """Name of the child of a model under which every new parameter lives."""
 Dim = int | str  # a symbolic size is written as its expression, for example "s0"
-
-
-class Reason(Enum):
-    """Why a float add is not a residual site. The value is the sentence shown to a user."""
-
-    SCALAR = "adds a constant, not a tensor"
-    BROADCAST = "the operands have different shapes: a bias, mask or embedding is broadcast"
-    ALONG_AXIS = "adds up parts of its operands along an axis, not one operand to another"
-    COMPLEX = "adds complex numbers, for which there are no streams"
-    NOT_ANCESTOR = "no operand is computed from another: a merge of two paths, not a skip"
-    NO_WEIGHT = "no learnable weight lies between the skip and the other operand"
-    PROJECTED_SHORTCUT = "the shortcut goes through a weight of its own, so the identity path ends here"
-    RESHAPED_SKIP = "the shortcut is changed by an operation that cannot be applied to each stream"
-    SLICED = "the branch lies between the positions of the skip: an even convolution, whose surplus is cut off"
-    NEGATED_SKIP = "the skip is subtracted, so it is no identity path"
-    INPUT_INDEPENDENT = "the skip does not depend on the model's input: a sum of weights, or a position added again"
-    INJECTED = "the same value is added in layer after layer: a bias, or an injection, which streams pass"
-    MERGE = "takes one operand or the other by a mask, so it is no sum of both"
-    NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
-    MUTATED = "an operand is changed in place and the change is seen elsewhere"
-    DEAD = "the result never reaches an output of the model"
-    MULTI_STREAM = "the model already keeps several residual streams here"
-    HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
-    UNKNOWN_CHANNELS = "no axis of fixed size is known to hold the channels"
-    EXCLUDED = "left out by include or exclude"
-    MIN_SITES = "its segment has fewer sites than min_sites"
 
 
 @dataclass(frozen=True)

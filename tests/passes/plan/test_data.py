@@ -51,7 +51,3 @@ def test_parameters_are_those_of_sites_and_readouts():
     learned = plan_of(model, *inputs, reduce="learned")
     readouts = [r.parameters for s in learned.segments for r in s.readouts]
     assert all(readouts) and learned.parameters == sum(s.parameters for s in learned.sites) + sum(readouts)
-
-
-def test_reasons_are_sentences_of_their_own():
-    assert len({r.value for r in Reason}) == len(Reason)
