@@ -1,6 +1,7 @@
 """Sums that look like long residuals and are none: biases, injections, merges by a mask, sums of weights.
 
-Each of them would swallow every site between the value it starts from and itself.
+Each of them would swallow every site between the value it starts from and itself. What comes here has a skip already:
+a sum that has none, whatever it looks like, gets its reason in `skips.py`.
 """
 
 from __future__ import annotations

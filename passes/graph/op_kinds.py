@@ -45,7 +45,7 @@ LINEAR = frozenset({Kind.SCALE, Kind.CAST, Kind.COPY, Kind.SHAPE, Kind.SELECT, K
 
 LIFTABLE = LINEAR | {Kind.POINTWISE, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST, Kind.FOLDED, Kind.ADD, Kind.SUB,
                      Kind.ARRANGE}  # fmt: skip
-"""Kinds that can be applied to all streams at once, if the operator has a rule where its kind needs one."""
+"""Kinds that can be applied to all streams at once; some need a rule for the operator (`passes/lift/rules.py`)."""
 
 MOVING = frozenset({Kind.SHAPE, Kind.SELECT})
 """Kinds behind which tokens are elsewhere, or fewer."""

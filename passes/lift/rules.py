@@ -1,6 +1,7 @@
 """How an operator that names axes or sizes is applied to streams, which carry one more axis in front.
 
-Axes count one further, views keep the stream axis, indices leave it alone.
+Axes count one further, views keep the stream axis, indices leave it alone. An operator comes here once `op_kinds.py`
+has a kind for it.
 """
 
 from __future__ import annotations
