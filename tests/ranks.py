@@ -14,7 +14,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.pipelining", "mhc_compile")
+PRELOADED = (
+    *(
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.pipelining",
+        "torch.distributed.tensor.experimental",
+    ),
+    *("mhc_compile", "mhc_compile.passes.order"),
+)
 """What every rank imports: ranks are forks of one process that has done it, which saves seconds for each."""
 
 

@@ -65,6 +65,7 @@ class _Worker:
             if self._pipe.poll(timeout):
                 return self._pipe.recv(), ""
             reason = f"no result after {timeout:.0f} s"
+            self._process.kill()  # it would not leave by itself
         except (EOFError, ConnectionError):
             self._process.join()
             reason = f"the process died with exit code {self._process.exitcode}"
