@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,8 @@ try:
     from torchtitan.components.loss import CrossEntropyLoss
     from torchtitan.models.common.attention import ScaledDotProductAttention
     from torchtitan.models.common.config_utils import decoder_vocab_size
+    from torchtitan.models.common.moe import RoutedExperts
+    from torchtitan.models.common.token_dispatcher import BaseEPTokenDispatcher, LocalTokenDispatcher
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
 except ImportError as error:
@@ -40,6 +43,7 @@ except ImportError as error:
 
 __all__ = ["with_hyper_connections"]
 
+_OF_DISPATCHER = ("dispatch", "combine")
 _LENGTH = 16
 """Of the sequences that a model is traced with; sizes stay open."""
 
@@ -73,7 +77,8 @@ def _parallelize(parallelize: Any, added: Any, model: nn.Module, *, parallelism:
     _check_backend(parallelism)
     transformed, dims = added(model), others["parallel_dims"]
     if dims.tp_enabled or dims.cp_enabled or dims.ep_enabled:
-        trace_ahead(transformed, *_example(transformed))
+        with _tokens_stay(transformed):
+            trace_ahead(transformed, *_example(transformed))
     parallelised: nn.Module = parallelize(transformed, parallelism=parallelism, **others)
     return parallelised
 
@@ -96,11 +101,28 @@ def _transformed(model: nn.Module, *, n: int, options: dict[str, Any]) -> Served
     """The model with hyper-connections that torchtitan's methods know of; one that has them already as it is."""
     if not isinstance(model, Served):
         tokens, keywords = _example(model)
-        model = transform(model, n, example_inputs=tokens, example_kwargs=keywords, modes=("train",), **options)
+        with _tokens_stay(model):
+            model = transform(model, n, example_inputs=tokens, example_kwargs=keywords, modes=("train",), **options)
     if not isinstance(model, Served):
         raise NothingToTransformError(f"{type(model).__name__} has no residual connection that options leave in")
     _teach(model)
     return model
+
+
+@contextmanager
+def _tokens_stay(model: nn.Module) -> Iterator[None]:
+    """While the model is traced, experts keep their tokens: those who send them know no processes yet."""
+    found = [m.token_dispatcher for m in model.modules() if isinstance(m, RoutedExperts)]
+    sending = [dispatcher for dispatcher in found if isinstance(dispatcher, BaseEPTokenDispatcher)]
+    for dispatcher in sending:
+        for name in _OF_DISPATCHER:
+            vars(dispatcher)[name] = types.MethodType(getattr(LocalTokenDispatcher, name), dispatcher)
+    try:
+        yield
+    finally:
+        for dispatcher in sending:
+            for name in _OF_DISPATCHER:
+                del vars(dispatcher)[name]
 
 
 def _teach(model: nn.Module) -> None:

@@ -3,14 +3,15 @@
 Mixing is per token, so each process computes on the tokens that it has: streams may be sharded over batch and
 sequence, never over channels. Streams and what branches read and return are `DTensor`s where the model's own are, else
 plain local tensors; coefficients are always local. New parameters are the same on all processes. Where these hold other
-tokens, the gradient of a parameter is the sum over them, and is added up in the backward, one reduction for each site.
+tokens, the gradient of a parameter is the sum over them: added up at the end of the backward where somebody does so,
+else in one reduction for each site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,19 +56,30 @@ TAKES_PARAMETERS = frozenset(
 )
 
 
+class Sums(Protocol):
+    """Adds up gradients at the end of a backward."""
+
+    def owe(self, x: Tensor, names: Sequence[str], over: tuple[DeviceMesh, tuple[Placement, ...]] | None) -> bool:
+        """Whether it will do so for parameters of these names; `over` is None where there is nothing to add up."""
+
+
 class Spread:
     """How the streams of one chain of sites lie on the processes, where they are plain tensors.
 
     Attributes:
         meshes: gives those over which the parameters of the model are distributed.
+        names: of the parameters that the sites of the chain have.
         over: the mesh over whose processes the sequence is cut, None where all have the same tokens; known once the
             streams have begun.
+        later: whether gradients will be added up at the end of the backward.
     """
 
-    def __init__(self, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
-        """Know how to ask for the meshes of a model, which may be distributed later."""
-        self.meshes = meshes
+    def __init__(self, meshes: Callable[[], Sequence[DeviceMesh]], sums: Sums | None = None) -> None:
+        """Know how to ask for the meshes of a model, which may be distributed later, and who adds up gradients."""
+        self.meshes, self.sums = meshes, sums
+        self.names: dict[str, None] = {}  # in order, each once
         self.over: DeviceMesh | None = None
+        self.later = False
 
     def enter(self, x: Tensor, whole: Sequence[int], axis: int) -> Tensor:
         """The value where streams begin, once it is clear which part of it this process has.
@@ -82,10 +94,15 @@ class Spread:
         """
         if isinstance(x, DTensor):
             _check_placements(x, axis % x.ndim)
+            self._tell(x, _partial(x))
             return x
         other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
         self.over = self._mesh_of(x, whole, other, axis % x.ndim) if other else None
+        self._tell(x, (self.over, (Partial(),)) if self.over is not None else None)
         return x
+
+    def _tell(self, x: Tensor, over: tuple[DeviceMesh, tuple[Placement, ...]] | None) -> None:
+        self.later = self.sums is not None and self.sums.owe(x, list(self.names), over)
 
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
@@ -122,16 +139,17 @@ class _Part:
 
     def __init__(self, first: Tensor, from_one: bool, spread: Spread) -> None:
         self.mesh: DeviceMesh | None = None
-        self.sums: tuple[DeviceMesh, list[Placement]] | None = None
+        self.sums: tuple[DeviceMesh, tuple[Placement, ...]] | None = None
         if isinstance(first, DTensor):
             moved = 0 if from_one else 1
             self.mesh = first.device_mesh
             self.placements = [_moved(p, -moved) for p in first.placements]
             self.rank = first.ndim - moved
-            partial: list[Placement] = [Partial() if p.is_shard() else Replicate() for p in self.placements]
-            self.sums = (self.mesh, partial) if any(p.is_partial() for p in partial) else None
+            self.sums = _partial(first)
         elif spread.over is not None:
-            self.sums = (spread.over, [Partial()])
+            self.sums = (spread.over, (Partial(),))
+        if spread.later:
+            self.sums = None
 
     def local(self, value: Any) -> Any:
         """What this process has of a tensor, and of each tensor in a tuple."""
@@ -161,6 +179,12 @@ class _Part:
             return value
         placements = [_moved(p, 1 if kind == ALL else 0) for p in self.placements]
         return DTensor.from_local(value.contiguous(), self.mesh, placements, run_check=False)
+
+
+def _partial(x: DTensor) -> tuple[DeviceMesh, tuple[Placement, ...]] | None:
+    """How the gradients of parameters lie that are used on the tokens of `x`, None if no process has others."""
+    placements = tuple(Partial() if p.is_shard() else Replicate() for p in x.placements)
+    return (x.device_mesh, placements) if any(p.is_partial() for p in placements) else None
 
 
 def _moved(placement: Placement, by: int) -> Placement:
