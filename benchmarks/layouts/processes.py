@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ def _work(rank: int, folder: str, cells: Sequence[Cell], threads: int) -> None:
     device.device_type, device.device_module = "cpu", torch.cpu
     torch.set_num_threads(threads)
     compute_experts_in_fp32()
+    from torchtitan.distributed.utils import set_spmd_backend
+
+    set_spmd_backend("partial_dtensor")
     world = LAYOUTS[cells[0].layout].world
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), GLOO_SOCKET_IFNAME="lo")
     for cell in cells:
@@ -75,6 +79,7 @@ def _work(rank: int, folder: str, cells: Sequence[Cell], threads: int) -> None:
             try:
                 found = _errors(rank, folder, cell)
             except Exception as error:
+                traceback.print_exc()
                 text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 Path(folder, cell.place).write_text(text)
                 raise  # ends the others, who may wait for this one

@@ -89,11 +89,11 @@ def _options(layout: Layout, extra: str, dims: Any) -> dict[str, Any]:
     }
 
 
-def _summed(*models: nn.Module, parts: int) -> None:
-    """The loss is a mean over all, and gloo has no scaled sum."""
+def _summed(*models: nn.Module) -> None:
+    """Gradients are summed, as torchtitan does: each loss has been divided. Gloo has no scaled sum."""
     for module in (module for model in models for module in model.modules()):
         if hasattr(module, "set_force_sum_reduction_for_comms"):
-            module.set_gradient_divide_factor(float(parts))
+            module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
 
 
@@ -109,39 +109,38 @@ def _parallelised(spec: Any, layout: Layout, extra: str, plain: bool, dims: Any)
     if model.enable_weight_tying:  # as torchtitan's `init_states` does
         model.tok_embeddings.weight = model.lm_head.weight
     parts = layout.fsdp * layout.cp
-    _summed(model, parts=parts)
+    _summed(model)
     rank = dims.get_mesh("fsdp").get_local_rank() if parts > 1 else 0
     here = [t.chunk(layout.fsdp)[rank // layout.cp].chunk(layout.cp, 1)[rank % layout.cp] for t in batch(spec)]
 
     def step() -> tuple[float, list[nn.Module]]:
-        loss = loss_of(whole(model(here[0], positions=here[1])))
+        loss = loss_of(whole(model(here[0], positions=here[1]))) / parts
         loss.backward()
-        return _mean(loss.detach(), dims, parts), [model]
+        return _sum(loss.detach(), dims, parts), [model]
 
     return step
 
 
-def _mean(loss: torch.Tensor, dims: Any, parts: int) -> float:
+def _sum(loss: torch.Tensor, dims: Any, parts: int) -> float:
     if parts > 1:
         dist.all_reduce(loss, group=dims.get_mesh("fsdp").get_group())
-    return loss.item() / parts
+    return loss.item()
 
 
 def _pipelined(spec: Any, layout: Layout, extra: str, plain: bool, dims: Any) -> Step:
     from mhc_compile.torchtitan import with_hyper_connections
 
-    model = model_of(spec, plain)
+    model, parts = model_of(spec, plain), BATCH  # each sequence is a microbatch of its own
     pipelining = spec.pipelining_fn if plain else with_hyper_connections(spec).pipelining_fn
-    schedule, parts, first, last = pipelining(
+    schedule, models, first, last = pipelining(
         model,
         device=torch.device("cpu"),
         model_config=spec.model,
         parallelize_fn=spec.parallelize_fn,
-        loss_fn=lambda output, target, **_: (loss_of(output), None),
+        loss_fn=lambda output, target, **_: (loss_of(output) / parts, None),
         **_options(layout, extra, dims),
     )
-    microbatches = BATCH // layout.fsdp
-    _summed(*parts, parts=layout.fsdp * microbatches)
+    _summed(*models)
     tokens, positions = (t.chunk(layout.fsdp)[dims.get_mesh("fsdp").get_local_rank()] for t in batch(spec))
 
     def step() -> tuple[float, list[nn.Module]]:
@@ -153,8 +152,8 @@ def _pipelined(spec: Any, layout: Layout, extra: str, plain: bool, dims: Any) ->
             losses=losses if last else None,
             return_outputs=False,
         )
-        loss = torch.stack(losses).sum().detach() / microbatches if last else torch.zeros(())
+        loss = torch.stack(losses).sum().detach() if last else torch.zeros(())
         dist.all_reduce(loss)
-        return loss.item() / layout.fsdp, parts
+        return loss.item(), models
 
     return step

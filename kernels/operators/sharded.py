@@ -10,6 +10,7 @@ else in one reduction for each site.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -56,21 +57,60 @@ TAKES_PARAMETERS = frozenset(
 )
 
 
+Over = tuple[DeviceMesh, tuple[Placement, ...]]
+"""A mesh, and how gradients of parameters lie on it whose processes have other tokens."""
+
+
 class Sums(Protocol):
     """Adds up gradients at the end of a backward."""
 
-    def owe(self, x: Tensor, names: Sequence[str], over: tuple[DeviceMesh, tuple[Placement, ...]] | None) -> bool:
+    def owe(self, x: Tensor, names: Sequence[str], over: Over | None) -> bool:
         """Whether it will do so for parameters of these names; `over` is None where there is nothing to add up."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of streams lie that are `DTensor`s.
+
+    Attributes:
+        mesh: the processes.
+        rank: number of axes of one stream.
+        one: placements of one stream.
+        all: placements of all streams.
+    """
+
+    mesh: DeviceMesh
+    rank: int
+    one: tuple[Placement, ...]
+    all: tuple[Placement, ...]
+
+    @classmethod
+    def of(cls, one: DTensor) -> Places:
+        """As one stream lies."""
+        places = one.placements
+        return cls(one.device_mesh, one.ndim, places, tuple(_moved(p, 1) for p in places))
+
+    @classmethod
+    def of_all(cls, streams: DTensor) -> Places:
+        """As all streams lie."""
+        places = streams.placements
+        return cls(streams.device_mesh, streams.ndim - 1, tuple(_moved(p, -1) for p in places), places)
+
+    @property
+    def over(self) -> Over | None:
+        """The processes that hold other tokens, None if none does."""
+        partial = tuple(Partial() if p.is_shard() else Replicate() for p in self.one)
+        return (self.mesh, partial) if any(p.is_partial() for p in partial) else None
+
+
 class Spread:
-    """How the streams of one chain of sites lie on the processes, where they are plain tensors.
+    """How the streams of one chain of sites lie on the processes; known once they have begun.
 
     Attributes:
         meshes: gives those over which the parameters of the model are distributed.
         names: of the parameters that the sites of the chain have.
-        over: the mesh over whose processes the sequence is cut, None where all have the same tokens; known once the
-            streams have begun.
+        places: of streams that are `DTensor`s.
+        over: the processes that hold other tokens, None if none does.
         later: whether gradients will be added up at the end of the backward.
     """
 
@@ -78,8 +118,10 @@ class Spread:
         """Know how to ask for the meshes of a model, which may be distributed later, and who adds up gradients."""
         self.meshes, self.sums = meshes, sums
         self.names: dict[str, None] = {}  # in order, each once
-        self.over: DeviceMesh | None = None
+        self.places: Places | None = None
+        self.over: Over | None = None
         self.later = False
+        self._bound: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def enter(self, x: Tensor, whole: Sequence[int], axis: int) -> Tensor:
         """The value where streams begin, once it is clear which part of it this process has.
@@ -92,17 +134,22 @@ class Spread:
         Raises:
             ParallelError: it is a part of the channels, or one that is no whole fraction of the sequence.
         """
+        self.places = self.over = None
         if isinstance(x, DTensor):
             _check_placements(x, axis % x.ndim)
-            self._tell(x, _partial(x))
-            return x
-        other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
-        self.over = self._mesh_of(x, whole, other, axis % x.ndim) if other else None
-        self._tell(x, (self.over, (Partial(),)) if self.over is not None else None)
+            self.places = Places.of(x)
+            self.over = self.places.over
+        else:
+            other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
+            self.over = (self._mesh_of(x, whole, other, axis % x.ndim), (Partial(),)) if other else None
+        self.later = self.sums is not None and self.sums.owe(x, list(self.names), self.over)
         return x
 
-    def _tell(self, x: Tensor, over: tuple[DeviceMesh, tuple[Placement, ...]] | None) -> None:
-        self.later = self.sums is not None and self.sums.owe(x, list(self.names), over)
+    def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `streams.py` for these streams; always the same, so that blocks that are alike still are."""
+        if function not in self._bound:
+            self._bound[function] = _bound(function, self)
+        return self._bound[function]
 
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
@@ -114,8 +161,7 @@ class Spread:
         return fitting[0]
 
 
-def bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
-    """A function of `streams.py` for tensors that may be distributed."""
+def _bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
     results, from_one = RESULTS[function], function in FROM_ONE
     takes_parameters = function.__name__ in TAKES_PARAMETERS
 
@@ -135,21 +181,18 @@ def bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
 
 
 class _Part:
-    """The part of distributed streams that this process has; `placements` are those of a tensor like `x`."""
+    """The part of distributed streams that this process has."""
 
     def __init__(self, first: Tensor, from_one: bool, spread: Spread) -> None:
-        self.mesh: DeviceMesh | None = None
-        self.sums: tuple[DeviceMesh, tuple[Placement, ...]] | None = None
+        self.places, self.over = None, spread.over
         if isinstance(first, DTensor):
-            moved = 0 if from_one else 1
-            self.mesh = first.device_mesh
-            self.placements = [_moved(p, -moved) for p in first.placements]
-            self.rank = first.ndim - moved
-            self.sums = _partial(first)
-        elif spread.over is not None:
-            self.sums = (spread.over, (Partial(),))
+            places = spread.places  # as a rule: what is computed here could not be compiled
+            if places is None or first.placements != (places.one if from_one else places.all):
+                places = Places.of(first) if from_one else Places.of_all(first)
+                self.over = places.over
+            self.places = places
         if spread.later:
-            self.sums = None
+            self.over = None
 
     def local(self, value: Any) -> Any:
         """What this process has of a tensor, and of each tensor in a tuple."""
@@ -157,17 +200,18 @@ class _Part:
             return tuple(map(self.local, value))
         if not isinstance(value, DTensor):
             return value
-        if self.mesh is not None and value.ndim in (self.rank, self.rank + 1):
-            wanted = [_moved(p, value.ndim - self.rank) for p in self.placements]
-            value = value if list(value.placements) == wanted else value.redistribute(self.mesh, wanted)
+        places = self.places
+        if places is not None and value.ndim in (places.rank, places.rank + 1):
+            wanted = places.one if value.ndim == places.rank else places.all
+            value = value if value.placements == wanted else value.redistribute(places.mesh, wanted)
         return value.to_local()
 
     def parameters(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Parameters, which are the same everywhere, with gradients that are added up where they have to be."""
         values = [value.to_local() if isinstance(value, DTensor) else value for value in values]
-        if self.sums is None or not values:
+        if self.over is None or not values:
             return tuple(values)
-        mesh, partial = self.sums
+        mesh, partial = self.over
         flat = torch.cat([value.reshape(-1) for value in values])
         whole = DTensor.from_local(flat, mesh, [Replicate()] * mesh.ndim, run_check=False)
         parts = whole.to_local(grad_placements=partial).split([value.numel() for value in values])
@@ -175,16 +219,10 @@ class _Part:
 
     def result(self, value: Tensor, kind: str) -> Tensor:
         """A result as the model's own tensors are."""
-        if kind == LOCAL or self.mesh is None:
+        if kind == LOCAL or self.places is None:
             return value
-        placements = [_moved(p, 1 if kind == ALL else 0) for p in self.placements]
-        return DTensor.from_local(value.contiguous(), self.mesh, placements, run_check=False)
-
-
-def _partial(x: DTensor) -> tuple[DeviceMesh, tuple[Placement, ...]] | None:
-    """How the gradients of parameters lie that are used on the tokens of `x`, None if no process has others."""
-    placements = tuple(Partial() if p.is_shard() else Replicate() for p in x.placements)
-    return (x.device_mesh, placements) if any(p.is_partial() for p in placements) else None
+        placements = self.places.all if kind == ALL else self.places.one
+        return DTensor.from_local(value.contiguous(), self.places.mesh, placements, run_check=False)
 
 
 def _moved(placement: Placement, by: int) -> Placement:

@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate
+from torch.distributed.tensor import DTensor, Replicate
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import ParallelError
+from mhc_compile.kernels.operators.sharded import Over
 from mhc_compile.passes.plan.data import OWNER
 from mhc_compile.twin.owned import Owner
-
-Over = tuple[DeviceMesh, tuple[Placement, ...]]
-"""A mesh, and how the gradients of parts of the tokens lie on it."""
 
 
 class GradientSums:

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import ParallelError
 from mhc_compile.kernels.operators import streams
-from mhc_compile.kernels.operators.sharded import FROM_ONE, RESULTS, Spread, Sums, bound
+from mhc_compile.kernels.operators.sharded import FROM_ONE, RESULTS, Spread, Sums
 from mhc_compile.passes.graph.values import STREAMS_OF, example_of
 from mhc_compile.passes.plan.data import OWNER
 
@@ -51,7 +51,7 @@ def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]], sums
             spreads[node] = spreads[node.all_input_nodes[0]]
             own = (str(n.target) for n in node.all_input_nodes if n.op == "get_attr")
             spreads[node].names.update(dict.fromkeys(name for name in own if name.startswith(f"{OWNER}.")))
-            node.target = bound(node.target, spreads[node])
+            node.target = spreads[node].bound(node.target)
         elif str(getattr(node.target, "__module__", "")).startswith(_OURS):
             raise ParallelError(
                 f"{node.target.__name__} is not for tensors that are distributed over several processes: write another "

@@ -1,4 +1,4 @@
-"""Gradients that are added up at the end of a backward: where a backward may begin, end, fail, and be one of several."""
+"""Gradients that are added up at the end of a backward, wherever it begins, if it fails, if it is one of several."""
 
 from __future__ import annotations
 
