@@ -158,6 +158,13 @@ def on_the_mesh(rank, folder):
     torch.testing.assert_close(*norms)
 
 
+def single_pass(rank, folder, options):
+    """Streams that are read with the weights of the site before."""
+    model, single = (transformed(connection="mhc-single-pass") for _ in range(2))
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), **options)
+    compare(model, single)
+
+
 def new(model):
     return list(model.hyper_connections.parameters())
 
@@ -295,6 +302,7 @@ FEW = [
     (after, {"sequence": True}),  # plain local tensors, gradients that have to be added up
     (before, {"sequence": True, "local": False}),  # DTensors
     (forward_that_talks,),
+    (single_pass, {"sequence": True}),
     (sharded_channels,),
     (uneven_sequence,),
     (hooks_on_a_block,),
@@ -309,6 +317,8 @@ MORE = [
     (reductions,),
     (saved_streams,),
     (behind_a_backend,),
+    (single_pass, {"sequence": True, "local": False}),
+    (single_pass, {}),
 ]
 
 

@@ -14,14 +14,14 @@ from benchmarks.layouts.layout import BATCH, LENGTH
 
 def model_of(spec: Any, plain: bool) -> nn.Module:
     """With the same values in every process; new parameters are moved by noise."""
-    from mhc_compile.torchtitan import _transformed
+    from mhc_compile.torchtitan.model import transformed
 
     torch.manual_seed(0)
     model: nn.Module = spec.model.build()
     model.init_states()
     if plain:
         return model
-    model = _transformed(model, n=4, options={})
+    model = transformed(model, n=4, options={})
     with torch.no_grad():
         for parameter in model.hyper_connections.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

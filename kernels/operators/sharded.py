@@ -1,4 +1,4 @@
-"""The functions of `streams.py` for models whose tensors are distributed over the processes of a device mesh.
+"""The steps of a rewrite for models whose tensors are distributed over the processes of a device mesh.
 
 Mixing is per token, so each process computes on the tokens that it has: streams may be sharded over batch and
 sequence, never over channels. Streams and what branches read and return are `DTensor`s where the model's own are, else
@@ -10,17 +10,17 @@ else in one reduction for each site.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from mhc_compile.errors import ParallelError
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.operators import single_pass, streams
+from mhc_compile.kernels.operators.places import Over as Over
+from mhc_compile.kernels.operators.places import Places, channels_sharded, check_places, uneven
 
 ONE, ALL, LOCAL = "one", "all", "local"
 """What a result is: a tensor like `x`, the streams `[n, *x.shape]`, or coefficients."""
@@ -45,20 +45,27 @@ RESULTS: Mapping[Callable[..., Any], tuple[str, ...]] = MappingProxyType(
         streams.entry_boundary: (ALL, ONE, LOCAL),
         streams.leave: (ONE,),
         streams.entry_leave: (ONE,),
+        single_pass.single_gate: (LOCAL, LOCAL),
+        single_pass.entry_single_gate: (LOCAL, LOCAL),
+        single_pass.single_boundary: (ALL, ONE, LOCAL, LOCAL),
+        single_pass.entry_single_boundary: (ALL, ONE, LOCAL, LOCAL),
+        single_pass.single_leave: (ONE,),
+        single_pass.entry_single_leave: (ONE,),
+        single_pass.read_weights: (LOCAL,),
+        single_pass.entry_read_weights: (LOCAL,),
     }
 )
-"""The functions of `streams.py` -> what they return."""
+"""The functions of `streams.py` and `single_pass.py` -> what they return."""
 
-FROM_ONE = frozenset(f for f in RESULTS if f is streams.expand or f.__name__.startswith("entry_"))
-"""Those that take a tensor like `x` first; the others take streams."""
-
-TAKES_PARAMETERS = frozenset(
-    {"coefficients", "entry_coefficients", "reduce", "gate", "entry_gate", "boundary", "entry_boundary"}
+FROM_ONE = frozenset(
+    f
+    for f in RESULTS
+    if f is streams.expand or (f.__name__.startswith("entry_") and f is not single_pass.entry_read_weights)
 )
+"""Those that take a tensor like `x` first; the others take streams, or coefficients of them."""
 
-
-Over = tuple[DeviceMesh, tuple[Placement, ...]]
-"""A mesh, and how gradients of parameters lie on it whose processes have other tokens."""
+_WITH_PARAMETERS = ("coefficients", "gate", "boundary", "single_gate", "single_boundary")
+TAKES_PARAMETERS = frozenset({"reduce", *_WITH_PARAMETERS, *(f"entry_{name}" for name in _WITH_PARAMETERS)})
 
 
 class Sums(Protocol):
@@ -66,41 +73,6 @@ class Sums(Protocol):
 
     def owe(self, x: Tensor, names: Sequence[str], over: Over | None) -> bool:
         """Whether it will do so for parameters of these names; `over` is None where there is nothing to add up."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the parts of streams lie that are `DTensor`s.
-
-    Attributes:
-        mesh: the processes.
-        rank: number of axes of one stream.
-        one: placements of one stream.
-        all: placements of all streams.
-    """
-
-    mesh: DeviceMesh
-    rank: int
-    one: tuple[Placement, ...]
-    all: tuple[Placement, ...]
-
-    @classmethod
-    def of(cls, one: DTensor) -> Places:
-        """As one stream lies."""
-        places = one.placements
-        return cls(one.device_mesh, one.ndim, places, tuple(_moved(p, 1) for p in places))
-
-    @classmethod
-    def of_all(cls, streams: DTensor) -> Places:
-        """As all streams lie."""
-        places = streams.placements
-        return cls(streams.device_mesh, streams.ndim - 1, tuple(_moved(p, -1) for p in places), places)
-
-    @property
-    def over(self) -> Over | None:
-        """The processes that hold other tokens, None if none does."""
-        partial = tuple(Partial() if p.is_shard() else Replicate() for p in self.one)
-        return (self.mesh, partial) if any(p.is_partial() for p in partial) else None
 
 
 class Spread:
@@ -136,7 +108,7 @@ class Spread:
         """
         self.places = self.over = None
         if isinstance(x, DTensor):
-            _check_placements(x, axis % x.ndim)
+            check_places(x, axis % x.ndim)
             self.places = Places.of(x)
             self.over = self.places.over
         else:
@@ -153,11 +125,11 @@ class Spread:
 
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
-            raise _channels_sharded()
+            raise channels_sharded()
         here, size, meshes = x.shape[other[0]], whole[other[0]], self.meshes()
         fitting = [mesh for mesh in meshes if mesh.ndim == 1 and here * mesh.size() == size]
         if len(other) > 1 or len(fitting) != 1:
-            raise _uneven(list(x.shape), list(whole), " or ".join(str(mesh.size()) for mesh in meshes) or "one")
+            raise uneven(list(x.shape), list(whole), " or ".join(str(mesh.size()) for mesh in meshes) or "one")
         return fitting[0]
 
 
@@ -223,34 +195,3 @@ class _Part:
             return value
         placements = self.places.all if kind == ALL else self.places.one
         return DTensor.from_local(value.contiguous(), self.places.mesh, placements, run_check=False)
-
-
-def _moved(placement: Placement, by: int) -> Placement:
-    return Shard(placement.dim + by) if isinstance(placement, Shard) else placement
-
-
-def _check_placements(x: DTensor, axis: int) -> None:
-    for size, placement in zip(x.device_mesh.shape, x.placements, strict=True):
-        if not (placement.is_replicate() or type(placement) is Shard):
-            raise ParallelError(
-                f"the residual streams begin at a tensor that is placed as {placement}: it has to be sharded over "
-                "batch or sequence, or replicated; write output_layouts=Replicate() or Shard(1) for what makes it"
-            )
-        if isinstance(placement, Shard) and placement.dim == axis:
-            raise _channels_sharded()
-        if isinstance(placement, Shard) and x.shape[placement.dim] % size:
-            raise _uneven(list(x.to_local().shape), list(x.shape), str(size))
-
-
-def _uneven(here: list[int], whole: list[int], size: str) -> ParallelError:
-    return ParallelError(
-        f"the residual streams begin at a tensor of shape {here} in this process, and {whole} in all: each process of "
-        f"a group of {size} has to have an equal part of the sequence. Pad the sequence to a multiple of the size"
-    )
-
-
-def _channels_sharded() -> ParallelError:
-    return ParallelError(
-        "the residual streams are sharded over their channels, and a coefficient is computed from all channels of a "
-        "token: shard them over batch or sequence (output_layouts=Shard(0) or Shard(1)), or replicate them"
-    )
