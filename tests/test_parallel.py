@@ -21,8 +21,10 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mhc_compile
+from benchmarks import scaling
 from mhc_compile.errors import ParallelError
 from tests.ranks import run_ranks
 
@@ -170,16 +172,34 @@ def new(model):
 
 
 def reductions(rank, folder):
-    """One for all gradients where streams are sharded, and none where they are not."""
+    """What `benchmarks.scaling` says: one for all gradients where streams are sharded, none where they are not."""
+    on_paper = scaling.Model("Llama", layers=2, width=C, active=1, sequence=6, batch=2)
     for sequence in (False, True):
-        counts = []
+        counts, sizes = [], []
         for model in (plain(), transformed()):
             tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=sequence)
             model(IDS)
-            with CommDebugMode() as calls:
+            with CommDebugMode() as calls, Reduced() as reduced:
                 model(IDS).square().mean().backward()
             counts.append(calls.get_total_counts())
+            sizes.append(reduced.bytes)
         assert counts[1] - counts[0] == (1 if sequence else 0)
+        assert sizes[1] - sizes[0] == scaling.reduced_bytes(on_paper, 1, scaling.Spread(2, sequence))
+
+
+class Reduced(TorchDispatchMode):
+    """What is sent into reductions, in bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # its own calls come next
+        if function is torch.ops._c10d_functional.all_reduce.default:
+            self.bytes += args[0].numel() * args[0].element_size()
+        return function(*args, **(kwargs or {}))
 
 
 def saved_streams(rank, folder):

@@ -31,8 +31,8 @@ def train(folder, *options, world=1, steps=20, wanted=0):
     ranks = []
     for rank in range(world):
         env = {**base, "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
-        log = Path(folder, f"log-{rank}.txt").open("w")
-        ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
+        with Path(folder, f"log-{rank}.txt").open("w") as log:
+            ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
     codes = [process.wait(timeout=600) for process in ranks]
     assert codes == [wanted] * world, Path(folder, "log-0.txt").read_text()[-3000:]
     return {int(k): v for k, v in json.loads(Path(folder, "losses-0.json").read_text()).items()}
