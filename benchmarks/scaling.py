@@ -155,7 +155,7 @@ def spread_mixing(model: Model, machine: Machine, spread: Spread) -> float:
 
 
 def reduced_bytes(model: Model, stages: int, spread: Spread) -> int:
-    """Sent into the one reduction of new gradients in a step, over the tensor group. FSDP does that of a context group."""
+    """Sent into the one reduction of new gradients of a step, over the tensor group; FSDP does that of the context."""
     return SINGLE * new_parameters(model) // stages if spread.sequence and spread.tensor > 1 else 0
 
 
