@@ -156,7 +156,8 @@ class _Part:
     """The part of distributed streams that this process has."""
 
     def __init__(self, first: Tensor, from_one: bool, spread: Spread) -> None:
-        self.places, self.over = None, spread.over
+        self.places: Places | None = None
+        self.over = spread.over
         if isinstance(first, DTensor):
             places = spread.places  # as a rule: what is computed here could not be compiled
             if places is None or first.placements != (places.one if from_one else places.all):
