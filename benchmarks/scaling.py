@@ -66,6 +66,23 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """GPUs that share a sequence: a tensor group, with sequence parallelism or without, and a context group."""
+
+    tensor: int = 1
+    sequence: bool = False
+    context: int = 1
+
+    @property
+    def parts(self) -> int:
+        """In how many parts streams are cut; without sequence parallelism a tensor group has the same tokens."""
+        return self.context * (self.tensor if self.sequence else 1)
+
+
+SPREADS = (Spread(), Spread(8), Spread(8, True), Spread(8, True, 4))
+
+
+@dataclass(frozen=True)
 class Budget:
     """Traffic of one site, in units of C elements per token; `constant` is divided by the tokens of a launch."""
 
@@ -131,6 +148,17 @@ def kept_bytes(model: Model, streams_every: int) -> float:
     return model.sequence * model.sites * model.width * HALF * kept_units(N, streams_every)
 
 
+def spread_mixing(model: Model, machine: Machine, spread: Spread) -> float:
+    """Of the compute time of a GPU: the model's own work is always divided, the mixing only as the streams are."""
+    alone = mixing_seconds(model, machine, MEASURED) / compute_seconds(model, machine)
+    return alone * spread.tensor * spread.context / spread.parts
+
+
+def reduced_bytes(model: Model, stages: int, spread: Spread) -> int:
+    """Sent into the one reduction of new gradients of a step, over the tensor group; FSDP does that of the context."""
+    return SINGLE * new_parameters(model) // stages if spread.sequence and spread.tensor > 1 else 0
+
+
 def stages_of(model: Model, gpus: int) -> int:
     """Pipeline stages: 16 for DeepSeek-V3 (its report, section 3.1); 8 for the smaller model, 4 on 64 GPUs."""
     if model.layers > 60:
@@ -186,6 +214,22 @@ def scale_table(model: Model, machine: Machine) -> Table:
     return table
 
 
+def spread_table(model: Model, machine: Machine) -> Table:
+    """What sharing a sequence does to each GPU."""
+    table = Table(title=f"{model.name}: a sequence on several GPUs")
+    stages = stages_of(model, 2048)
+    for heading in ("tensor", "sequence", "context", "mixing, %", "kept, GB", "one reduction, MB"):
+        table.add_column(heading, justify="right")
+    for spread in SPREADS:
+        row = (
+            f"{100 * spread_mixing(model, machine, spread):.1f}",
+            f"{kept_bytes(model, 1) / spread.parts / 1e9:.2f}",
+            f"{reduced_bytes(model, stages, spread) / 1e6:.1f}",
+        )
+        table.add_row(str(spread.tensor), "yes" if spread.sequence else "no", str(spread.context), *row)
+    return table
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     machine = Machine(flops_reached=options.flops_reached, bandwidth_reached=options.bandwidth_reached)
     console = Console(width=100)
-    for table in (traffic_table(machine), memory_table(machine), *(scale_table(model, machine) for model in MODELS)):
+    each = [make(model, machine) for make in (scale_table, spread_table) for model in MODELS]
+    for table in (traffic_table(machine), memory_table(machine), *each):
         console.print(table)
 
 

@@ -56,6 +56,9 @@ NAMES: dict[str, str] = {
     "lookup_backend": "torch._dynamo.backends.registry:lookup_backend",
     "remove_from_cache": "torch._dynamo.eval_frame:remove_from_cache",
     "tag_activation_checkpoint": "torch._higher_order_ops.wrap:tag_activation_checkpoint",
+    # gradients
+    "current_graph_task_id": "torch._C:_current_graph_task_id",
+    "will_engine_execute_node": "torch._C:_will_engine_execute_node",
     # counting
     "TorchDispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
     # lowering
@@ -164,6 +167,29 @@ def _gathered_meshes(modules: Iterable[Any]) -> dict[int, Any]:
         gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
         meshes.update({id(parameter.sharded_param): mesh, id(gathered): mesh})
     return meshes
+
+
+def with_gradients(parameters: Iterable[Any], modules: Iterable[Any]) -> list[tuple[Any, bool]]:
+    """The tensors that get gradients: of those that `fully_shard` manages the sharded ones, and whether it does.
+
+    `fully_shard` was called on some of the modules.
+    """
+    kept = {id(getattr(p, "_unsharded_param", p.sharded_param)): p.sharded_param for p, _ in _managed(modules)}
+    kept.update({id(p): p for p in kept.values()})
+    return [(kept.get(id(p), p), id(p) in kept) for p in parameters]
+
+
+def has_gradient_hooks(parameter: Any) -> bool:
+    """Whether somebody wants to see the gradient of a parameter as soon as it is there."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def at_end_of_backward(callback: Callable[[], None]) -> None:
+    """Call a function at the end of the backward that runs now, behind all that others have asked for so far."""
+    from torch.autograd import Variable
+
+    queue = Variable._execution_engine.queue_callback
+    queue(lambda: queue(callback))
 
 
 def _managed(modules: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -8,10 +8,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -21,8 +22,10 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mhc_compile
+from benchmarks import scaling
 from mhc_compile.errors import ParallelError
 from tests.copies import copied
 from tests.ranks import run_ranks
@@ -164,21 +167,46 @@ def on_the_mesh(rank, folder):
     torch.testing.assert_close(*norms)
 
 
+def single_pass(rank, folder, options):
+    """Streams that are read with the weights of the site before."""
+    model, single = (transformed(connection="mhc-single-pass") for _ in range(2))
+    tensor_parallel(model, init_device_mesh("cpu", (2,)), **options)
+    compare(model, single)
+
+
 def new(model):
     return list(model.hyper_connections.parameters())
 
 
 def reductions(rank, folder):
-    """One for each site whose streams are sharded, and none for others."""
+    """What `benchmarks.scaling` says: one for all gradients where streams are sharded, none where they are not."""
+    on_paper = scaling.Model("Llama", layers=2, width=C, active=1, sequence=6, batch=2)
     for sequence in (False, True):
-        counts = []
+        counts, sizes = [], []
         for model in (plain(), transformed()):
             tensor_parallel(model, init_device_mesh("cpu", (2,)), sequence=sequence)
             model(IDS)
-            with CommDebugMode() as calls:
+            with CommDebugMode() as calls, Reduced() as reduced:
                 model(IDS).square().mean().backward()
             counts.append(calls.get_total_counts())
-        assert counts[1] - counts[0] == (4 if sequence else 0)
+            sizes.append(reduced.bytes)
+        assert counts[1] - counts[0] == (1 if sequence else 0)
+        assert sizes[1] - sizes[0] == scaling.reduced_bytes(on_paper, 1, scaling.Spread(2, sequence))
+
+
+class Reduced(TorchDispatchMode):
+    """What is sent into reductions, in bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # its own calls come next
+        if function is torch.ops._c10d_functional.all_reduce.default:
+            self.bytes += args[0].numel() * args[0].element_size()
+        return function(*args, **(kwargs or {}))
 
 
 def saved_streams(rank, folder):
@@ -277,6 +305,52 @@ def attend_everywhere(self, mesh, rank, x, scale, *, causal):
     return self.o(F.scaled_dot_product_attention(q * scale, k, v, attn_mask=causal).transpose(1, 2).flatten(2))
 
 
+class Experts(nn.Module):
+    """Each token goes to the expert that its number names."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = (nn.Parameter(torch.randn(2, C, C) / 4) for _ in range(2))
+
+    def forward(self, x):
+        return {"y": sum(F.silu(x @ self.up[e]) @ self.down[e] * chosen(x, e) for e in range(2))}
+
+
+def chosen(x, expert):
+    return (torch.arange(x.shape[1]) % 2 == expert).to(x.dtype)[:, None]
+
+
+def experts_elsewhere(rank, folder):
+    """Expert parallelism: tokens are sent to the process that has their expert, and come back."""
+    made = [plain(), plain()]
+    for model in made:
+        torch.manual_seed(3)
+        for layer in model.layers:
+            layer.mlp = Experts()
+    model, single = map(transformed, made)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.layers:
+        for name, value in list(layer.mlp.named_parameters()):
+            setattr(layer.mlp, name, nn.Parameter(distribute_tensor(value.detach(), mesh, [Shard(0)])))
+        layer.mlp.forward = partial(send, layer.mlp, mesh)
+    for m, ids in ((model, IDS[rank][None]), (single, IDS)):
+        m(ids).square().sum().backward()
+    for (name, mine), alone in zip(model.named_parameters(), single.parameters(), strict=True):
+        total = whole(mine.grad).clone()
+        if not isinstance(mine, DTensor):
+            torch.distributed.all_reduce(total)
+        torch.testing.assert_close(total, alone.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def send(self, mesh, x):
+    """To `[processes, tokens, C]` of this expert, through it, and back."""
+    parts = torch.stack([x[:, e::2].flatten(0, 1) for e in range(2)])
+    here = all_to_all_single_autograd(parts, None, None, mesh.get_group())
+    up, down = (p.to_local()[0] for p in (self.up, self.down))
+    back = all_to_all_single_autograd(F.silu(here @ up) @ down, None, None, mesh.get_group())
+    return {"y": torch.stack(list(back.unflatten(1, (x.shape[0], -1))), 2).flatten(1, 2)}
+
+
 def test_new_parameters_are_marked_for_megatron_as_norms_are():
     model = plain()
     assert not any(hasattr(p, "sequence_parallel") for p in new(transformed_from(model)))
@@ -301,6 +375,8 @@ FEW = [
     (after, {"sequence": True}),  # plain local tensors, gradients that have to be added up
     (before, {"sequence": True, "local": False}),  # DTensors
     (forward_that_talks,),
+    (experts_elsewhere,),
+    (single_pass, {"sequence": True}),
     (sharded_channels,),
     (uneven_sequence,),
     (hooks_on_a_block,),
@@ -315,6 +391,8 @@ MORE = [
     (reductions,),
     (saved_streams,),
     (behind_a_backend,),
+    (single_pass, {"sequence": True, "local": False}),
+    (single_pass, {}),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import scaling
-from benchmarks.scaling import MEASURED, MODELS, Machine, Model
+from benchmarks.scaling import MEASURED, MODELS, Machine, Model, Spread
 from mhc_compile.kernels.formulas.connections import parameter_shapes
 
 SMALL = Model("small", layers=3, width=10, active=1000, sequence=100, batch=8)
@@ -31,6 +31,15 @@ def test_memory_of_groups():
     assert scaling.kept_bytes(SMALL, 1) == 100 * 6 * 10 * 2 * 5
     assert scaling.kept_bytes(SMALL, 4) == 100 * 6 * 10 * 2 * 2
     assert scaling.group(MODELS[0], 1) == 6 and scaling.group(MODELS[1], 16) == 7
+
+
+def test_streams_are_cut_by_sequence_and_context_parallelism_only():
+    alone = scaling.mixing_seconds(SMALL, PLAIN, MEASURED)
+    for spread, share, parts in ((Spread(4), 4, 1), (Spread(4, True), 1, 4), (Spread(4, True, 2), 1, 8)):
+        assert scaling.spread_mixing(SMALL, PLAIN, spread) == pytest.approx(share * alone)  # compute is one second
+        assert spread.parts == parts
+    assert scaling.reduced_bytes(SMALL, 3, Spread(4)) == scaling.reduced_bytes(SMALL, 3, Spread(context=2)) == 0
+    assert scaling.reduced_bytes(SMALL, 3, Spread(4, True)) == 4 * scaling.new_parameters(SMALL) / 3
 
 
 def test_the_tables_are_those_of_the_document(capsys):

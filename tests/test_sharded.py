@@ -87,6 +87,9 @@ def load_in_two(rank, folder):
     model.load_state_dict(state["model"])
     assert equal(model.state_dict(), trained()[0].state_dict())
     assert state["step"] == 5
+    for broken in ({**model.state_dict(), "more": torch.zeros(3)}, {"head.weight": torch.zeros(1, 1)}):
+        with pytest.raises(UnreadableCheckpointError, match=r"process 0: .*process 1: "):  # on each of them
+            sharded.load({"model": broken}, folder / "one")
     wrong = transformed(n=3).state_dict()
     with pytest.raises(CheckpointMismatchError):
         sharded.load({"model": wrong}, folder / "one")

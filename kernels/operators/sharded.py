@@ -1,24 +1,26 @@
-"""The functions of `streams.py` for models whose tensors are distributed over the processes of a device mesh.
+"""The steps of a rewrite for models whose tensors are distributed over the processes of a device mesh.
 
 Mixing is per token, so each process computes on the tokens that it has: streams may be sharded over batch and
 sequence, never over channels. Streams and what branches read and return are `DTensor`s where the model's own are, else
 plain local tensors; coefficients are always local. New parameters are the same on all processes. Where these hold other
-tokens, the gradient of a parameter is the sum over them, and is added up in the backward, one reduction for each site.
+tokens, the gradient of a parameter is the sum over them: added up at the end of the backward where somebody does so,
+else in one reduction for each site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from mhc_compile.errors import ParallelError
-from mhc_compile.kernels.operators import streams
+from mhc_compile.kernels.operators import single_pass, streams
+from mhc_compile.kernels.operators.places import Over as Over
+from mhc_compile.kernels.operators.places import Places, channels_sharded, check_places, uneven
 
 ONE, ALL, LOCAL = "one", "all", "local"
 """What a result is: a tensor like `x`, the streams `[n, *x.shape]`, or coefficients."""
@@ -43,31 +45,55 @@ RESULTS: Mapping[Callable[..., Any], tuple[str, ...]] = MappingProxyType(
         streams.entry_boundary: (ALL, ONE, LOCAL),
         streams.leave: (ONE,),
         streams.entry_leave: (ONE,),
+        single_pass.single_gate: (LOCAL, LOCAL),
+        single_pass.entry_single_gate: (LOCAL, LOCAL),
+        single_pass.single_boundary: (ALL, ONE, LOCAL, LOCAL),
+        single_pass.entry_single_boundary: (ALL, ONE, LOCAL, LOCAL),
+        single_pass.single_leave: (ONE,),
+        single_pass.entry_single_leave: (ONE,),
+        single_pass.read_weights: (LOCAL,),
+        single_pass.entry_read_weights: (LOCAL,),
     }
 )
-"""The functions of `streams.py` -> what they return."""
+"""The functions of `streams.py` and `single_pass.py` -> what they return."""
 
-FROM_ONE = frozenset(f for f in RESULTS if f is streams.expand or f.__name__.startswith("entry_"))
-"""Those that take a tensor like `x` first; the others take streams."""
-
-TAKES_PARAMETERS = frozenset(
-    {"coefficients", "entry_coefficients", "reduce", "gate", "entry_gate", "boundary", "entry_boundary"}
+FROM_ONE = frozenset(
+    f
+    for f in RESULTS
+    if f is streams.expand or (f.__name__.startswith("entry_") and f is not single_pass.entry_read_weights)
 )
+"""Those that take a tensor like `x` first; the others take streams, or coefficients of them."""
+
+_WITH_PARAMETERS = ("coefficients", "gate", "boundary", "single_gate", "single_boundary")
+TAKES_PARAMETERS = frozenset({"reduce", *_WITH_PARAMETERS, *(f"entry_{name}" for name in _WITH_PARAMETERS)})
+
+
+class Sums(Protocol):
+    """Adds up gradients at the end of a backward."""
+
+    def owe(self, x: Tensor, names: Sequence[str], over: Over | None) -> bool:
+        """Whether it will do so for parameters of these names; `over` is None where there is nothing to add up."""
 
 
 class Spread:
-    """How the streams of one chain of sites lie on the processes, where they are plain tensors.
+    """How the streams of one chain of sites lie on the processes; known once they have begun.
 
     Attributes:
         meshes: gives those over which the parameters of the model are distributed.
-        over: the mesh over whose processes the sequence is cut, None where all have the same tokens; known once the
-            streams have begun.
+        names: of the parameters that the sites of the chain have.
+        places: of streams that are `DTensor`s.
+        over: the processes that hold other tokens, None if none does.
+        later: whether gradients will be added up at the end of the backward.
     """
 
-    def __init__(self, meshes: Callable[[], Sequence[DeviceMesh]]) -> None:
-        """Know how to ask for the meshes of a model, which may be distributed later."""
-        self.meshes = meshes
-        self.over: DeviceMesh | None = None
+    def __init__(self, meshes: Callable[[], Sequence[DeviceMesh]], sums: Sums | None = None) -> None:
+        """Know how to ask for the meshes of a model, which may be distributed later, and who adds up gradients."""
+        self.meshes, self.sums = meshes, sums
+        self.names: dict[str, None] = {}  # in order, each once
+        self.places: Places | None = None
+        self.over: Over | None = None
+        self.later = False
+        self._bound: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def enter(self, x: Tensor, whole: Sequence[int], axis: int) -> Tensor:
         """The value where streams begin, once it is clear which part of it this process has.
@@ -80,25 +106,34 @@ class Spread:
         Raises:
             ParallelError: it is a part of the channels, or one that is no whole fraction of the sequence.
         """
+        self.places = self.over = None
         if isinstance(x, DTensor):
-            _check_placements(x, axis % x.ndim)
-            return x
-        other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
-        self.over = self._mesh_of(x, whole, other, axis % x.ndim) if other else None
+            check_places(x, axis % x.ndim)
+            self.places = Places.of(x)
+            self.over = self.places.over
+        else:
+            other = [i for i, (here, size) in enumerate(zip(x.shape, whole, strict=True)) if here != size]
+            self.over = (self._mesh_of(x, whole, other, axis % x.ndim), (Partial(),)) if other else None
+        self.later = self.sums is not None and self.sums.owe(x, list(self.names), self.over)
         return x
+
+    def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `streams.py` for these streams; always the same, so that blocks that are alike still are."""
+        if function not in self._bound:
+            self._bound[function] = _bound(function, self)
+        return self._bound[function]
 
     def _mesh_of(self, x: Tensor, whole: Sequence[int], other: Sequence[int], axis: int) -> DeviceMesh:
         if axis in other:
-            raise _channels_sharded()
+            raise channels_sharded()
         here, size, meshes = x.shape[other[0]], whole[other[0]], self.meshes()
         fitting = [mesh for mesh in meshes if mesh.ndim == 1 and here * mesh.size() == size]
         if len(other) > 1 or len(fitting) != 1:
-            raise _uneven(list(x.shape), list(whole), " or ".join(str(mesh.size()) for mesh in meshes) or "one")
+            raise uneven(list(x.shape), list(whole), " or ".join(str(mesh.size()) for mesh in meshes) or "one")
         return fitting[0]
 
 
-def bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
-    """A function of `streams.py` for tensors that may be distributed."""
+def _bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
     results, from_one = RESULTS[function], function in FROM_ONE
     takes_parameters = function.__name__ in TAKES_PARAMETERS
 
@@ -118,20 +153,19 @@ def bound(function: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
 
 
 class _Part:
-    """The part of distributed streams that this process has; `placements` are those of a tensor like `x`."""
+    """The part of distributed streams that this process has."""
 
     def __init__(self, first: Tensor, from_one: bool, spread: Spread) -> None:
-        self.mesh: DeviceMesh | None = None
-        self.sums: tuple[DeviceMesh, list[Placement]] | None = None
+        self.places: Places | None = None
+        self.over = spread.over
         if isinstance(first, DTensor):
-            moved = 0 if from_one else 1
-            self.mesh = first.device_mesh
-            self.placements = [_moved(p, -moved) for p in first.placements]
-            self.rank = first.ndim - moved
-            partial: list[Placement] = [Partial() if p.is_shard() else Replicate() for p in self.placements]
-            self.sums = (self.mesh, partial) if any(p.is_partial() for p in partial) else None
-        elif spread.over is not None:
-            self.sums = (spread.over, [Partial()])
+            places = spread.places  # as a rule: what is computed here could not be compiled
+            if places is None or first.placements != (places.one if from_one else places.all):
+                places = Places.of(first) if from_one else Places.of_all(first)
+                self.over = places.over
+            self.places = places
+        if spread.later:
+            self.over = None
 
     def local(self, value: Any) -> Any:
         """What this process has of a tensor, and of each tensor in a tuple."""
@@ -139,17 +173,18 @@ class _Part:
             return tuple(map(self.local, value))
         if not isinstance(value, DTensor):
             return value
-        if self.mesh is not None and value.ndim in (self.rank, self.rank + 1):
-            wanted = [_moved(p, value.ndim - self.rank) for p in self.placements]
-            value = value if list(value.placements) == wanted else value.redistribute(self.mesh, wanted)
+        places = self.places
+        if places is not None and value.ndim in (places.rank, places.rank + 1):
+            wanted = places.one if value.ndim == places.rank else places.all
+            value = value if value.placements == wanted else value.redistribute(places.mesh, wanted)
         return value.to_local()
 
     def parameters(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Parameters, which are the same everywhere, with gradients that are added up where they have to be."""
         values = [value.to_local() if isinstance(value, DTensor) else value for value in values]
-        if self.sums is None or not values:
+        if self.over is None or not values:
             return tuple(values)
-        mesh, partial = self.sums
+        mesh, partial = self.over
         flat = torch.cat([value.reshape(-1) for value in values])
         whole = DTensor.from_local(flat, mesh, [Replicate()] * mesh.ndim, run_check=False)
         parts = whole.to_local(grad_placements=partial).split([value.numel() for value in values])
@@ -157,38 +192,7 @@ class _Part:
 
     def result(self, value: Tensor, kind: str) -> Tensor:
         """A result as the model's own tensors are."""
-        if kind == LOCAL or self.mesh is None:
+        if kind == LOCAL or self.places is None:
             return value
-        placements = [_moved(p, 1 if kind == ALL else 0) for p in self.placements]
-        return DTensor.from_local(value.contiguous(), self.mesh, placements, run_check=False)
-
-
-def _moved(placement: Placement, by: int) -> Placement:
-    return Shard(placement.dim + by) if isinstance(placement, Shard) else placement
-
-
-def _check_placements(x: DTensor, axis: int) -> None:
-    for size, placement in zip(x.device_mesh.shape, x.placements, strict=True):
-        if not (placement.is_replicate() or type(placement) is Shard):
-            raise ParallelError(
-                f"the residual streams begin at a tensor that is placed as {placement}: it has to be sharded over "
-                "batch or sequence, or replicated; write output_layouts=Replicate() or Shard(1) for what makes it"
-            )
-        if isinstance(placement, Shard) and placement.dim == axis:
-            raise _channels_sharded()
-        if isinstance(placement, Shard) and x.shape[placement.dim] % size:
-            raise _uneven(list(x.to_local().shape), list(x.shape), str(size))
-
-
-def _uneven(here: list[int], whole: list[int], size: str) -> ParallelError:
-    return ParallelError(
-        f"the residual streams begin at a tensor of shape {here} in this process, and {whole} in all: each process of "
-        f"a group of {size} has to have an equal part of the sequence. Pad the sequence to a multiple of the size"
-    )
-
-
-def _channels_sharded() -> ParallelError:
-    return ParallelError(
-        "the residual streams are sharded over their channels, and a coefficient is computed from all channels of a "
-        "token: shard them over batch or sequence (output_layouts=Shard(0) or Shard(1)), or replicate them"
-    )
+        placements = self.places.all if kind == ALL else self.places.one
+        return DTensor.from_local(value.contiguous(), self.places.mesh, placements, run_check=False)

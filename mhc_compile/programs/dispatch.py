@@ -37,8 +37,9 @@ class Entry:
     bound: dict[int, BoundReads] = field(default_factory=dict)
 
     def for_copy(self) -> Entry:
-        """The same for a copy of the model."""
-        return Entry(self.path, [p for p in self.programs if not p.constants], set(self.kinds))
+        """The same for a copy of the model; code for a distributed one knows the parameters of this."""
+        programs = [p for p in self.programs if not p.constants and not p.reads.parallel]
+        return Entry(self.path, programs, set(self.kinds))
 
     def find(self, owner: Owner, flat: Sequence[Any], tree: Any) -> Program | None:
         """The program that computes a call correctly, if there is one."""

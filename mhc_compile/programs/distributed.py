@@ -73,9 +73,11 @@ def check_uncut(owner: Served, known: Iterable[str]) -> None:
 def spread_over(gm: fx.GraphModule, owner: Served) -> None:
     """Let a rewritten graph of `owner` compute on tensors that are distributed as its parameters are."""
     from mhc_compile.passes.rewrite.spread import let_spread  # late, for it imports torch.distributed.tensor
+    from mhc_compile.programs.gradient_sums import GradientSums
 
-    known = weakref.ref(owner)
-    let_spread(gm.graph, lambda: meshes(model.modules()) if (model := known()) is not None else [])
+    known, kept = weakref.ref(owner), owner._mhc
+    kept.sums = kept.sums or GradientSums(owner)
+    let_spread(gm.graph, lambda: meshes(model.modules()) if (model := known()) is not None else [], kept.sums)
 
 
 def undistributed(model: nn.Module) -> nn.Module | None:

@@ -22,10 +22,12 @@ class Ownership(Conversion):
             derived data: pickles leave them out, and copies keep programs that hold no tensors; what is missing is
             traced again at the first call that needs it.
         shown: the hyper-connections that hosts find, see `mhc_compile.model.serve.follow`.
+        sums: adds up gradients over processes; None where the model is not distributed.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     shown: weakref.ref[HyperConnections] | None = None
+    sums: Any = None  # a `GradientSums`, which imports torch.distributed.tensor
 
     @property
     def programs(self) -> list[Program]:
@@ -37,10 +39,12 @@ class Ownership(Conversion):
         return self.entries.setdefault(path, Entry(path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "entries": {}, "shown": None}
+        return {**vars(self), "entries": {}, "shown": None, "sums": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return replace(self, entries={path: entry.for_copy() for path, entry in self.entries.items()}, shown=None)
+        return replace(
+            self, entries={path: entry.for_copy() for path, entry in self.entries.items()}, shown=None, sums=None
+        )
 
 
 class Served(Owner):

@@ -1,14 +1,16 @@
 """torchtitan's trainer on the CPU: without its monitor of GPU memory, and with data that needs no download.
 
-    python -m tests.titan FOLDER STEPS [--parallelism.tensor_parallel_degree 2 ...]
+    python -m tests.titan.trainer FOLDER STEPS [--parallelism.tensor_parallel_degree 2 ...]
 
-under `torchrun`, or with its environment variables set. Writes the loss of each step to `FOLDER/losses-RANK.json`.
+under `torchrun`, or with its environment variables set. Writes the loss of each step to `FOLDER/losses-RANK.json`, and
+is killed behind step STEPS of 20; checkpoints are written at steps 10 and 20.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import types
 from collections.abc import Iterator
@@ -102,23 +104,28 @@ def main() -> None:
     loader, tokenizer = components()
     config.dataloader, config.tokenizer = loader.Config(), tokenizer.Config()
     config.dump_folder = folder
-    config.training.local_batch_size //= int(os.environ["WORLD_SIZE"]) // max(
-        config.parallelism.tensor_parallel_degree * config.parallelism.pipeline_parallel_degree, 1
-    )
+    degrees = config.parallelism
+    others = degrees.tensor_parallel_degree * degrees.pipeline_parallel_degree * degrees.context_parallel_degree
+    config.training.local_batch_size, config.training.seq_len = BATCH, LENGTH
+    config.training.local_batch_size //= int(os.environ["WORLD_SIZE"]) // others
     config.debug.seed = SEED
     config.optimizer.implementation = "for-loop"
     config.checkpoint.enable, config.checkpoint.interval = True, 10
     config.training.steps, config.training.mixed_precision_param = 20, "float32"
     trainer = config.build()
+    if config.checkpoint.create_seed_checkpoint:
+        trainer.checkpointer.save(curr_step=0, last_step=True)
+        trainer.close()
+        return
     losses: dict[int, float] = {}
     log = trainer.metrics_processor.log
 
     def note(step, loss, *args, **kwargs):
         losses[step] = loss
         Path(folder, f"losses-{os.environ['RANK']}.json").write_text(json.dumps(losses))
-        if step == int(steps):
+        if step == int(steps) < 20:
             torch.distributed.barrier()
-            os._exit(0)  # killed in the middle, or at the end
+            os.kill(os.getpid(), signal.SIGKILL)
         log(step, loss, *args, **kwargs)
 
     trainer.metrics_processor.log = note

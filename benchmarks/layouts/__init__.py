@@ -1,0 +1,1 @@
+"""torchtitan's models on gloo processes: does each layout compute what one process does? See `__main__.py`."""

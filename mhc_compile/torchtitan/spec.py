@@ -1,0 +1,113 @@
+"""A specification of torchtitan's, and the same with hyper-connections."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from torch import nn
+from torchtitan.protocols.model_spec import ModelSpec
+
+from mhc_compile.errors import ParallelError
+from mhc_compile.programs.variants import trace_ahead
+from mhc_compile.torchtitan.model import example, mixing_operations, tokens_stay, transformed
+from mhc_compile.torchtitan.names import adapter_with_new_names
+from mhc_compile.torchtitan.stages import pipeline_stages
+
+
+def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> ModelSpec:
+    """The specification of the same model with hyper-connections.
+
+    Its configuration builds a transformed model, on the meta device in torchtitan's trainer, and new parameters get
+    their initial values in `init_weights`. torchtitan then parallelises it, or shares its layers out to stages. What it
+    counts and what it converts for Hugging Face has the new parameters in it.
+
+    Args:
+        spec: of a decoder with an inner attention that takes no mask object (`ScaledDotProductAttention`).
+        n: number of streams.
+        **options: those of `mhc_compile.transform`.
+
+    Returns:
+        A specification for `Trainer.Config(model_spec=...)`.
+    """
+    pipelining, adapter = spec.pipelining_fn, spec.state_dict_adapter
+    return replace(
+        spec,
+        flavor=f"{spec.flavor}-mhc",
+        model=_with_streams(spec.model, n, options),
+        parallelize_fn=functools.partial(_parallelize, spec.parallelize_fn, n, options),
+        pipelining_fn=pipelining and functools.partial(_pipeline, pipelining, spec.parallelize_fn, n, options),
+        state_dict_adapter=adapter and adapter_with_new_names(adapter),
+    )
+
+
+def _with_streams(config: Any, n: int, options: Mapping[str, Any]) -> Any:
+    """The configuration of a model, which builds it with streams."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return _config_with_streams(type(config))(**values, streams=n, stream_options=dict(options))
+
+
+@functools.cache
+def _config_with_streams(kind: Any) -> Any:
+    @dataclass(kw_only=True, slots=True)
+    class Config(kind):  # type: ignore[misc]
+        streams: int = 4
+        stream_options: dict[str, Any] = field(default_factory=dict)
+
+        def build(self, **kwargs: Any) -> nn.Module:
+            model = kind.build(self, **kwargs)  # with slots, `super()` means another class
+            model.verify_module_protocol()
+            return transformed(model, n=self.streams, options=self.stream_options)
+
+        def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
+            parameters, operations = kind.get_nparams_and_flops(self, model, seq_len)
+            return parameters, operations + mixing_operations(model)
+
+    return Config
+
+
+def _parallelize(
+    parallelize: Any, n: int, options: Mapping[str, Any], model: nn.Module, *, parallelism: Any, **others: Any
+) -> nn.Module:
+    """What takes the place of `parallelize_fn`."""
+    check_backend(parallelism)
+    model, dims = transformed(model, n=n, options=options), others["parallel_dims"]
+    if dims.tp_enabled or dims.cp_enabled or dims.ep_enabled:
+        with tokens_stay(model):
+            trace_ahead(model, *example(model))
+    parallelised: nn.Module = parallelize(model, parallelism=parallelism, **others)
+    return parallelised
+
+
+def _pipeline(
+    pipelining: Any, parallelize: Any, n: int, options: Mapping[str, Any], model: nn.Module, **others: Any
+) -> Any:
+    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams cross the borders."""
+    dims, parallelism = others["parallel_dims"], others["parallelism"]
+    check_backend(parallelism)
+    if dims.tp_enabled or dims.ep_enabled or dims.cp_enabled:
+        raise ParallelError(
+            "a pipeline of stages with hyper-connections works with data parallelism alone: write "
+            "--parallelism.pipeline_parallel_degree 1, or leave tensor, context and expert parallelism at 1"
+        )
+    stage = pipeline_stages(transformed(model, n=n, options=options), parallelism.pipeline_parallel_microbatch_size)
+
+    def parallelize_part(part: nn.Module, **keywords: Any) -> Any:
+        return parallelize(stage(part), **keywords)
+
+    return pipelining(model, **{**others, "parallelize_fn": parallelize_part})
+
+
+def check_backend(parallelism: Any) -> None:
+    """Refuse what does not say which tensors are sharded.
+
+    Raises:
+        ParallelError: another backend than `partial_dtensor`.
+    """
+    if parallelism.spmd_backend != "partial_dtensor":
+        raise ParallelError(
+            f"spmd_backend={parallelism.spmd_backend!r} does not say which tensors are sharded in a way that "
+            "hyper-connections can ask for: write --parallelism.spmd_backend partial_dtensor"
+        )

@@ -1,0 +1,66 @@
+"""torchtitan's trainer, killed in the middle and resumed in another layout; begun from a seed checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torchtitan")
+pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
+ROOT = Path(__file__).parent.parent.parent
+
+FSDP2 = ("--parallelism.data_parallel_shard_degree", "2")
+TP2 = ("--parallelism.tensor_parallel_degree", "2")  # with sequence parallelism, as torchtitan has it by default
+
+
+def train(folder, *options, world=1, steps=20, wanted=0):
+    """The losses of each step, by number."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "tests.titan.trainer", str(folder), str(steps), *options]
+    ranks = []
+    for rank in range(world):
+        env = {**base, "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+        with Path(folder, f"log-{rank}.txt").open("w") as log:
+            ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
+    codes = [process.wait(timeout=600) for process in ranks]
+    assert codes == [wanted] * world, Path(folder, "log-0.txt").read_text()[-3000:]
+    return {int(k): v for k, v in json.loads(Path(folder, "losses-0.json").read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_killed_run_goes_on_in_another_layout(uninterrupted, tmp_path):
+    first = train(tmp_path, *FSDP2, world=2, steps=12, wanted=-signal.SIGKILL)
+    rest = train(tmp_path, *TP2, world=2)
+    assert sorted(rest) == list(range(11, 21)), "it begins where the last checkpoint was"
+    assert uninterrupted[20] < 0.8 * uninterrupted[1]
+    for losses in (first, rest):
+        for step, loss in losses.items():
+            assert loss == pytest.approx(uninterrupted[step], rel=1e-5), step
+
+
+def test_a_seed_checkpoint_is_where_every_layout_begins(tmp_path):
+    seed = ("--checkpoint.enable", "--checkpoint.create_seed_checkpoint")
+    folder = tmp_path / "seed"
+    with pytest.raises(FileNotFoundError):  # nothing is trained
+        train(folder, *seed)
+    saved = str(next(folder.rglob(".metadata")).parent)
+    begun = [
+        train(tmp_path / name, "--checkpoint.initial_load_path", saved, *options, world=2, steps=1, wanted=-9)[1]
+        for name, options in (("fsdp", FSDP2), ("tensor", TP2))
+    ]
+    assert begun[0] == pytest.approx(begun[1], rel=1e-5)
