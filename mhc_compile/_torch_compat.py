@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -38,6 +38,8 @@ NAMES: dict[str, str] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "FakeTensorProp": "torch.fx.passes.fake_tensor_prop:FakeTensorProp",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
+    # choosing programs
+    "TensorGuards": "torch._C._dynamo.guards:TensorGuards",
     # backend
     "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
@@ -89,6 +91,24 @@ def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Ca
     known = inspect.signature(torch.compile).parameters
     options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": limit}
     return torch.compile(function, backend=backend, **{k: v for k, v in options.items() if k in known})
+
+
+def same_tensors(tensors: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
+    """A check in C++ whether others have the types, dtypes, devices, shapes and gradient flags of these tensors.
+
+    None for tensors that it cannot look at.
+    """
+    try:
+        sizes, strides = [list(t.shape) for t in tensors], [[None] * t.dim() for t in tensors]
+        known = load("TensorGuards")(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    except (RuntimeError, SystemError, TypeError):  # sizes that are symbols
+        return None
+
+    def same(others: Sequence[Any]) -> bool:
+        found: bool = known.check(*others)
+        return found
+
+    return same
 
 
 def unwrapped(module: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A second `GraphModule` over the modules and parameters of a first."""
+"""A second `GraphModule` over the modules and parameters of a first, and the modules that its nodes come from."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def copy_graph_module(gm: fx.GraphModule) -> fx.GraphModule:
 def setattr_plain(module: nn.Module, name: str, value: Any) -> None:
     """Set an attribute past `nn.Module.__setattr__`, which registers what it is given."""
     vars(module)[name] = value
+
+
+def name_modules(gm: fx.GraphModule, model: nn.Module) -> None:
+    """Note, beside the nodes of a graph, modules by their first names in `model`.
+
+    Dynamo names them by the way that the code took: from the submodule on that it is in behind a graph break, through
+    `__dict__` in a module with a `__getattr__` of its own, or by a second name.
+    """
+    paths: dict[str, str] = {}
+    for name, module in model.named_modules():
+        paths[str(id(module))] = name
+    for node in gm.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            node.meta["nn_module_stack"] = {
+                key: (paths.get(key.partition("@")[0], path), kind) for key, (path, kind) in stack.items()
+            }

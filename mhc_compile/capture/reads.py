@@ -7,8 +7,10 @@ model, at every call, so that a program is never used once something that it has
 from __future__ import annotations
 
 import copy
+import os
+import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -25,9 +27,21 @@ from mhc_compile.twin.offload import computes_as_its_class
 
 _HOOKS = frozenset(f".{name}" for name in (*HOOKS, "_backward_hooks", "_backward_pre_hooks"))
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, Enum)
-_CONSTANT = frozenset({"CONSTANT_MATCH", "EQUALS_MATCH", "BOOL_MATCH", "NONE_MATCH", "TORCH_DTYPE_MATCH"})
+_CONSTANT = frozenset(
+    {"CONSTANT_MATCH", "CONSTANT_SUBCLASS_MATCH", "EQUALS_MATCH", "BOOL_MATCH", "NONE_MATCH", "TORCH_DTYPE_MATCH"}
+)
+_REBOUND = (types.FunctionType, types.MethodType)
+_BUFFER = re.compile(r"\._buffers\['[^']+'\]$")
 _IDENTITY = frozenset({"ID_MATCH", "FUNCTION_MATCH", "CLOSURE_MATCH", "CLASS_MATCH", "MODULE_MATCH", "BUILTIN_MATCH"})
 _LENGTH = frozenset({"SEQUENCE_LENGTH", "LIST_LENGTH", "DICT_LENGTH", "SET_LENGTH"})
+_CONTAINS = {"DICT_CONTAINS": True, "DICT_NOT_CONTAINS": False, "SET_CONTAINS": True, "SET_NOT_CONTAINS": False}
+_STATE = (
+    torch.get_default_dtype,
+    torch.are_deterministic_algorithms_enabled,
+    torch.is_deterministic_algorithms_warn_only_enabled,
+    torch.distributed.is_initialized,
+)
+"""Functions of PyTorch whose results Dynamo takes for constant, and that somebody may change between calls."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,10 @@ class Read:
 
     Attributes:
         place: where it was found.
-        kind: `equal`, `same` (the object itself), `type`, `length`, `keys`, `absent`, `has` or `parameter`.
-        value: what it was; for `absent` the name of the attribute, for `has` also whether it was there, for
-            `parameter` dtype, device and whether it requires gradients, None if nobody asks.
+        kind: `equal`, `same` (the object itself), `type`, `length`, `keys`, `contains`, `absent`, `has`, `gives` (a
+            function that was called), `environment`, or `parameter` (or a buffer, or an attribute read like one).
+        value: what it was; for `absent` the name of the attribute, for `has` and `contains` a name and whether it was
+            there, for `parameter` dtype, device, shape and whether it requires gradients, None if nobody asks.
     """
 
     place: Place
@@ -65,27 +80,40 @@ class Read:
         return f"{self.path if outside is None else getattr(outside, '__name__', 'globals')}{self.tail}".lstrip(".")
 
 
-def reads_of(model: nn.Module, guards: Iterable[guards.GuardRecord], *, gradients: bool) -> tuple[Read, ...]:
+def reads_of(
+    model: nn.Module,
+    guards: Iterable[guards.GuardRecord],
+    *,
+    gradients: bool,
+    attributes: Collection[tuple[str, str]] = (),
+) -> tuple[Read, ...]:
     """The reads behind Dynamo's guards.
 
     Args:
         model: what was traced, in the state it was traced in.
         guards: of the trace.
         gradients: whether the traced code asks what requires gradients.
+        attributes: places of tensors that the graph reads when it runs, as it reads parameters.
     """
     found: dict[tuple[Any, ...], Read] = {}
     for guard in guards:
         place = place_of(model, guard)
-        read = None if place is None else _read(model, place, guard, gradients)
+        read = None if place is None else _read(model, place, guard, gradients, attributes)
         if read is not None:
             outside = read.place.outside
             start = read.path if outside is None else id(outside)
-            attribute = read.value if read.kind in ("absent", "has") else None
+            attribute = read.value if read.kind in ("absent", "has", "contains") else None
             found.setdefault((start, read.tail, read.kind, attribute), read)
     return tuple(found.values())
 
 
-def _read(model: nn.Module, place: Place, guard: guards.GuardRecord, gradients: bool) -> Read | None:
+def _read(
+    model: nn.Module,
+    place: Place,
+    guard: guards.GuardRecord,
+    gradients: bool,
+    attributes: Collection[tuple[str, str]],
+) -> Read | None:
     kind, tail = guard.kind, place.tail
     if tail.startswith(tuple(_HOOKS)) and kind != "EMPTY_NN_MODULE_HOOKS_DICT":
         return None  # hooks that were traced stay; later ones are looked at where the dict was empty
@@ -96,14 +124,26 @@ def _read(model: nn.Module, place: Place, guard: guards.GuardRecord, gradients: 
         return Read(place, "has", (guard.arguments["attr"], hasattr(value, guard.arguments["attr"])))
     if value is MISSING or isinstance(value, (nn.Module, types.ModuleType)):
         return None  # modules are compared one by one
+    if kind in _CONTAINS and hasattr(value, "__contains__"):
+        return Read(place, "contains", (guard.arguments["key"], _CONTAINS[kind]))
     if kind == "TENSOR_MATCH":
-        if not isinstance(value, nn.Parameter):
-            return None
-        return Read(place, "parameter", (value.dtype, value.device, value.requires_grad if gradients else None))
+        live = isinstance(value, nn.Parameter) or _BUFFER.search(place.tail) or (place.path, place.tail) in attributes
+        return _read_of_tensor(place, value, gradients, live=bool(live))
     return _read_of_value(place, kind, value)
 
 
+def _read_of_tensor(place: Place, value: torch.Tensor, gradients: bool, *, live: bool) -> Read:
+    """Of one that the graph reads when it runs (`live`) all but the values; any other is a constant of the program."""
+    if not live:
+        return Read(place, "same", value)
+    return Read(place, "parameter", (value.dtype, value.device, value.shape, value.requires_grad if gradients else None))
+
+
 def _read_of_value(place: Place, kind: str, value: Any) -> Read | None:
+    if value is os.environ:  # where Dynamo guards no name that is missing
+        return Read(place, "environment", dict(os.environ))
+    if kind in _IDENTITY and value in _STATE:
+        return Read(place, "gives", (value, value()))
     if kind in _CONSTANT | _IDENTITY and _is_simple(value):
         return Read(place, "equal", copy.deepcopy(value))
     if kind in _IDENTITY and not _is_pytorchs(value):
@@ -122,7 +162,7 @@ def _is_pytorchs(value: Any) -> bool:
 
 
 def _is_simple(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, set, frozenset)):
         return all(map(_is_simple, value))
     return isinstance(value, _SIMPLE)
 
@@ -149,8 +189,14 @@ def agrees(read: Read, found: Any) -> bool:
         return hasattr(found, "__len__") and len(found) == read.value
     if read.kind == "keys":
         return isinstance(found, Mapping) and tuple(found) == read.value
+    if read.kind == "contains":
+        return hasattr(found, "__contains__") and (read.value[0] in found) == read.value[1]
+    if read.kind == "gives":
+        return found is read.value[0] and found() == read.value[1]
+    if read.kind == "environment":
+        return dict(found) == read.value
     if read.kind == "parameter":
-        return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[2])
+        return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[3])
     return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
 
 
@@ -178,13 +224,19 @@ class Reads:
 
     @classmethod
     def of(
-        cls, model: nn.Module, guards: Iterable[guards.GuardRecord], path: str = "", *, gradients: bool = False
+        cls,
+        model: nn.Module,
+        guards: Iterable[guards.GuardRecord],
+        path: str = "",
+        *,
+        gradients: bool = False,
+        attributes: Collection[tuple[str, str]] = (),
     ) -> Reads:
         """What a trace of `model`, or of its module `path`, has read, by its guards; see `reads_of`."""
         modules: dict[str, nn.Module] = {n: m for n, m in named_modules(model) if lies_in(n, path)}
         names = {id(module): name for name, module in modules.items()}
         classes = {name: original_class(module) for name, module in modules.items()}
-        found = reads_of(model, guards, gradients=gradients)
+        found = reads_of(model, guards, gradients=gradients, attributes=attributes)
         named = [(names.get(id(submodule(model, read.path))), read) for read in found]
         inside = tuple(replace(read, place=replace(read.place, path=n)) for n, read in named if n is not None)
         return cls(inside, classes, _looked_up(inside, classes))
@@ -205,11 +257,14 @@ class Reads:
         return replace(self, values=values, called=called)
 
     def found_in(self, model: nn.Module) -> Reads:
-        """The same without what is another value on `model`, for which the trace was made just now.
+        """The same for `model`, for which the trace was made just now, without what is another value there.
 
         The traced modules stand for those of `model` and have other classes, which a few of Dynamo's guards look at.
+        A function around modules is another one there, as `rebind` has made them.
         """
-        return replace(self, values=tuple(r for r in self.values if agrees(r, _found(r, model))))
+        both = ((read, _found(read, model)) for read in self.values)
+        known = (replace(r, value=v) if r.kind == "same" and isinstance(v, _REBOUND) else r for r, v in both)
+        return replace(self, values=tuple(r for r in known if agrees(r, _found(r, model))))
 
     def other_modules(self, modules: Mapping[str, nn.Module]) -> str:
         """What differs in the module tree, "" if nothing does."""

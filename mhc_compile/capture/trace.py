@@ -13,12 +13,14 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.attributes import check_constants, name_attributes
 from mhc_compile.capture.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
+from mhc_compile.capture.graph_module import name_modules
 from mhc_compile.capture.guards import GuardRecord, gradients_asked_for, recorded_guards
 from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
 from mhc_compile.capture.reads import Reads
-from mhc_compile.capture.side_effects import lasting, watched
+from mhc_compile.capture.side_effects import arguments_watched, lasting, watched
 from mhc_compile.capture.spelling import check_names_of
 from mhc_compile.capture.trace_errors import takes_objects, translate
 from mhc_compile.capture.undisturbed import undisturbed
@@ -98,6 +100,9 @@ def capture(
                 break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
+        check_constants(gm, model)
+        name_modules(gm, model)
+        attributes = name_attributes(gm, model, traced.guards)
         spec = input_spec(gm, traced.flat, traced.tree, gradients=traced.asks_gradients)
         return Captured(
             gm,
@@ -105,7 +110,7 @@ def capture(
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
             traced.autocast,
-            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients),
+            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients, attributes=attributes),
             lasting(traced.changed),
             _calls(model),
             attempt.notes(failures),
@@ -179,6 +184,7 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
     with (
         TRACING,
         undisturbed(model),
+        arguments_watched(model, inputs),
         recorded_guards() as guards,
         gradients_asked_for() as asked,
         watched() as changed,

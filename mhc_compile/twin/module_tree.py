@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import copy
 import functools
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
 from mhc_compile.twin.patched_classes import MakeForward, Patches
+from mhc_compile.twin.rebound import rebind
 
 HOOKS = (
     "_forward_hooks",
@@ -101,9 +101,9 @@ def shallow(module: nn.Module) -> State:
 def second_tree(root: nn.Module, second: nn.Module, look: Look) -> None:
     """Give `second`, which stands for `root`, modules that stand for those of `root`, as `look` says.
 
-    A module that is used twice is one module there, too. Methods of a module that are kept in attributes, such as a
-    `forward` that was patched on an instance, become those of its second. Wrappers for activation checkpointing and of
-    `torch.compile` are left out. Scripted modules, whose state is not in Python, are shared.
+    A module that is used twice is one module there, too. What modules keep of each other beside their children becomes
+    theirs as well (`rebind`). Wrappers for activation checkpointing and of `torch.compile` are left out. Scripted
+    modules, whose state is not in Python, are shared.
     """
     twins: dict[int, nn.Module] = {id(root): second}
 
@@ -121,14 +121,3 @@ def second_tree(root: nn.Module, second: nn.Module, look: Look) -> None:
     second._modules = {name: twin(child) for name, child in second._modules.items()}
     for module in twins.values():
         rebind(vars(module), twins)
-
-
-def rebind(state: State, twins: Mapping[int, nn.Module]) -> None:
-    """Give methods among the attributes of a module the second module of the one they are bound to."""
-    for name, value in state.items():
-        bound = getattr(value, "__self__", None) if isinstance(value, types.MethodType) else None
-        if id(bound) in twins and isinstance(bound, nn.Module):
-            state[name] = types.MethodType(value.__func__, twins[id(bound)])
-        elif isinstance(value, functools.partial) and any(id(a) in twins for a in value.args):
-            args = [twins.get(id(a), a) for a in value.args]
-            state[name] = functools.partial(value.func, *args, **value.keywords)

@@ -261,7 +261,7 @@ def test_forward_set_on_the_instance_is_honoured():
     model.forward = lambda x: plain(x) * 3
     twin = transformed(model)
     assert close(twin(X), Tower.forward(model, X) * 3)
-    assert mhc_compile.revert(twin).forward is model.forward
+    assert close(mhc_compile.revert(twin)(X), model(X))
 
 
 def test_checkpointed_region_trains_like_the_original():
