@@ -136,7 +136,9 @@ def _read_of_tensor(place: Place, value: torch.Tensor, gradients: bool, *, live:
     """Of one that the graph reads when it runs (`live`) all but the values; any other is a constant of the program."""
     if not live:
         return Read(place, "same", value)
-    return Read(place, "parameter", (value.dtype, value.device, value.shape, value.requires_grad if gradients else None))
+    return Read(
+        place, "parameter", (value.dtype, value.device, value.shape, value.requires_grad if gradients else None)
+    )
 
 
 def _read_of_value(place: Place, kind: str, value: Any) -> Read | None:

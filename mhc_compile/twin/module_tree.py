@@ -13,7 +13,7 @@ from torch import nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
-from mhc_compile.twin.patched_classes import MakeForward, Patches
+from mhc_compile.twin.patched_classes import ORIGINAL, MakeForward, Patches
 from mhc_compile.twin.rebound import rebind
 
 HOOKS = (
@@ -23,9 +23,6 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-ORIGINAL = "_mhc_original"
-"""Attribute of a class that was made on the fly: the class it stands for."""
-
 _INTERNALS = frozenset(vars(nn.Module()))
 
 State = dict[str, Any]

@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from mhc_compile.twin.patched_classes import ORIGINAL
+
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _DEPTH = 4  # of lists in lists
 
@@ -66,8 +68,13 @@ def _of_reference(value: Any, change: Change) -> Any:
 
 
 def _of_method(value: types.MethodType, change: Change) -> types.MethodType:
-    owner = change(value.__self__) if isinstance(value.__self__, nn.Module) else value.__self__
-    return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+    known = value.__self__
+    owner = change(known) if isinstance(known, nn.Module) else known
+    if owner is known:
+        return value
+    stands_for = vars(type(known)).get(ORIGINAL)  # its `forward` asks for what modules of a plain tree do not have
+    ours = stands_for is not None and vars(type(known)).get("forward") is value.__func__
+    return types.MethodType(stands_for.forward if ours else value.__func__, owner)
 
 
 def _of_partial(value: functools.partial[Any], change: Change) -> functools.partial[Any]:
