@@ -25,7 +25,7 @@ def name_attributes(gm: fx.GraphModule, model: nn.Module, guards: Iterable[Guard
     Schedules set other ones between calls, and hooks do so at each call: `prune`, the older `weight_norm`.
 
     Returns:
-        Name of the module and way from there, for each of them. What has two places is not among them: it is a constant.
+        Name of the module and way from there, for each. What has two places is not among them: it is a constant.
     """
     found = _places(model, guards)
     named: set[tuple[str, str]] = set()
@@ -71,8 +71,8 @@ def check_constants(gm: fx.GraphModule, model: nn.Module) -> None:
     for target in {str(node.target) for node in gm.graph.find_nodes(op="get_attr")}:
         if isinstance(_value(gm, target), compat.FakeTensor) and _value(model, target) is None:
             raise CaptureError(
-                "one graph cannot hold an array of NumPy, or another value that is made while tracing: register it as a "
-                "tensor, with model.register_buffer(name, tensor)"
+                "one graph cannot hold an array of NumPy, or another value that is made while tracing: register it as "
+                "a tensor, with model.register_buffer(name, tensor)"
             )
 
 

@@ -25,7 +25,7 @@ _PUT_BACK = frozenset({"G['__import_transformers_dot_utils_dot_output_capturing'
 
 
 ARGUMENTS: list[bool] = []
-"""Traced code appends to it where a call has changed a container that it was given. Traces write nothing: it is empty."""
+"""Traced code appends to it where a call has changed a container it was given. Traces write nothing: it is empty."""
 
 
 @contextmanager

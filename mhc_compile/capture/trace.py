@@ -191,7 +191,20 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
     ):
         gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])
         compat.restore_state_dict(model, gm)
+        _put_in_order(gm, tree)
     return _Traced(gm, flat, tree, changed, guards, any(asked), None)
+
+
+def _put_in_order(gm: fx.GraphModule, tree: Any) -> None:
+    """Let a graph take flat inputs as those of `tree` come: an output of transformers has its fields in another order
+    once it was made anew, and what is traced is made anew of flat inputs."""
+    order, _ = compat.tree_flatten(compat.tree_unflatten([*range(tree.num_leaves)], tree))
+    if order == sorted(order):
+        return
+    inputs = gm.graph.find_nodes(op="placeholder")
+    for _, node in sorted(zip(order, inputs, strict=True), key=lambda pair: -pair[0]):
+        next(iter(gm.graph.nodes)).prepend(node)
+    gm.recompile()
 
 
 def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:
