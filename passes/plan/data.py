@@ -41,6 +41,7 @@ class Reason(Enum):
     DEAD = "the result never reaches an output of the model"
     MULTI_STREAM = "the model already keeps several residual streams here"
     HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
+    CUSTOM_BACKWARD = "lies in a torch.autograd.Function, whose own backward knows nothing of streams"
     UNKNOWN_CHANNELS = "no axis of fixed size is known to hold the channels"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"
