@@ -196,8 +196,10 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
 
 
 def _put_in_order(gm: fx.GraphModule, tree: Any) -> None:
-    """Let a graph take flat inputs as those of `tree` come: an output of transformers has its fields in another order
-    once it was made anew, and what is traced is made anew of flat inputs."""
+    """Let a graph take flat inputs in the order of `tree`.
+
+    What is traced was made anew of flat inputs, and an output of transformers has its fields in another order then.
+    """
     order, _ = compat.tree_flatten(compat.tree_unflatten([*range(tree.num_leaves)], tree))
     if order == sorted(order):
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,16 @@ class Transformed(Served):
         reduced = super().__reduce_ex__(protocol)
         return (_rebuild, (self._mhc.original,), *reduced[2:])
 
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Its own children behind the hyper-connections: `list(model.children())[:-1]` is still all but the head.
+
+        Code of the model itself, which Dynamo runs, sees its own alone.
+        """
+        own = [(name, child) for name, child in super().named_children() if name != CHILD]
+        if not runs_plain() and CHILD in self._modules:
+            yield CHILD, self.hyper_connections
+        yield from own
+
     def no_weight_decay(self) -> set[str]:
         """What optimizers of timm ask a model: names of parameters without weight decay, its own and new ones."""
         own: Callable[[], Iterable[str]] = getattr(super(), "no_weight_decay", set)
@@ -73,6 +83,7 @@ def _rebuild(original: type[nn.Module]) -> Any:
     return object.__new__(_transformed_class(original))
 
 
+@functools.cache  # as those of two models of one class are one, for who stacks or averages them
 def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     # What the class does around its forward, in `__call__`, is part of the trace.
     special = {"__call__": nn.Module.__call__, **container_methods(original), **methods_of_pretrained(original, own)}
@@ -106,7 +117,8 @@ def own(
     set_aside_forward(state)
     vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans)), mhc_plan=plans[0])
     second_tree(model, twin, for_twin)
-    twin._modules[CHILD] = HyperConnections(sites, config).train(model.training)
+    twin._modules[CHILD] = child = HyperConnections(sites, config).train(model.training)
+    child.in_sequential = True  # who calls all children of the model in turn, leaves nothing out
     rebind_hooks(twin)
     set_doors(twin)
     return twin

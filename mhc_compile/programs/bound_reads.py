@@ -15,7 +15,8 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.attributes import ATTRIBUTE
 from mhc_compile.capture.places import MISSING, evaluate
-from mhc_compile.capture.reads import Read, Reads, agrees
+from mhc_compile.capture.read import Read, agrees
+from mhc_compile.capture.reads import Reads
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
 from mhc_compile.twin.parallel import is_parallel

@@ -87,9 +87,13 @@ class Hosted(nn.Module):
     """
 
     def children(self) -> Iterator[nn.Module]:
-        """Its own submodules, then the parameters of sites that its code uses."""
+        """The parameters of sites that its code uses, then its own submodules, which the last one ends as ever.
+
+        Code of the model itself sees its own alone.
+        """
+        if not runs_plain():
+            yield from vars(self)[HOSTED]._modules.values()
         yield from super().children()
-        yield from vars(self)[HOSTED]._modules.values()
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
