@@ -21,7 +21,7 @@ from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
 from mhc_compile.capture.reads import Reads
 from mhc_compile.capture.side_effects import arguments_watched, lasting, watched
-from mhc_compile.capture.spelling import check_names_of
+from mhc_compile.capture.spelling import check_forward, check_names_of
 from mhc_compile.capture.trace_errors import takes_objects, translate
 from mhc_compile.capture.undisturbed import undisturbed
 from mhc_compile.errors import NoFloatError
@@ -83,9 +83,11 @@ def capture(
         InputMismatchError: the model raises on these inputs.
         NoFloatError: nothing in the model is a floating point number.
         KeywordNameError: a parameter or buffer is called `in`, `lambda` or the like.
+        DeferredForwardError: the forward is a coroutine or a generator.
         CaptureError: anything else that keeps the model from being traced.
     """
     check_names_of(model)
+    check_forward(model)
     kwargs = dict(kwargs or {})
     failures: list[Exception] = []
     for attempt in _attempts(model, dynamic):

@@ -29,7 +29,7 @@ from mhc_compile.twin.header import check_adapter, check_state, is_plain
 from mhc_compile.twin.hosts import original_forward, runs_plain
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections, spared_names
 from mhc_compile.twin.looks import for_twin, set_aside_forward
-from mhc_compile.twin.module_tree import derived, second_tree, shallow
+from mhc_compile.twin.module_tree import AROUND, derived, second_tree, shallow
 
 
 class Transformed(Served):
@@ -86,7 +86,12 @@ def _rebuild(original: type[nn.Module]) -> Any:
 @functools.cache  # as those of two models of one class are one, for who stacks or averages them
 def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
     # What the class does around its forward, in `__call__`, is part of the trace.
-    special = {"__call__": nn.Module.__call__, **container_methods(original), **methods_of_pretrained(original, own)}
+    special = {
+        AROUND: True,
+        "__call__": nn.Module.__call__,
+        **container_methods(original),
+        **methods_of_pretrained(original, own),
+    }
     kind: type[Transformed] = derived(Transformed, original, functools.partial(_transformed_forward, original), special)
     return kind
 

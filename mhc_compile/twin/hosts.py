@@ -20,7 +20,7 @@ from mhc_compile._torch_compat import is_outermost, unwrapped
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.passes.split.nesting import HOSTED, hosted_name
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.twin.module_tree import derived, original_class
+from mhc_compile.twin.module_tree import derived, has_our_forward, original_class
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
@@ -183,7 +183,7 @@ def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Calla
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
         door = self.__dict__[HOSTED].door
-        if door is not None and not runs_plain():
+        if door is not None and not runs_plain() and has_our_forward(type(self)):
             return door.enter(self, args, kwargs)
         patched = self.__dict__.get(PATCHED)
         return original.forward(self, *args, **kwargs) if patched is None else patched(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import copy
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
+AROUND = "_mhc_around"
+"""Attribute of a class: a `forward` of classes derived from it runs around what is traced, and is no part of that."""
+
 _INTERNALS = frozenset(vars(nn.Module()))
 
 State = dict[str, Any]
@@ -82,7 +86,32 @@ def _without_ours(kind: Any) -> Any:
         return _without_ours(kind.__mro__[2])
     bases = tuple(_without_ours(base) for base in kind.__bases__)
     namespace = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, bases, namespace)
+    made = type(kind.__name__, bases, namespace)
+    for name, value in namespace.items():
+        if isinstance(value, types.FunctionType) and "__class__" in value.__code__.co_freevars:
+            setattr(made, name, _in_class(value, made))  # `super()` asks for it
+    if getattr(kind, AROUND, False) and not has_our_forward(kind):
+        made.forward = next(vars(base)[ORIGINAL] for base in kind.__mro__ if ORIGINAL in vars(base)).forward
+    return made
+
+
+def has_our_forward(kind: type) -> bool:
+    """Whether a class that was made on the fly, or one derived from it, has the `forward` that was made for it."""
+    return ORIGINAL in vars(next(base for base in kind.__mro__ if "forward" in vars(base)))
+
+
+has_our_forward._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+
+
+def _in_class(function: types.FunctionType, kind: type) -> types.FunctionType:
+    """A method as it is in another class."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closure = tuple(types.CellType(kind) if name == "__class__" else cell for name, cell in cells)
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 def shallow(module: nn.Module) -> State:
