@@ -173,6 +173,8 @@ def agrees(read: Read, found: Any) -> bool:
     if read.kind == "absent":
         if found is MISSING or read.value not in getattr(found, "__dict__", ()):
             return True
+        if isinstance(vars(found)[read.value], MethodDoor):
+            return True
         return _is_as_by_default(found, read.value) or (read.value == "forward" and computes_as_its_class(found))
     if found is MISSING:
         return False

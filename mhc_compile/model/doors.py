@@ -12,6 +12,7 @@ from torch import nn
 
 from mhc_compile._torch_compat import unwrapped
 from mhc_compile.errors import CaptureError, DetachedModuleWarning
+from mhc_compile.model.method_doors import set_method_doors
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.programs.ownership import Served
@@ -67,6 +68,7 @@ def set_doors(owner: Served) -> None:
                 vars(module)[HOSTED].door = ModuleDoor(owner, path)
             else:  # `copy.copy` shares the modules of a model
                 known.let_in(owner, path)
+    set_method_doors(owner)
 
 
 def _check_exporting(owner: Served, path: str) -> None:

@@ -26,7 +26,7 @@ from mhc_compile.programs.plain_twin import rebind_hooks
 from mhc_compile.twin.containers import container_methods
 from mhc_compile.twin.former_keys import rename_former
 from mhc_compile.twin.header import check_adapter, check_state, is_plain
-from mhc_compile.twin.hosts import original_forward, runs_plain
+from mhc_compile.twin.hosts import original_forward, runs_plain, without_method_doors
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections, spared_names
 from mhc_compile.twin.looks import for_twin, set_aside_forward
 from mhc_compile.twin.module_tree import AROUND, derived, second_tree, shallow
@@ -38,7 +38,7 @@ class Transformed(Served):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(copy.deepcopy(without_method_doors(vars(self)), memo))
         set_doors(twin)
         return twin
 
@@ -48,8 +48,8 @@ class Transformed(Served):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        reduced = super().__reduce_ex__(protocol)
-        return (_rebuild, (self._mhc.original,), *reduced[2:])
+        _, _, state, *rest = super().__reduce_ex__(protocol)
+        return (_rebuild, (self._mhc.original,), without_method_doors(state), *rest)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Its own children behind the hyper-connections: `list(model.children())[:-1]` is still all but the head.

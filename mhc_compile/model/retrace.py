@@ -57,7 +57,7 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
             return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
     refuse_fallback(owner, describe_call(owner, args, kwargs))
     if entry.fallback is None:
-        entry.fallback = Fallback(owner, entry.path)
+        entry.fallback = Fallback(owner, entry.path, method=entry.method)
     return entry.fallback(args, kwargs)
 
 

@@ -13,7 +13,9 @@ from mhc_compile.twin.owned import Owner
 from mhc_compile.wording import names_text
 
 
-def check_sites(owner: Owner, path: str, found: Collection[str], read: Collection[str]) -> None:
+def check_sites(
+    owner: Owner, path: str, found: Collection[str], read: Collection[str], called: str | None = None
+) -> None:
     """Warn of sites of the model's plan that a call of a module runs plain, and of segments that it cuts.
 
     Args:
@@ -22,17 +24,18 @@ def check_sites(owner: Owner, path: str, found: Collection[str], read: Collectio
         found: keys of the sites in its trace.
         read: names of the parameters in it; a site whose weights are not among them does not run at all, such as
             those of an encoder whose result is given.
+        called: what was called, if it is another method than its forward.
     """
-    plans = owner._mhc.plans
-    if path:
-        warn_of_cut(path, found, plans[:1])
+    plans, called = owner._mhc.plans, path if called is None else called
+    if called:
+        warn_of_cut(called, found, plans[:1])
     sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
     owners = {owner for name in read for owner in _around(name)}
     expected = {s.key for s in sites if not s.weights or any(w in read or _owner(w) in owners for w in s.weights)}
     missing = [key for key in expected if key not in found and key.partition("#")[0] not in found]  # called once here
     if missing:
         warnings.warn(
-            f"this kind of call of {path or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
+            f"this kind of call of {called or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
             f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",
             MissingSitesWarning,
             stacklevel=5,

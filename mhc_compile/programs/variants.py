@@ -93,14 +93,18 @@ def _add(
     owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
 ) -> Program | None:
     captured = capture(
-        plain_part(owner, entry.path, whole), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
+        plain_part(owner, entry.path, whole, entry.method),
+        args,
+        kwargs,
+        path=entry.path,
+        open_axes=_changing(entry, args, kwargs),
     )
     if captured.effects:
         return None
-    plan = plan_of_part(captured, owner) if entry.path else plan_of(captured, owner._mhc.config, owner._mhc.plans)
+    plan = plan_of_part(captured, owner) if entry.called else plan_of(captured, owner._mhc.config, owner._mhc.plans)
     check_parameters(owner, plan)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
-    check_sites(owner, entry.path, {site.key for site in plan.sites}, read)
+    check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)
 
 

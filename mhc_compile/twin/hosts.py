@@ -52,6 +52,15 @@ class Door(Protocol):
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
 
 
+class MethodDoor:
+    """In the attributes of a module, what runs one of its methods. Plain modules, copies and pickles are without it."""
+
+
+def without_method_doors(state: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a module without its method doors."""
+    return {name: value for name, value in state.items() if not isinstance(value, MethodDoor)}
+
+
 class _Plain(threading.local):
     """Set while a thread runs the original code of a model, through which Dynamo looks for what it can compile."""
 
@@ -127,13 +136,13 @@ class Hosted(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(copy.deepcopy(without_method_doors(vars(self)), memo))
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        reduced = super().__reduce_ex__(protocol)
-        return (_rebuild, (original_class(self),), *reduced[2:])
+        _, _, state, *rest = super().__reduce_ex__(protocol)
+        return (_rebuild, (original_class(self),), without_method_doors(state), *rest)
 
 
 def _rebuild(original: type[nn.Module]) -> Any:

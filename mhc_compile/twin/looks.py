@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from mhc_compile.passes.split.nesting import HOSTED
-from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain
+from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain, without_method_doors
 from mhc_compile.twin.module_tree import HOOKS, State, original_class, shallow
 from mhc_compile.twin.offload import call_plain, without_hook
 
@@ -113,7 +113,7 @@ def _stand_aside(state: State, keys: Mapping[str, set[Any]]) -> None:
 
 
 def _without_code(module: nn.Module) -> State:
-    state = shallow(module)
+    state = without_method_doors(shallow(module))
     state.pop(HOSTED, None)
     put_forward_back(state)
     return state

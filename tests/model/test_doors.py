@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import warnings
 from typing import Any
 
@@ -112,6 +113,48 @@ def test_a_part_is_a_door_by_whatever_way_the_code_comes_to_it(make, part):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_close(part(t)(X), t(X))
+
+
+class Methodical(nn.Module):
+    """Its residual connections stand in a method that is not its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.gain = 1.0
+
+    def features(self, x: Tensor, *, twice: bool = False) -> Tensor:
+        for layer in (self.first, self.second) * (2 if twice else 1):
+            x = x + self.gain * torch.tanh(layer(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Methodical()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.head(self.inner.features(x))
+
+
+@pytest.mark.parametrize("make", [Methodical, Around])
+def test_a_method_with_residual_connections_of_its_own_is_a_door(make):
+    t = moved(make())
+    part = t if make is Methodical else t.inner
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(part.head(part.features(x=X)), t(X))
+        part.gain = 0.5
+        assert_close(part.head(part.features(X)), t(X))
+    assert len(t._mhc.entries) == 2
+    for other in (copy.deepcopy(t), pickle.loads(pickle.dumps(t))):
+        assert_close((other if make is Methodical else other.inner).features(X), part.features(X))
+    plain = mhc_compile.revert(t)
+    assert "features" not in vars(plain if make is Methodical else plain.inner)
 
 
 def test_layers_in_a_list_beside_the_children_are_doors_and_follow_their_attributes():
