@@ -16,6 +16,7 @@ from torch import nn
 
 from mhc_compile.capture import guards
 from mhc_compile.capture.places import MISSING, Place, evaluate, place_of, submodule
+from mhc_compile.twin.hosts import MethodDoor
 from mhc_compile.twin.module_tree import HOOKS
 from mhc_compile.twin.offload import computes_as_its_class
 

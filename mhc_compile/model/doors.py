@@ -37,9 +37,10 @@ class ModuleDoor:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
         for reference, path in self._owners:
             owner = reference()
-            if owner is not None and _holds(owner, path, module):
-                _check_exporting(owner, path)
-                return call_entry(owner, owner._mhc.entry(path), args, kwargs)
+            found = path if owner is None or _holds(owner, path, module) else _moved_to(owner, module)
+            if owner is not None and found is not None:
+                _check_exporting(owner, found)
+                return call_entry(owner, owner._mhc.entry(found), args, kwargs)
         return _without(module, args, kwargs)
 
     def __reduce__(self) -> tuple[type[DetachedDoor], tuple[()]]:
@@ -91,6 +92,11 @@ def _holds(owner: Served, path: str, module: nn.Module) -> bool:
         if found is None:
             return False
     return unwrapped(found) is module
+
+
+def _moved_to(owner: Served, module: nn.Module) -> str | None:
+    """Where a module is that is no longer where it was, such as a block that changed its place."""
+    return next((path for path, found in named_modules(owner) if found is module), None)
 
 
 def _without(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -36,6 +36,7 @@ OFTEN = 8
 
 _SETTINGS = {
     "skip_nnmodule_hook_guards": False,  # hooks come and go
+    "suppress_errors": False,  # what is refused would run plain
     "allow_unspec_int_on_nn_module": True,  # counters are open from their second value on
 }
 

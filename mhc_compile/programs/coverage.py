@@ -5,12 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable
 
-from mhc_compile.errors import CaptureError, MissingSitesWarning, StreamsCutWarning
+from torch import nn
+
+from mhc_compile.errors import CaptureError, DetachedModuleWarning, MissingSitesWarning, StreamsCutWarning
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.specs import specs_of
-from mhc_compile.twin.names import lies_in
+from mhc_compile.twin.hosts import Hosted
+from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.twin.owned import Owner
 from mhc_compile.wording import names_text
+
+_NO_FORWARD = nn.Module.forward
+"""That of containers, which nobody calls."""
 
 
 def check_sites(
@@ -38,6 +44,21 @@ def check_sites(
             f"this kind of call of {called or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
             f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",
             MissingSitesWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_foreign(owner: Owner, plan: Plan) -> None:
+    """Say which modules around sites are no doors: they took the places of others, or their class takes no base."""
+    modules, places = dict(named_modules(owner)), {site.module for site in plan.sites}
+    around = sorted({path for place in places for path in (*_around(place), place)} & set(modules) - {""})
+    foreign = [p for p in around if not isinstance(modules[p], Hosted) and type(modules[p]).forward is not _NO_FORWARD]
+    if foreign:
+        warnings.warn(
+            f"{names_text(foreign)} run with hyper-connections inside the model, and without when they are called "
+            "alone: transform has not seen them in their places, or cannot extend their classes, such as GraphModule. "
+            "Call the model around, or write mhc_compile.transform(mhc_compile.revert(model), ...)",
+            DetachedModuleWarning,
             stacklevel=5,
         )
 

@@ -13,7 +13,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.programs.coverage import check_parameters, check_sites
+from mhc_compile.programs.coverage import check_parameters, check_sites, warn_of_foreign
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
@@ -59,6 +59,7 @@ def add_program(
         spread_over(gm, owner)
     program = build_program(captured, gm, owner, entry.path, whole)
     entry.programs.append(program)
+    warn_of_foreign(owner, plan)
     return program
 
 

@@ -284,6 +284,25 @@ def test_what_a_part_reads_is_never_stale_behind_its_door():
 
 
 @pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
+def test_blocks_that_change_places_stay_doors():
+    t = net()
+    first, second = t.blocks
+    want = first(X)
+    t.blocks[0], t.blocks[1] = second, first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DetachedModuleWarning)
+        assert_close(first(X), want)
+
+
+@pytest.mark.parametrize("replace", [lambda part: Net(), torch.fx.symbolic_trace])
+def test_a_part_that_is_no_door_is_told_of(replace):
+    t = net(Lit)
+    t.net = replace(mhc_compile.revert(t).net)
+    with pytest.warns(DetachedModuleWarning, match="net.* without when they are called alone"):
+        assert not torch.allclose(t(X), t.net(X))
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
 def test_a_module_with_two_names_is_the_same_through_both():
     class Shared(Net):
         def __init__(self) -> None:
