@@ -21,6 +21,8 @@ NAMES: dict[str, str] = {
     "OpOverload": "torch._ops:OpOverload",
     "dispatch_modes": "torch._C:_len_torch_dispatch_stack",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
+    "functorch_left": "torch._functorch.pyfunctorch:temporarily_clear_interpreter_stack",
+    "is_functorch_wrapped": "torch._C._functorch:is_functorch_wrapped_tensor",
     "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
     "dynamo_config": "torch._dynamo:config",

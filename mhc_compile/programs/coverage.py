@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable
 from torch import nn
 
 from mhc_compile.errors import CaptureError, DetachedModuleWarning, MissingSitesWarning, StreamsCutWarning
-from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.data import Plan, Site
+from mhc_compile.passes.plan.keys import common_path, module_of
 from mhc_compile.programs.specs import specs_of
 from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.names import lies_in, named_modules
@@ -50,7 +51,7 @@ def check_sites(
 
 def warn_of_foreign(owner: Owner, plan: Plan) -> None:
     """Say which modules around sites are no doors: they took the places of others, or their class takes no base."""
-    modules, places = dict(named_modules(owner)), {site.module for site in plan.sites}
+    modules, places = dict(named_modules(owner)), set(map(_place_of, plan.sites))
     around = sorted({path for place in places for path in (*_around(place), place)} & set(modules) - {""})
     foreign = [p for p in around if not isinstance(modules[p], Hosted) and type(modules[p]).forward is not _NO_FORWARD]
     if foreign:
@@ -61,6 +62,11 @@ def warn_of_foreign(owner: Owner, plan: Plan) -> None:
             DetachedModuleWarning,
             stacklevel=5,
         )
+
+
+def _place_of(site: Site) -> str:
+    """The module that computes a sum; for code that Dynamo ascribes to none, that around the layers of the branch."""
+    return site.module or common_path(map(module_of, site.weights)).rpartition(".")[0]
 
 
 def _around(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.programs.dispatch import FORWARD
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
-from mhc_compile.programs.unsharded import Seen, make_whole
+from mhc_compile.programs.unsharded import Seen, is_wrapped, make_whole
 from mhc_compile.twin.looks import for_trace
 from mhc_compile.twin.offload import loaded_devices
 from mhc_compile.twin.parallel import for_whole_calls
@@ -38,14 +38,14 @@ def plain_part(owner: Served, path: str, whole: Collection[str] = (), method: st
 
 
 def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
-    """Id of each tensor that is distributed, or offloaded between calls -> how one process alone would see it."""
+    """Id of each tensor to be seen otherwise -> how: as one process would, loaded, without `torch.func` around."""
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}
     for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
         for name, tensor in registry.items():
             moved = tensor is not None and tensor.is_meta and (id(registry), name) in loaded
-            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor)):
+            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor) or is_wrapped(tensor)):
                 device = loaded[id(registry), name][1] if moved else tensor.device
                 seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
     return seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
 from mhc_compile.programs.specs import weights_of
+from mhc_compile.programs.unsharded import without_transforms
 
 
 @contextmanager
@@ -93,13 +94,10 @@ def trace_ahead(owner: Served, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def _add(
     owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
 ) -> Program | None:
-    captured = capture(
-        plain_part(owner, entry.path, whole, entry.method),
-        args,
-        kwargs,
-        path=entry.path,
-        open_axes=_changing(entry, args, kwargs),
-    )
+    plain, changing = plain_part(owner, entry.path, whole, entry.method), _changing(entry, args, kwargs)
+    args, kwargs = compat.tree_map(without_transforms, (tuple(args), dict(kwargs)))
+    with compat.functorch_left() if compat.functorch_active() else nullcontext():
+        captured = capture(plain, args, kwargs, path=entry.path, open_axes=changing)
     if captured.effects:
         return None
     plan = plan_of_part(captured, owner) if entry.called else plan_of(captured, owner._mhc.config, owner._mhc.plans)

@@ -80,6 +80,21 @@ class TracedHook:
     traced: Callable[..., Any]
     with_kwargs: bool
 
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        """That of the hook: `prune` and `remove_weight_norm` look for theirs by class."""
+        return self.traced.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else they ask it for, such as the name of its tensor."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.traced, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle names this class, and not that of the hook."""
+        return TracedHook, (self.traced, self.with_kwargs)
+
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:
         """The hook, before a call of a module or, given its output, after."""
         container = vars(module).get(HOSTED)

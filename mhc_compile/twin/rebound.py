@@ -11,7 +11,7 @@ import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import nn
@@ -43,8 +43,8 @@ def rebound(value: Any, twins: Twins, depth: int = _DEPTH) -> Any:
     make = _MAKERS.get(type(value))
     if make is not None and depth:
         return make(value, lambda part: rebound(part, twins, depth - 1))
-    if hasattr(value, "traced") and is_dataclass(value) and not isinstance(value, type):  # a `TracedHook`
-        return replace(value, traced=rebound(value.traced, twins, depth))  # type: ignore[type-var]
+    if is_dataclass(type(value)) and hasattr(value, "traced"):  # a `TracedHook`
+        return type(value)(rebound(value.traced, twins, depth), value.with_kwargs)
     return value
 
 

@@ -58,7 +58,7 @@ def found_in(value: Any) -> Any:
     if isinstance(value, types.MethodType):
         return value.__self__
     if isinstance(value, functools.partial):
-        return found_in(value.func) or value.keywords["self"]
+        return value.keywords.get("self") or found_in(value.func)
     return value.__closure__[0].cell_contents if isinstance(value, types.FunctionType) else None
 
 
