@@ -7,7 +7,7 @@ import inspect
 import types
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -52,7 +52,7 @@ def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str,
     """The module and its method in which the sum stands: of the modules around its weights, the innermost with it."""
     around = [path for path in modules if site.weights and lies_in(site.weights[0], path)]
     for path in sorted(around, key=len, reverse=True):
-        name = _function_at(original_class(modules[path]), site.location)
+        name = _function_at(cast(Any, original_class(modules[path])), site.location)
         if name:
             if name not in _FORWARD:
                 yield path, name
@@ -60,7 +60,7 @@ def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str,
 
 
 @functools.cache
-def _function_at(kind: type, location: str) -> str:
+def _function_at(kind: Any, location: str) -> str:
     """The name of the method of a class in which a line stands, given as `file:line`; "" if there is none."""
     file, _, line = location.rpartition(":")
     for base in kind.__mro__ if file else ():

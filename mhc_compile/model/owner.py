@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,8 +48,8 @@ class Transformed(Served):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        _, _, state, *rest = super().__reduce_ex__(protocol)
-        return (_rebuild, (self._mhc.original,), without_method_doors(state), *rest)
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_rebuild, (self._mhc.original,), without_method_doors(reduced[2]), *reduced[3:])
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Its own children behind the hyper-connections: `list(model.children())[:-1]` is still all but the head.
@@ -80,11 +80,11 @@ class Transformed(Served):
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
-    return object.__new__(_transformed_class(original))
+    return object.__new__(_transformed_class(cast(Any, original)))
 
 
 @functools.cache  # as those of two models of one class are one, for who stacks or averages them
-def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
+def _transformed_class(original: Any) -> type[Transformed]:
     # What the class does around its forward, in `__call__`, is part of the trace.
     special = {
         AROUND: True,
@@ -117,7 +117,7 @@ def own(
 
     The first of the plans, which are those of its modes, becomes `mhc_plan`.
     """
-    twin: Transformed = object.__new__(_transformed_class(type(model)))
+    twin: Transformed = object.__new__(_transformed_class(cast(Any, type(model))))
     state = shallow(model)
     set_aside_forward(state)
     vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans)), mhc_plan=plans[0])

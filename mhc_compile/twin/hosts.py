@@ -141,8 +141,8 @@ class Hosted(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        _, _, state, *rest = super().__reduce_ex__(protocol)
-        return (_rebuild, (original_class(self),), without_method_doors(state), *rest)
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_rebuild, (original_class(self),), without_method_doors(reduced[2]), *reduced[3:])
 
 
 def _rebuild(original: type[nn.Module]) -> Any:

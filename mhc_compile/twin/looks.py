@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,21 +82,6 @@ class TracedHook:
     traced: Callable[..., Any]
     with_kwargs: bool
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
-        """That of the hook: `prune` and `remove_weight_norm` look for theirs by class."""
-        return self.traced.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else they ask it for, such as the name of its tensor."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.traced, name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle names this class, and not that of the hook."""
-        return TracedHook, (self.traced, self.with_kwargs)
-
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:
         """The hook, before a call of a module or, given its output, after."""
         container = vars(module).get(HOSTED)
@@ -107,6 +94,30 @@ class TracedHook:
         if changed is None or output:
             return changed
         return changed if isinstance(changed, tuple) else (changed,), kwargs
+
+
+class TracedObject(TracedHook):
+    """The same of a hook that is an object: `prune` and `remove_weight_norm` look for theirs by class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """That of the hook."""
+        return self.traced.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else they ask it for, such as the name of its tensor."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.traced, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle names this class, and not that of the hook."""
+        return TracedObject, (self.traced, self.with_kwargs)
+
+
+def _traced(hook: Callable[..., Any], with_kwargs: bool) -> TracedHook:
+    plain = isinstance(hook, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial))
+    return (TracedHook if plain else TracedObject)(hook, with_kwargs)
 
 
 @contextmanager
@@ -123,7 +134,7 @@ def _stand_aside(state: State, keys: Mapping[str, set[Any]]) -> None:
     """Make `TracedHook`s of the hooks under these keys."""
     for name, noted in _HOOK_FUNCTIONS.items():
         for key in keys[name]:
-            state[name][key] = TracedHook(state[name][key], key in state[noted])
+            state[name][key] = _traced(state[name][key], key in state[noted])
             state[noted][key] = True
 
 

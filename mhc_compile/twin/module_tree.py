@@ -86,7 +86,7 @@ def _without_ours(kind: Any) -> Any:
         return _without_ours(kind.__mro__[2])
     bases = tuple(_without_ours(base) for base in kind.__bases__)
     namespace = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    made = type(kind.__name__, bases, namespace)
+    made: Any = type(kind.__name__, bases, namespace)
     for name, value in namespace.items():
         if isinstance(value, types.FunctionType) and "__class__" in value.__code__.co_freevars:
             setattr(made, name, _in_class(value, made))  # `super()` asks for it

@@ -72,7 +72,7 @@ def _of_method(value: types.MethodType, change: Change) -> types.MethodType:
     owner = change(known) if isinstance(known, nn.Module) else known
     if owner is known:
         return value
-    stands_for = vars(type(known)).get(ORIGINAL)  # its `forward` asks for what modules of a plain tree do not have
+    stands_for: Any = vars(type(known)).get(ORIGINAL)  # its `forward` asks for what modules of a plain tree do not have
     ours = stands_for is not None and vars(type(known)).get("forward") is value.__func__
     return types.MethodType(stands_for.forward if ours else value.__func__, owner)
 

@@ -8,7 +8,7 @@ CALLS = (
     Mutant(
         "a module that is called from outside runs plain",
         "calls",
-        "        if door is not None and not runs_plain():\n",
+        "        if door is not None and not runs_plain() and has_our_forward(type(self)):\n",
         "        if False:\n",
         ("tests/model/test_doors.py",),
     ),
