@@ -67,12 +67,16 @@ def origin_of(gm: fx.GraphModule) -> Origin:
 
 
 def _runs_in_a_function() -> bool:
-    """Whether an autograd function is being computed, further up the Python stack."""
+    """Whether an autograd function is being computed, further up the Python stack.
+
+    PyTorch's own, that for reentrant checkpointing, has a backward that runs the code again, and is none of them.
+    """
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:
             context = frame.f_locals.get(frame.f_code.co_varnames[0])
-            if isinstance(context, FunctionCtx):
+            function = getattr(context, "_forward_cls", None) if isinstance(context, FunctionCtx) else None
+            if function is not None and function.__module__.partition(".")[0] != "torch":
                 return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

@@ -59,16 +59,22 @@ def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str,
             return
 
 
-@functools.cache
 def _function_at(kind: Any, location: str) -> str:
     """The name of the method of a class in which a line stands, given as `file:line`; "" if there is none."""
     file, _, line = location.rpartition(":")
-    for base in kind.__mro__ if file else ():
-        for name, value in vars(base).items():
-            code = None if isinstance(value, (staticmethod, classmethod)) else _code_of(value)
-            if code is not None and code.co_filename == file and int(line) in _lines(code):
-                return name
-    return ""
+    found = (name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code))
+    return next(found, "")
+
+
+@functools.cache
+def _functions(kind: Any) -> dict[str, list[tuple[str, types.CodeType]]]:
+    """File -> the methods of a class that stand there, those of its own class first."""
+    found: dict[str, list[tuple[str, types.CodeType]]] = {}
+    for name, value in (item for base in kind.__mro__ for item in vars(base).items()):
+        code = None if isinstance(value, (staticmethod, classmethod)) else _code_of(value)
+        if code is not None:
+            found.setdefault(code.co_filename, []).append((name, code))
+    return found
 
 
 def _code_of(value: Any) -> types.CodeType | None:
