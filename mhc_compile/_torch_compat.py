@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mhc_compile.errors import UnsupportedTorchError
@@ -21,6 +21,8 @@ NAMES: dict[str, str] = {
     "OpOverload": "torch._ops:OpOverload",
     "dispatch_modes": "torch._C:_len_torch_dispatch_stack",
     "functorch_active": "torch._C:_are_functorch_transforms_active",
+    "functorch_left": "torch._functorch.pyfunctorch:temporarily_clear_interpreter_stack",
+    "is_functorch_wrapped": "torch._C._functorch:is_functorch_wrapped_tensor",
     "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
     # capture
     "dynamo_config": "torch._dynamo:config",
@@ -43,6 +45,7 @@ NAMES: dict[str, str] = {
     "in_kernel_invocation": "torch._subclasses.fake_tensor:in_kernel_invocation_manager",
     "no_python_dispatcher": "torch._dispatch.python:no_python_dispatcher",
     "op_implementations": "torch._subclasses.fake_impls:op_implementations_dict",
+    "TensorGuards": "torch._C._dynamo.guards:TensorGuards",
     # backend
     "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
@@ -59,7 +62,6 @@ NAMES: dict[str, str] = {
     # gradients
     "current_graph_task_id": "torch._C:_current_graph_task_id",
     "will_engine_execute_node": "torch._C:_will_engine_execute_node",
-    # counting
     "TorchDispatchMode": "torch.utils._python_dispatch:TorchDispatchMode",
     # lowering
     "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
@@ -97,6 +99,24 @@ def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Ca
     known = inspect.signature(torch.compile).parameters
     options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": limit}
     return torch.compile(function, backend=backend, **{k: v for k, v in options.items() if k in known})
+
+
+def same_tensors(tensors: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
+    """A check in C++ whether others have the types, dtypes, devices, shapes and gradient flags of these tensors.
+
+    None for tensors that it cannot look at.
+    """
+    try:
+        sizes, strides = [list(t.shape) for t in tensors], [[None] * t.dim() for t in tensors]
+        known = load("TensorGuards")(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    except (RuntimeError, SystemError, TypeError):  # sizes that are symbols
+        return None
+
+    def same(others: Sequence[Any]) -> bool:
+        found: bool = known.check(*others)
+        return found
+
+    return same
 
 
 def unwrapped(module: Any) -> Any:
@@ -144,10 +164,7 @@ def sharded_dtypes(modules: Iterable[Any]) -> dict[int, Any]:
 
 
 def parallel_meshes(modules: Iterable[Any], around: Iterable[Any] = ()) -> list[Any]:
-    """Device meshes over which parameters and buffers lie in calls: of tensor and expert parallelism, not of FSDP.
-
-    `fully_shard` was called on some of these modules, wrappers included, or of those around.
-    """
+    """Meshes of tensor and expert parallelism, not of FSDP, which was called on some of the modules or those around."""
     tensor = sys.modules.get("torch.distributed.tensor")  # nothing is distributed before it is imported
     if tensor is None:
         return []

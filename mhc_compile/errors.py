@@ -104,6 +104,10 @@ class KeywordNameError(MhcError):
     """A parameter or buffer has a name that generated code cannot spell, such as `heads.in.weight`."""
 
 
+class DeferredForwardError(MhcError):
+    """The forward of a model is a coroutine or a generator, which computes only after it was called."""
+
+
 class OwnChildrenError(MhcError):
     """A compiled model goes over its own children, of which the hyper-connections are one."""
 

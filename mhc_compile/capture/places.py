@@ -20,6 +20,7 @@ MISSING = object()
 _IN_MODEL = re.compile(r"^root((?:\._modules\['[^']+'\])*)(.*)$")
 _IN_CLASS = re.compile(r"^type\(root((?:\._modules\['[^']+'\])*)\)(.+)$")
 _IN_GLOBALS = re.compile(r"^scope\['([^']+)'\](.+)$")
+_IN_DICT = re.compile(r"\.__dict__\['(\w+)'\]")
 _ITEM = re.compile(r"\['([^']+)'\]")
 _COPIED = re.compile(r"dict\(((?:[^()]|\([^()]*\))*\.__dict__)\)")
 _FUNCTION_GLOBALS = "___unnamed_scope"
@@ -43,6 +44,7 @@ class Place:
 def place_of(model: nn.Module, guard: guards.GuardRecord) -> Place | None:
     """Where the value of a guard is; None for what PyTorch and Dynamo have for themselves."""
     name = _COPIED.sub(r"\1", guard.name)  # Dynamo looks at a copy of a class, which does not change
+    name = _IN_DICT.sub(r".\1", name)  # so it goes on where a module has a `__getattr__` of its own
     if matched := _IN_MODEL.match(name):
         return Place(_path(matched[1]), _tail(matched))
     if matched := _IN_CLASS.match(name):

@@ -1,13 +1,14 @@
-"""Names that generated code can spell."""
+"""What generated code can spell: names, and functions that return their result."""
 
 from __future__ import annotations
 
+import inspect
 import keyword
 from collections.abc import Iterable
 
 from torch import nn
 
-from mhc_compile.errors import KeywordNameError
+from mhc_compile.errors import DeferredForwardError, KeywordNameError
 
 
 def check_names_of(model: nn.Module) -> None:
@@ -27,4 +28,19 @@ def check_names(names: Iterable[str]) -> None:
             raise KeywordNameError(
                 f"{name}: {word!r} is a word of Python's own, so the code that is generated from the model cannot read "
                 f"an attribute of that name. Call it otherwise where the model is built, for example {word + '_'!r}"
+            )
+
+
+def check_forward(model: nn.Module) -> None:
+    """Refuse a forward that computes only after it was called. A trace would return what it yields or gives at once.
+
+    Raises:
+        DeferredForwardError: with what to write.
+    """
+    forward = model.forward
+    for is_one, kind in ((inspect.iscoroutinefunction, "coroutine"), (inspect.isgeneratorfunction, "generator")):
+        if is_one(forward):
+            raise DeferredForwardError(
+                f"{type(model).__name__}.forward is a {kind}, of which there is no graph: transform the module that it "
+                "calls, or write a forward that returns tensors"
             )

@@ -13,14 +13,16 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.attributes import check_constants, name_attributes
 from mhc_compile.capture.autocast import ASKS_AUTOCAST, autocast_state, without_autocast
+from mhc_compile.capture.graph_module import name_modules
 from mhc_compile.capture.guards import GuardRecord, gradients_asked_for, recorded_guards
 from mhc_compile.capture.input_spec import InputSpec, input_spec, joined
 from mhc_compile.capture.places import reaches
 from mhc_compile.capture.quick_shapes import quick_shapes
 from mhc_compile.capture.reads import Reads
-from mhc_compile.capture.side_effects import lasting, watched
-from mhc_compile.capture.spelling import check_names_of
+from mhc_compile.capture.side_effects import arguments_watched, lasting, watched
+from mhc_compile.capture.spelling import check_forward, check_names_of
 from mhc_compile.capture.trace_errors import takes_objects, translate
 from mhc_compile.capture.undisturbed import undisturbed
 from mhc_compile.errors import NoFloatError
@@ -82,9 +84,11 @@ def capture(
         InputMismatchError: the model raises on these inputs.
         NoFloatError: nothing in the model is a floating point number.
         KeywordNameError: a parameter or buffer is called `in`, `lambda` or the like.
+        DeferredForwardError: the forward is a coroutine or a generator.
         CaptureError: anything else that keeps the model from being traced.
     """
     check_names_of(model)
+    check_forward(model)
     kwargs = dict(kwargs or {})
     failures: list[Exception] = []
     for attempt in _attempts(model, dynamic):
@@ -99,6 +103,9 @@ def capture(
                 break  # the other attempts would fail in the same way
             continue
         _check_float(model, gm)
+        check_constants(gm, model)
+        name_modules(gm, model)
+        attributes = name_attributes(gm, model, traced.guards)
         spec = input_spec(gm, traced.flat, traced.tree, gradients=traced.asks_gradients)
         return Captured(
             gm,
@@ -106,7 +113,7 @@ def capture(
             gm.graph._codegen.pytree_info.out_spec,  # type: ignore[attr-defined]
             grad_mode,
             traced.autocast,
-            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients),
+            Reads.of(model, traced.guards, path, gradients=traced.asks_gradients, attributes=attributes),
             lasting(traced.changed),
             _calls(model),
             attempt.notes(failures),
@@ -181,13 +188,29 @@ def _trace(model: nn.Module, inputs: Any, flat: list[Any], tree: Any) -> _Traced
         TRACING,
         undisturbed(model),
         quick_shapes(),
+        arguments_watched(model, inputs),
         recorded_guards() as guards,
         gradients_asked_for() as asked,
         watched() as changed,
     ):
         gm = compat.dynamo_graph_capture(model)(*inputs[0], **inputs[1])
         compat.restore_state_dict(model, gm)
+        _put_in_order(gm, tree)
     return _Traced(gm, flat, tree, changed, guards, any(asked), None)
+
+
+def _put_in_order(gm: fx.GraphModule, tree: Any) -> None:
+    """Let a graph take flat inputs in the order of `tree`.
+
+    What is traced was made anew of flat inputs, and an output of transformers has its fields in another order then.
+    """
+    order, _ = compat.tree_flatten(compat.tree_unflatten([*range(tree.num_leaves)], tree))
+    if order == sorted(order):
+        return
+    inputs = gm.graph.find_nodes(op="placeholder")
+    for _, node in sorted(zip(order, inputs, strict=True), key=lambda pair: -pair[0]):
+        next(iter(gm.graph.nodes)).prepend(node)
+    gm.recompile()
 
 
 def _alias(value: Any, dynamic: bool, more: Collection[int]) -> Any:

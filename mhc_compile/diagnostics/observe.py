@@ -127,7 +127,7 @@ def _observed_entry(owner: Served, entry: Entry, others: Others) -> Iterator[Non
     if entry.kinds:
         from mhc_compile.model.fallback import Fallback  # late, for it imports Dynamo
 
-        entry.fallback = Fallback(owner, entry.path, inner=observing_inner(others))
+        entry.fallback = Fallback(owner, entry.path, inner=observing_inner(others), method=entry.method)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.autograd.function import FunctionCtx
 
 from mhc_compile import _torch_compat as compat
 
@@ -30,6 +31,7 @@ class Origin:
         partial: whether a graph break in front of it left the function, or its rest, to be traced by itself.
         break_reason: why the graph ends before the function does, "" if it does not.
         break_location: `file:line` of the graph break at its end, "" if there is none.
+        custom_backward: whether it runs in the forward of an autograd function, which has a backward of its own.
     """
 
     frame: str
@@ -37,6 +39,7 @@ class Origin:
     partial: bool = False
     break_reason: str = ""
     break_location: str = ""
+    custom_backward: bool = False
 
     @property
     def resumed(self) -> bool:
@@ -56,11 +59,27 @@ def origin_of(gm: fx.GraphModule) -> Origin:
     function = _RESUMED.sub(r"\1", name)
     file = code.co_filename if code is not None else ""
     traced = (f"{file}:{name}", f"{file}:{function}", function != name or _is_part(gm))
-    reason = getattr(gm, "compile_subgraph_reason", None)
+    reason, custom = getattr(gm, "compile_subgraph_reason", None), _runs_in_a_function()
     if reason is None or not reason.graph_break:
-        return Origin(*traced)
+        return Origin(*traced, custom_backward=custom)
     where = f"{reason.user_stack[-1].filename}:{reason.user_stack[-1].lineno}" if reason.user_stack else ""
-    return Origin(*traced, reason.reason, where)
+    return Origin(*traced, reason.reason, where, custom)
+
+
+def _runs_in_a_function() -> bool:
+    """Whether an autograd function is being computed, further up the Python stack.
+
+    PyTorch's own, that for reentrant checkpointing, has a backward that runs the code again, and is none of them.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:
+            context = frame.f_locals.get(frame.f_code.co_varnames[0])
+            function = getattr(context, "_forward_cls", None) if isinstance(context, FunctionCtx) else None
+            if function is not None and function.__module__.partition(".")[0] != "torch":
+                return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def traced_code() -> Any:

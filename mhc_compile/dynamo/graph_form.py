@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.capture.graph_module import copy_graph_module
+from mhc_compile.capture.graph_module import copy_graph_module, name_modules
 from mhc_compile.capture.spelling import check_names
 from mhc_compile.dynamo.state_names import name_state
 from mhc_compile.passes.graph.checkpointed import CONTEXT_FN
@@ -68,7 +68,7 @@ def open_graph(original: fx.GraphModule, values: Sequence[Any], model: nn.Module
     for old, new in zip(original.graph.nodes, gm.graph.nodes, strict=True):
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
-    _name_modules(gm, model)
+    name_modules(gm, model)
     placeholders = gm.graph.find_nodes(op="placeholder")
     found = name_state(placeholders, values, model)
     inputs = {name: node for node, name in found.names.items()}
@@ -151,17 +151,6 @@ def _without_state(opened: OpenGraph) -> fx.GraphModule:
         if hasattr(opened.original, name):
             vars(closed)[name] = getattr(opened.original, name)
     return closed
-
-
-def _name_modules(gm: fx.GraphModule, model: nn.Module) -> None:
-    """Paths of modules from the model on: behind a graph break, Dynamo starts them at the submodule it is in."""
-    paths = {str(id(module)): name for name, module in model.named_modules()}
-    for node in gm.graph.nodes:
-        stack = node.meta.get("nn_module_stack")
-        if stack:
-            node.meta["nn_module_stack"] = {
-                key: (paths.get(key.partition("@")[0], path), kind) for key, (path, kind) in stack.items()
-            }
 
 
 def _as_parameter(value: Any) -> Any:

@@ -84,11 +84,12 @@ def examine(
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
     left_out: list[str] = []
-    while more := _unwanted(opened.gm, plan, config, model):  # what a site left out displaced comes back
+    while more := _unwanted(opened.gm, plan, config, model, origin):  # what a site left out displaced comes back
         left_out += more
         plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken, known)
     check_owner(model, opened, plan)
     check_parts(model)
+    plan = _with_a_backward_of_its_own(plan) if origin.custom_backward else plan
     plan = _cut_by_a_break(opened.gm, plan) if origin.partial else plan
     return opened, GraphRecord(origin, plan, frozenset(opened.inputs))
 
@@ -211,8 +212,21 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
     return replace(plan, rejected=tuple(map(remarked, plan.rejected)))
 
 
-def _unwanted(gm: fx.GraphModule, plan: Plan, config: Config, model: nn.Module) -> list[str]:
+def _with_a_backward_of_its_own(plan: Plan) -> Plan:
+    """The plan of code in an autograd function, whose sites were all left out, with the reason."""
+    from mhc_compile.passes.plan.data import Reason
+
+    def told(r: Rejection) -> Rejection:
+        return replace(r, reason=Reason.CUSTOM_BACKWARD) if r.reason is Reason.EXCLUDED else r
+
+    return replace(plan, rejected=tuple(map(told, plan.rejected)))
+
+
+def _unwanted(gm: fx.GraphModule, plan: Plan, config: Config, model: nn.Module, origin: Origin) -> list[str]:
     from mhc_compile.passes.plan.patterns import is_chosen
+
+    if origin.custom_backward:
+        return [site.key for site in plan.sites]
 
     inside = _rewritten_already(gm, plan, model)
     return [site.key for site in plan.sites if site.key in inside or not is_chosen(site.key, config)]

@@ -7,10 +7,12 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile._torch_compat import unwrapped
-from mhc_compile.errors import DetachedModuleWarning
+from mhc_compile.errors import CaptureError, DetachedModuleWarning
+from mhc_compile.model.method_doors import set_method_doors
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.programs.ownership import Served
@@ -19,23 +21,27 @@ from mhc_compile.twin.names import lies_in, named_modules
 
 
 class ModuleDoor:
-    """The way into one module: a trace of that module alone, with the parameters of the sites inside.
-
-    Attributes:
-        path: name of the module in its owner.
-    """
+    """The way into one module: a trace of that module alone, with the parameters of the sites inside."""
 
     def __init__(self, owner: Served, path: str) -> None:
-        """Know the owner weakly: it holds the module, and may be copied without this."""
-        self.path = path
-        self._owner = weakref.ref(owner)
+        """For the module `path` of a model, which is known weakly: it holds the module, and is copied without this."""
+        self._owners: list[tuple[weakref.ref[Served], str]] = []
+        self.let_in(owner, path)
+
+    def let_in(self, owner: Served, path: str) -> None:
+        """Serve a model that shares the module, too; the first that is there serves the calls."""
+        self._owners = [(known, name) for known, name in self._owners if known() not in (None, owner)]
+        self._owners.append((weakref.ref(owner), path))
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
-        owner = self._owner()
-        if owner is None or not _holds(owner, self.path, module):
-            return _without(module, args, kwargs)
-        return call_entry(owner, owner._mhc.entry(self.path), args, kwargs)
+        for reference, path in self._owners:
+            owner = reference()
+            found = path if owner is None or _holds(owner, path, module) else _moved_to(owner, module)
+            if owner is not None and found is not None:
+                _check_exporting(owner, found)
+                return call_entry(owner, owner._mhc.entry(found), args, kwargs)
+        return _without(module, args, kwargs)
 
     def __reduce__(self) -> tuple[type[DetachedDoor], tuple[()]]:
         """A copy of the module, or what a pickle gives back, belongs to nobody, until its owner sets doors anew."""
@@ -56,7 +62,27 @@ def set_doors(owner: Served) -> None:
     for path, module in named_modules(owner):
         if isinstance(module, Hosted):
             inside = any(lies_in(place, path) for place in places)
-            vars(module)[HOSTED].door = ModuleDoor(owner, path) if inside and path else None
+            known = vars(module)[HOSTED].door
+            if not inside or not path:
+                vars(module)[HOSTED].door = None
+            elif not isinstance(known, ModuleDoor):
+                vars(module)[HOSTED].door = ModuleDoor(owner, path)
+            else:  # `copy.copy` shares the modules of a model
+                known.let_in(owner, path)
+    set_method_doors(owner)
+
+
+def _check_exporting(owner: Served, path: str) -> None:
+    """Refuse an export of the module alone, whose parameters of sites belong to the model. Dynamo can do it.
+
+    Raises:
+        CaptureError: with what to write.
+    """
+    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+        raise CaptureError(
+            f"{path} is a part of a transformed {owner._mhc.original.__name__}, whose hyper_connections hold the new "
+            "parameters: export the model, write torch.export.export(..., strict=True), or transform the part alone"
+        )
 
 
 def _holds(owner: Served, path: str, module: nn.Module) -> bool:
@@ -66,6 +92,11 @@ def _holds(owner: Served, path: str, module: nn.Module) -> bool:
         if found is None:
             return False
     return unwrapped(found) is module
+
+
+def _moved_to(owner: Served, module: nn.Module) -> str | None:
+    """Where a module is that is no longer where it was, such as a block that changed its place."""
+    return next((path for path, found in named_modules(owner) if found is module), None)
 
 
 def _without(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

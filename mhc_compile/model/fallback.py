@@ -25,6 +25,7 @@ from mhc_compile.dynamo.plans import GraphRecord, no_graph
 from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites
+from mhc_compile.programs.dispatch import FORWARD
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import original_forward, plain_calls
 from mhc_compile.twin.module_tree import original_class
@@ -35,6 +36,7 @@ OFTEN = 8
 
 _SETTINGS = {
     "skip_nnmodule_hook_guards": False,  # hooks come and go
+    "suppress_errors": False,  # what is refused would run plain
     "allow_unspec_int_on_nn_module": True,  # counters are open from their second value on
 }
 
@@ -42,9 +44,9 @@ _SETTINGS = {
 class Fallback:
     """Runs the original code of one module of a transformed model under Dynamo."""
 
-    def __init__(self, owner: Served, path: str, inner: str | Inner = "eager") -> None:
-        """For the module `path` of `owner`, "" for the model itself; `inner` runs the rewritten graphs."""
-        self._inner = InnerChoice(inner)
+    def __init__(self, owner: Served, path: str, inner: str | Inner = "eager", method: str = FORWARD) -> None:
+        """For a method of the module `path` of `owner`, "" for the model itself; `inner` runs the rewritten graphs."""
+        self._inner, self._method = InnerChoice(inner), method
         self._path, self._reported, self._in_a_row = path, False, 0
         self._owner = weakref.ref(owner)
         self._held = _HeldTransformed(owner)
@@ -55,14 +57,15 @@ class Fallback:
         module = owner.get_submodule(self._path)
         backend = Backend(owner._mhc.config, self._inner)
         backend._held = self._held
-        self._compiled = compiled_alone(module, original_forward(module), backend)
-        self._compilations, self._forward = 0, original_class(module).forward
+        self._forward = getattr(original_class(module), self._method)
+        code = original_forward(module) if self._method == FORWARD else self._forward
+        self._compiled, self._compilations = compiled_alone(module, code, backend), 0
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`."""
         owner = self._owner()
         assert owner is not None
-        forward = original_class(owner.get_submodule(self._path)).forward
+        forward = getattr(original_class(owner.get_submodule(self._path)), self._method)
         # Behind its limit, Dynamo would run calls without any hyper-connections.
         if self._compilations == RECOMPILE_LIMIT - 1 or forward is not self._forward:
             self._start(owner)

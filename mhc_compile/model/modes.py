@@ -11,7 +11,7 @@ from torch import nn
 
 from mhc_compile.capture.inputs import Inputs
 from mhc_compile.capture.set_up import finish_set_up
-from mhc_compile.capture.side_effects import describe_effects
+from mhc_compile.capture.side_effects import describe_effects, keep_dead_ends
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import MODES, Config
 from mhc_compile.errors import CaptureError, NoGraphError, UncompiledCodeWarning
@@ -81,6 +81,8 @@ def trace_one(
     try:
         with training_mode(model, training):
             captured = _capture(model, inputs, dynamic)
+            if captured.effects:
+                keep_dead_ends(captured.gm)
             found = plan_of(captured, config, [variant.plan for variant in before])
     except CaptureError as error:
         try:

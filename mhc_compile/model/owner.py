@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,10 +26,10 @@ from mhc_compile.programs.plain_twin import rebind_hooks
 from mhc_compile.twin.containers import container_methods
 from mhc_compile.twin.former_keys import rename_former
 from mhc_compile.twin.header import check_adapter, check_state, is_plain
-from mhc_compile.twin.hosts import original_forward, runs_plain
+from mhc_compile.twin.hosts import original_forward, runs_plain, without_method_doors
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections, spared_names
 from mhc_compile.twin.looks import for_twin, set_aside_forward
-from mhc_compile.twin.module_tree import derived, second_tree, shallow
+from mhc_compile.twin.module_tree import AROUND, derived, second_tree, shallow
 
 
 class Transformed(Served):
@@ -38,7 +38,7 @@ class Transformed(Served):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(copy.deepcopy(without_method_doors(vars(self)), memo))
         set_doors(twin)
         return twin
 
@@ -48,8 +48,18 @@ class Transformed(Served):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        reduced = super().__reduce_ex__(protocol)
-        return (_rebuild, (self._mhc.original,), *reduced[2:])
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_rebuild, (self._mhc.original,), without_method_doors(reduced[2]), *reduced[3:])
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Its own children behind the hyper-connections: `list(model.children())[:-1]` is still all but the head.
+
+        Code of the model itself, which Dynamo runs, sees its own alone.
+        """
+        own = [(name, child) for name, child in super().named_children() if name != CHILD]
+        if not runs_plain() and CHILD in self._modules:
+            yield CHILD, self.hyper_connections
+        yield from own
 
     def no_weight_decay(self) -> set[str]:
         """What optimizers of timm ask a model: names of parameters without weight decay, its own and new ones."""
@@ -70,12 +80,18 @@ class Transformed(Served):
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
-    return object.__new__(_transformed_class(original))
+    return object.__new__(_transformed_class(cast(Any, original)))
 
 
-def _transformed_class(original: type[nn.Module]) -> type[Transformed]:
+@functools.cache  # as those of two models of one class are one, for who stacks or averages them
+def _transformed_class(original: Any) -> type[Transformed]:
     # What the class does around its forward, in `__call__`, is part of the trace.
-    special = {"__call__": nn.Module.__call__, **container_methods(original), **methods_of_pretrained(original, own)}
+    special = {
+        AROUND: True,
+        "__call__": nn.Module.__call__,
+        **container_methods(original),
+        **methods_of_pretrained(original, own),
+    }
     kind: type[Transformed] = derived(Transformed, original, functools.partial(_transformed_forward, original), special)
     return kind
 
@@ -101,12 +117,13 @@ def own(
 
     The first of the plans, which are those of its modes, becomes `mhc_plan`.
     """
-    twin: Transformed = object.__new__(_transformed_class(type(model)))
+    twin: Transformed = object.__new__(_transformed_class(cast(Any, type(model))))
     state = shallow(model)
     set_aside_forward(state)
     vars(twin).update(state, _mhc=Ownership(type(model), config, tuple(plans)), mhc_plan=plans[0])
     second_tree(model, twin, for_twin)
-    twin._modules[CHILD] = HyperConnections(sites, config).train(model.training)
+    twin._modules[CHILD] = child = HyperConnections(sites, config).train(model.training)
+    child.in_sequential = True  # who calls all children of the model in turn, leaves nothing out
     rebind_hooks(twin)
     set_doors(twin)
     return twin

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.capture.trace import TRACING
 from mhc_compile.capture.trace_errors import describe_call
@@ -56,9 +57,24 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
         if program is not None:
             return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
     refuse_fallback(owner, describe_call(owner, args, kwargs))
+    _check_transforms(describe_call(owner, args, kwargs))
     if entry.fallback is None:
-        entry.fallback = Fallback(owner, entry.path)
+        entry.fallback = Fallback(owner, entry.path, method=entry.method)
     return entry.fallback(args, kwargs)
+
+
+def _check_transforms(call: str) -> None:
+    """Refuse what would run through Dynamo inside of `torch.func`, where Dynamo lets code run as it is.
+
+    Raises:
+        CaptureError: a transform is at work.
+    """
+    if compat.functorch_active():
+        raise CaptureError(
+            f"{call} is no one graph, and Dynamo does not run it inside of a transform of torch.func (vmap, grad): "
+            "call the model once outside, with logging.getLogger('mhc_compile').setLevel('INFO') to see why, and "
+            "change that, or apply torch.func inside of the forward"
+        )
 
 
 def _trace(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Any) -> Any:

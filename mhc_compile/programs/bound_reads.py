@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.attributes import ATTRIBUTE
 from mhc_compile.capture.places import MISSING, evaluate
-from mhc_compile.capture.reads import Read, Reads, agrees
+from mhc_compile.capture.read import Read, agrees
+from mhc_compile.capture.reads import Reads
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
 from mhc_compile.twin.parallel import is_parallel
 from mhc_compile.wording import names_text
 
 _STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
-_PARAMETER = re.compile(r"^\._parameters\['([^']+)'\]$")
+_REGISTERED = re.compile(r"^\.(_parameters|_buffers)\['([^']+)'\]$")
 
 
 def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
@@ -66,7 +68,7 @@ class BoundReads:
         self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
         self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
         self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
-        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, bool | None]] = []
+        self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, torch.Size, bool | None]] = []
         for read in reads.values:
             self._add(read.start(modules), read)
         self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
@@ -77,10 +79,12 @@ class BoundReads:
         self._hook_counts = list(map(len, self._hooks))
         self._holders = [mapping for mapping, *_ in self._parameters]
         self._names = [name for _, name, *_ in self._parameters]
-        self._dtypes = [dtype for *_, dtype, _, _ in self._parameters]
-        self._kinds = [] if self._sharded else [type(mapping[name]) for mapping, name, *_ in self._parameters]
-        self._devices = [device for *_, device, _ in self._parameters]
+        self._dtypes = [dtype for _, _, dtype, *_ in self._parameters]
+        self._kinds = [] if self._sharded else [type(mapping.get(name)) for mapping, name, *_ in self._parameters]
+        self._devices = [device for *_, device, _, _ in self._parameters]
+        self._shapes = [] if self._sharded else [shape for *_, shape, _ in self._parameters]
         self._required = [flag for *_, flag in self._parameters if flag is not None]  # all of them, or none
+        self._as_checked: Callable[[list[Any]], bool] | None = None
 
     def holds(self) -> bool:
         """Whether everything still is as it was read."""
@@ -100,6 +104,9 @@ class BoundReads:
                 found = mapping.get(key, MISSING)
                 if found is not value and (type(found) is not type(value) or found != value):
                     return f"{name} is {_text(found)}, no longer {_text(value)}"
+        for mapping, key, value in self._passed:
+            if mapping.get(key, MISSING) is not value:
+                return f"{key} was replaced"
         for mapping, key, kind, name in self._typed:
             if type(mapping.get(key, MISSING)) is not kind:
                 return f"{name} is no longer a {kind.__name__}"
@@ -114,7 +121,7 @@ class BoundReads:
         return (
             ""
             if self._all_hold(self._loadable)
-            else "a parameter has another dtype or device, or is frozen or not as before"
+            else "a parameter has another dtype, device or shape, or is frozen or not as before"
         )
 
     def _all_hold(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
@@ -149,6 +156,14 @@ class BoundReads:
 
     def _same_parameters(self, loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         parameters = list(map(getitem, self._holders, self._names))
+        if self._as_checked is not None and self._as_checked(parameters):
+            return True  # nothing that is looked at below is another than when it was looked at last
+        if not self._fit(parameters, loaded):
+            return False
+        self._as_checked = None if self._sharded else compat.same_tensors(parameters)
+        return True
+
+    def _fit(self, parameters: list[Any], loaded: Mapping[tuple[int, str], torch.device]) -> bool:
         if self._kinds and list(map(type, parameters)) != self._kinds:
             return False  # distributed since
         if self._sharded:
@@ -158,6 +173,8 @@ class BoundReads:
             dtypes = [p.dtype for p in parameters]
         devices = [p.device for p in parameters]
         if self._required and [p.requires_grad for p in parameters] != self._required:
+            return False
+        if self._shapes and [p.shape for p in parameters] != self._shapes:
             return False
         return dtypes == self._dtypes and (devices == self._devices or self._are_loaded(devices, loaded))
 
@@ -170,9 +187,9 @@ class BoundReads:
         return used == self._devices
 
     def _add(self, start: Any, read: Read) -> None:
-        named = _PARAMETER.match(read.tail)
-        if read.kind == "parameter" and named:
-            self._parameters.append((start._parameters, named[1], *read.value))
+        holder = _holder_of_tensor(start, read.tail) if read.kind == "parameter" else None
+        if holder is not None:
+            self._parameters.append((*holder, *read.value))
             return
         if read.kind == "absent" and not read.tail:
             mappings, reads = self._absent.setdefault(read.value, ([], []))
@@ -186,10 +203,21 @@ class BoundReads:
         for mapping, key in steps[:-1]:
             self._on_the_way[id(mapping), key] = (mapping, key, mapping[key])
         mapping, key = steps[-1]
+        if isinstance(read.value, torch.Tensor):  # it is not to be compared by its values
+            self._on_the_way[id(mapping), key] = (mapping, key, read.value)
+            return
         if read.kind == "type":
             self._types[id(mapping), key] = (mapping, key, read.value, read.named())
             return
         self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
+
+
+def _holder_of_tensor(start: Any, tail: str) -> tuple[dict[str, Any], str] | None:
+    """The dict that holds a parameter, buffer or attribute of a module, and its name there."""
+    named, attribute = _REGISTERED.match(tail), ATTRIBUTE.match(tail)
+    if named:
+        return getattr(start, named[1]), named[2]
+    return (vars(start), attribute[1]) if attribute else None
 
 
 def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:

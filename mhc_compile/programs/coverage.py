@@ -5,15 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable
 
-from mhc_compile.errors import CaptureError, MissingSitesWarning, StreamsCutWarning
-from mhc_compile.passes.plan.data import Plan
+from torch import nn
+
+from mhc_compile.errors import CaptureError, DetachedModuleWarning, MissingSitesWarning, StreamsCutWarning
+from mhc_compile.passes.plan.data import Plan, Site
+from mhc_compile.passes.plan.keys import common_path, module_of
 from mhc_compile.programs.specs import specs_of
-from mhc_compile.twin.names import lies_in
+from mhc_compile.twin.hosts import Hosted
+from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.twin.owned import Owner
 from mhc_compile.wording import names_text
 
+_NO_FORWARD = nn.Module.forward
+"""That of containers, which nobody calls."""
 
-def check_sites(owner: Owner, path: str, found: Collection[str], read: Collection[str]) -> None:
+
+def check_sites(
+    owner: Owner, path: str, found: Collection[str], read: Collection[str], called: str | None = None
+) -> None:
     """Warn of sites of the model's plan that a call of a module runs plain, and of segments that it cuts.
 
     Args:
@@ -22,21 +31,42 @@ def check_sites(owner: Owner, path: str, found: Collection[str], read: Collectio
         found: keys of the sites in its trace.
         read: names of the parameters in it; a site whose weights are not among them does not run at all, such as
             those of an encoder whose result is given.
+        called: what was called, if it is another method than its forward.
     """
-    plans = owner._mhc.plans
-    if path:
-        warn_of_cut(path, found, plans[:1])
+    plans, called = owner._mhc.plans, path if called is None else called
+    if called:
+        warn_of_cut(called, found, plans[:1])
     sites = [s for s in plans[0].sites if lies_in(s.module, path)] if plans else []
     owners = {owner for name in read for owner in _around(name)}
     expected = {s.key for s in sites if not s.weights or any(w in read or _owner(w) in owners for w in s.weights)}
     missing = [key for key in expected if key not in found and key.partition("#")[0] not in found]  # called once here
     if missing:
         warnings.warn(
-            f"this kind of call of {path or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
+            f"this kind of call of {called or 'the model'} runs {len(missing)} of {len(expected)} residual connections "
             f"plain ({names_text(sorted(missing))}): they were found in the example inputs, and are not in this trace",
             MissingSitesWarning,
             stacklevel=5,
         )
+
+
+def warn_of_foreign(owner: Owner, plan: Plan) -> None:
+    """Say which modules around sites are no doors: they took the places of others, or their class takes no base."""
+    modules, places = dict(named_modules(owner)), set(map(_place_of, plan.sites))
+    around = sorted({path for place in places for path in (*_around(place), place)} & set(modules) - {""})
+    foreign = [p for p in around if not isinstance(modules[p], Hosted) and type(modules[p]).forward is not _NO_FORWARD]
+    if foreign:
+        warnings.warn(
+            f"{names_text(foreign)} run with hyper-connections inside the model, and without when they are called "
+            "alone: transform has not seen them in their places, or cannot extend their classes, such as GraphModule. "
+            "Call the model around, or write mhc_compile.transform(mhc_compile.revert(model), ...)",
+            DetachedModuleWarning,
+            stacklevel=5,
+        )
+
+
+def _place_of(site: Site) -> str:
+    """The module that computes a sum; for code that Dynamo ascribes to none, that around the layers of the branch."""
+    return site.module or common_path(map(module_of, site.weights)).rpartition(".")[0]
 
 
 def _around(name: str) -> list[str]:

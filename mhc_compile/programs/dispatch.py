@@ -14,6 +14,7 @@ from mhc_compile.programs.bound_reads import BoundReads, bind
 from mhc_compile.programs.program import Program
 from mhc_compile.twin.owned import Owner
 
+FORWARD = "forward"
 Kind = tuple[Any, ...]
 """A kind of call: structure and types of the inputs, modes; see `kind_of`."""
 
@@ -28,6 +29,7 @@ class Entry:
         kinds: kinds of calls that are no one graph, or do more than compute a result.
         fallback: serves those, through Dynamo.
         bound: program -> its reads on the modules of this model.
+        method: name of the method that is called.
     """
 
     path: str
@@ -35,11 +37,17 @@ class Entry:
     kinds: set[Kind] = field(default_factory=set)
     fallback: Callable[..., Any] | None = None
     bound: dict[int, BoundReads] = field(default_factory=dict)
+    method: str = FORWARD
+
+    @property
+    def called(self) -> str:
+        """What is called, for a reader; "" for the model."""
+        return self.path if self.method == FORWARD else f"{self.path}.{self.method}".lstrip(".")
 
     def for_copy(self) -> Entry:
         """The same for a copy of the model; code for a distributed one knows the parameters of this."""
         programs = [p for p in self.programs if not p.constants and not p.reads.parallel]
-        return Entry(self.path, programs, set(self.kinds))
+        return Entry(self.path, programs, set(self.kinds), method=self.method)
 
     def find(self, owner: Owner, flat: Sequence[Any], tree: Any) -> Program | None:
         """The program that computes a call correctly, if there is one."""

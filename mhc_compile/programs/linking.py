@@ -20,6 +20,7 @@ from mhc_compile.passes.split.arrange import Part
 from mhc_compile.passes.split.nesting import Layout, lay_out, nest
 from mhc_compile.passes.split.scopes import ModuleNames, inside
 from mhc_compile.twin.hosts import RUN, Hosted, mark_called, show
+from mhc_compile.twin.module_tree import has_our_forward
 from mhc_compile.twin.owned import Owner
 from mhc_compile.twin.parallel import is_parallel
 
@@ -170,8 +171,8 @@ def _module_names(owner: nn.Module, calls: Mapping[str, Sequence[str]], path: st
 
 
 def _runs_code(module: nn.Module) -> bool:
-    """Whether a module runs the code it is given. A forward that was set on it since does not, and is traced."""
-    return isinstance(module, Hosted) and "forward" not in vars(module)
+    """Whether a module runs the code it is given. A forward that it or its class got since does not, and is traced."""
+    return isinstance(module, Hosted) and "forward" not in vars(module) and has_our_forward(type(module))
 
 
 def _recomputes_itself(module: nn.Module) -> bool:

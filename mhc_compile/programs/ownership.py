@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.programs.dispatch import Entry
+from mhc_compile.programs.dispatch import FORWARD, Entry
 from mhc_compile.programs.program import Program
 from mhc_compile.twin.hyper_connections import HyperConnections
 from mhc_compile.twin.owned import Conversion, Owner
@@ -18,9 +18,9 @@ class Ownership(Conversion):
     """What a transformed model keeps besides its parameters.
 
     Attributes:
-        entries: name of a module that was called from outside, "" for the model -> what serves its calls. They are
-            derived data: pickles leave them out, and copies keep programs that hold no tensors; what is missing is
-            traced again at the first call that needs it.
+        entries: name of a module that was called from outside, "" for the model, with that of a method behind a colon
+            -> what serves its calls. They are derived data: pickles leave them out, and copies keep programs that hold
+            no tensors; what is missing is traced again at the first call that needs it.
         shown: the hyper-connections that hosts find, see `mhc_compile.model.serve.follow`.
         sums: adds up gradients over processes; None where the model is not distributed.
     """
@@ -34,9 +34,10 @@ class Ownership(Conversion):
         """The programs of the model itself."""
         return self.entry("").programs
 
-    def entry(self, path: str) -> Entry:
-        """What serves calls of a module."""
-        return self.entries.setdefault(path, Entry(path))
+    def entry(self, path: str, method: str = FORWARD) -> Entry:
+        """What serves calls of a module, or of another method of it."""
+        key = path if method == FORWARD else f"{path}:{method}"
+        return self.entries.setdefault(key, Entry(path, method=method))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "entries": {}, "shown": None, "sums": None}

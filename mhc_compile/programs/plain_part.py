@@ -9,45 +9,63 @@ from typing import Any
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.programs.dispatch import FORWARD
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
-from mhc_compile.programs.unsharded import Seen, make_whole
+from mhc_compile.programs.unsharded import Seen, is_wrapped, make_whole
 from mhc_compile.twin.looks import for_trace
 from mhc_compile.twin.offload import loaded_devices
 from mhc_compile.twin.parallel import for_whole_calls
+from mhc_compile.twin.patched_classes import ORIGINAL
 
 
-def plain_part(owner: Served, path: str, whole: Collection[str] = ()) -> nn.Module:
+def plain_part(owner: Served, path: str, whole: Collection[str] = (), method: str = FORWARD) -> nn.Module:
     """The original code of a module of `owner`, over its parameters and under the names they have in the whole.
 
     Args:
         owner: the model.
         path: name of the module, "" for the model itself.
         whole: names of modules that get marks on their borders, see `mhc_compile.twin.parallel`.
+        method: of the module, what a call of the result runs.
     """
     door = owner.get_submodule(path) if path else None
     look = for_whole_calls(owner, whole, door) if whole else functools.partial(for_trace, door=door)
     plain = disown(owner, look)
     make_whole(plain, _seen_by_code(owner))
-    return part_of(plain, path) if path else plain
+    if path:
+        return part_of(plain, path, method)
+    return plain if method == FORWARD else _through_method(plain, method)
 
 
 def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
-    """Id of each tensor that is distributed, or offloaded between calls -> how one process alone would see it."""
+    """Id of each tensor to be seen otherwise -> how: as one process would, loaded, without `torch.func` around."""
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}
     for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
         for name, tensor in registry.items():
             moved = tensor is not None and tensor.is_meta and (id(registry), name) in loaded
-            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor)):
+            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor) or is_wrapped(tensor)):
                 device = loaded[id(registry), name][1] if moved else tensor.device
                 seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
     return seen
 
 
-def part_of(model: nn.Module, path: str) -> nn.Module:
-    """A module with the parts of `model`, a call of which is one of its module `path`."""
+def _through_method(model: nn.Module, method: str) -> nn.Module:
+    """The model itself, a call of which is one of a method."""
+    kind: Any = type(model)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return getattr(kind, method)(self, *args, **kwargs)
+
+    names = {"__module__": kind.__module__, "forward": forward, ORIGINAL: kind}
+    through: nn.Module = object.__new__(type.__new__(type(kind), kind.__name__, (kind,), names))
+    vars(through).update({name: value for name, value in vars(model).items() if name != FORWARD})
+    return through
+
+
+def part_of(model: nn.Module, path: str, method: str = FORWARD) -> nn.Module:
+    """A module with the parts of `model`, a call of which is one of its module `path`, or of a method of that."""
     parts = path.split(".")
 
     class Part(nn.Module):
@@ -55,7 +73,7 @@ def part_of(model: nn.Module, path: str) -> nn.Module:
             module: Any = self
             for part in parts:
                 module = getattr(module, part)
-            return module(*args, **kwargs)
+            return module(*args, **kwargs) if method == FORWARD else getattr(module, method)(*args, **kwargs)
 
     part: nn.Module = object.__new__(Part)
     vars(part).update(vars(model))

@@ -8,6 +8,7 @@ from torch import nn
 
 from mhc_compile.errors import NotTransformedError
 from mhc_compile.programs.ownership import Served
+from mhc_compile.twin.hosts import without_method_doors
 from mhc_compile.twin.hyper_connections import CHILD
 from mhc_compile.twin.looks import for_plain, put_forward_back
 from mhc_compile.twin.module_tree import Look, original_class, second_tree, shallow
@@ -28,7 +29,7 @@ def disown(model: nn.Module, look: Look = for_plain) -> nn.Module:
         raise NotTransformedError(
             f"{type(model).__name__} was not made by mhc_compile.transform: pass the model that transform returned"
         )
-    state = shallow(model)
+    state = without_method_doors(shallow(model))
     del state["_mhc"], state["mhc_plan"], state["_modules"][CHILD]
     kind = original_class(model)
     if look is for_plain and computes_as_its_class(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,14 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.programs.coverage import check_parameters, check_sites
+from mhc_compile.programs.coverage import check_parameters, check_sites, warn_of_foreign
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
 from mhc_compile.programs.specs import weights_of
+from mhc_compile.programs.unsharded import without_transforms
 
 
 @contextmanager
@@ -59,6 +60,7 @@ def add_program(
         spread_over(gm, owner)
     program = build_program(captured, gm, owner, entry.path, whole)
     entry.programs.append(program)
+    warn_of_foreign(owner, plan)
     return program
 
 
@@ -92,15 +94,16 @@ def trace_ahead(owner: Served, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def _add(
     owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
 ) -> Program | None:
-    captured = capture(
-        plain_part(owner, entry.path, whole), args, kwargs, path=entry.path, open_axes=_changing(entry, args, kwargs)
-    )
+    plain, changing = plain_part(owner, entry.path, whole, entry.method), _changing(entry, args, kwargs)
+    args, kwargs = compat.tree_map(without_transforms, (tuple(args), dict(kwargs)))
+    with compat.functorch_left() if compat.functorch_active() else nullcontext():
+        captured = capture(plain, args, kwargs, path=entry.path, open_axes=changing)
     if captured.effects:
         return None
-    plan = plan_of_part(captured, owner) if entry.path else plan_of(captured, owner._mhc.config, owner._mhc.plans)
+    plan = plan_of_part(captured, owner) if entry.called else plan_of(captured, owner._mhc.config, owner._mhc.plans)
     check_parameters(owner, plan)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
-    check_sites(owner, entry.path, {site.key for site in plan.sites}, read)
+    check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)
 
 

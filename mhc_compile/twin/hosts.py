@@ -20,7 +20,7 @@ from mhc_compile._torch_compat import is_outermost, unwrapped
 from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.passes.split.nesting import HOSTED, hosted_name
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.twin.module_tree import derived, original_class
+from mhc_compile.twin.module_tree import derived, has_our_forward, original_class
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
@@ -50,6 +50,15 @@ class Door(Protocol):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
+
+
+class MethodDoor:
+    """In the attributes of a module, what runs one of its methods. Plain modules, copies and pickles are without it."""
+
+
+def without_method_doors(state: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a module without its method doors."""
+    return {name: value for name, value in state.items() if not isinstance(value, MethodDoor)}
 
 
 class _Plain(threading.local):
@@ -87,9 +96,13 @@ class Hosted(nn.Module):
     """
 
     def children(self) -> Iterator[nn.Module]:
-        """Its own submodules, then the parameters of sites that its code uses."""
+        """The parameters of sites that its code uses, then its own submodules, which the last one ends as ever.
+
+        Code of the model itself sees its own alone.
+        """
+        if not runs_plain():
+            yield from vars(self)[HOSTED]._modules.values()
         yield from super().children()
-        yield from vars(self)[HOSTED]._modules.values()
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -123,13 +136,13 @@ class Hosted(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(copy.deepcopy(without_method_doors(vars(self)), memo))
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """The class exists in this process only, so a pickle names the original class."""
-        reduced = super().__reduce_ex__(protocol)
-        return (_rebuild, (original_class(self),), *reduced[2:])
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_rebuild, (original_class(self),), without_method_doors(reduced[2]), *reduced[3:])
 
 
 def _rebuild(original: type[nn.Module]) -> Any:
@@ -179,7 +192,7 @@ def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Calla
         if RUN in kwargs:
             return kwargs[RUN](self, *args)
         door = self.__dict__[HOSTED].door
-        if door is not None and not runs_plain():
+        if door is not None and not runs_plain() and has_our_forward(type(self)):
             return door.enter(self, args, kwargs)
         patched = self.__dict__.get(PATCHED)
         return original.forward(self, *args, **kwargs) if patched is None else patched(*args, **kwargs)

@@ -73,7 +73,7 @@ class HyperConnections(StaysLoaded):
         graphs: under `mhc_compile.backend`, which keys the parts of a function cut by graph breaks use.
         unfrozen: the same, places of parameters that were trained after code had been compiled for frozen ones.
         weights: site key -> names of the matrices in its branch, by which other graphs know it.
-        in_sequential: the model that was compiled is an `nn.Sequential`, whose forward goes over its children.
+        in_sequential: calls of all children in turn may go through it: the model is transformed, or an `nn.Sequential`.
         hosts: identifier of a site -> paths of the modules of a transformed model whose code uses its parameters.
     """
 
@@ -129,10 +129,10 @@ class HyperConnections(StaysLoaded):
             self._identifiers[key] = identifier
 
     def forward(self, value: Any, *others: Any, **keywords: Any) -> Any:
-        """What `nn.Sequential` calls behind the last layer: hands on what it gets. Nobody else may call it.
+        """Hands on what it gets: somebody calls all children of a model in turn, such as `nn.Sequential`.
 
         Raises:
-            OwnChildrenError: the model has a forward of its own that calls its children.
+            OwnChildrenError: it is one of them behind a backend, in a model with a forward of its own.
         """
         if not self.in_sequential:
             raise OwnChildrenError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from mhc_compile.passes.split.nesting import HOSTED
-from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain
+from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain, without_method_doors
 from mhc_compile.twin.module_tree import HOOKS, State, original_class, shallow
 from mhc_compile.twin.offload import call_plain, without_hook
 
@@ -94,6 +96,30 @@ class TracedHook:
         return changed if isinstance(changed, tuple) else (changed,), kwargs
 
 
+class TracedObject(TracedHook):
+    """The same of a hook that is an object: `prune` and `remove_weight_norm` look for theirs by class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """That of the hook."""
+        return self.traced.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else they ask it for, such as the name of its tensor."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.traced, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle names this class, and not that of the hook."""
+        return TracedObject, (self.traced, self.with_kwargs)
+
+
+def _traced(hook: Callable[..., Any], with_kwargs: bool) -> TracedHook:
+    plain = isinstance(hook, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial))
+    return (TracedHook if plain else TracedObject)(hook, with_kwargs)
+
+
 @contextmanager
 def trace_hooks_since(model: nn.Module) -> Iterator[None]:
     """Hooks that are registered in the block on modules of a twin become a part of what is traced."""
@@ -108,12 +134,12 @@ def _stand_aside(state: State, keys: Mapping[str, set[Any]]) -> None:
     """Make `TracedHook`s of the hooks under these keys."""
     for name, noted in _HOOK_FUNCTIONS.items():
         for key in keys[name]:
-            state[name][key] = TracedHook(state[name][key], key in state[noted])
+            state[name][key] = _traced(state[name][key], key in state[noted])
             state[noted][key] = True
 
 
 def _without_code(module: nn.Module) -> State:
-    state = shallow(module)
+    state = without_method_doors(shallow(module))
     state.pop(HOSTED, None)
     put_forward_back(state)
     return state

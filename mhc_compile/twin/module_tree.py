@@ -14,7 +14,8 @@ from torch import nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
-from mhc_compile.twin.patched_classes import MakeForward, Patches
+from mhc_compile.twin.patched_classes import ORIGINAL, MakeForward, Patches
+from mhc_compile.twin.rebound import rebind
 
 HOOKS = (
     "_forward_hooks",
@@ -23,8 +24,8 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-ORIGINAL = "_mhc_original"
-"""Attribute of a class that was made on the fly: the class it stands for."""
+AROUND = "_mhc_around"
+"""Attribute of a class: a `forward` of classes derived from it runs around what is traced, and is no part of that."""
 
 _INTERNALS = frozenset(vars(nn.Module()))
 
@@ -85,7 +86,32 @@ def _without_ours(kind: Any) -> Any:
         return _without_ours(kind.__mro__[2])
     bases = tuple(_without_ours(base) for base in kind.__bases__)
     namespace = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, bases, namespace)
+    made: Any = type(kind.__name__, bases, namespace)
+    for name, value in namespace.items():
+        if isinstance(value, types.FunctionType) and "__class__" in value.__code__.co_freevars:
+            setattr(made, name, _in_class(value, made))  # `super()` asks for it
+    if getattr(kind, AROUND, False) and not has_our_forward(kind):
+        made.forward = next(vars(base)[ORIGINAL] for base in kind.__mro__ if ORIGINAL in vars(base)).forward
+    return made
+
+
+def has_our_forward(kind: type) -> bool:
+    """Whether a class that was made on the fly, or one derived from it, has the `forward` that was made for it."""
+    return ORIGINAL in vars(next(base for base in kind.__mro__ if "forward" in vars(base)))
+
+
+has_our_forward._dynamo_marked_constant = True  # type: ignore[attr-defined]  # `torch._dynamo.assume_constant_result`
+
+
+def _in_class(function: types.FunctionType, kind: type) -> types.FunctionType:
+    """A method as it is in another class."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closure = tuple(types.CellType(kind) if name == "__class__" else cell for name, cell in cells)
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 def shallow(module: nn.Module) -> State:
@@ -101,9 +127,9 @@ def shallow(module: nn.Module) -> State:
 def second_tree(root: nn.Module, second: nn.Module, look: Look) -> None:
     """Give `second`, which stands for `root`, modules that stand for those of `root`, as `look` says.
 
-    A module that is used twice is one module there, too. Methods of a module that are kept in attributes, such as a
-    `forward` that was patched on an instance, become those of its second. Wrappers for activation checkpointing and of
-    `torch.compile` are left out. Scripted modules, whose state is not in Python, are shared.
+    A module that is used twice is one module there, too. What modules keep of each other beside their children becomes
+    theirs as well (`rebind`). Wrappers for activation checkpointing and of `torch.compile` are left out. Scripted
+    modules, whose state is not in Python, are shared.
     """
     twins: dict[int, nn.Module] = {id(root): second}
 
@@ -121,14 +147,3 @@ def second_tree(root: nn.Module, second: nn.Module, look: Look) -> None:
     second._modules = {name: twin(child) for name, child in second._modules.items()}
     for module in twins.values():
         rebind(vars(module), twins)
-
-
-def rebind(state: State, twins: Mapping[int, nn.Module]) -> None:
-    """Give methods among the attributes of a module the second module of the one they are bound to."""
-    for name, value in state.items():
-        bound = getattr(value, "__self__", None) if isinstance(value, types.MethodType) else None
-        if id(bound) in twins and isinstance(bound, nn.Module):
-            state[name] = types.MethodType(value.__func__, twins[id(bound)])
-        elif isinstance(value, functools.partial) and any(id(a) in twins for a in value.args):
-            args = [twins.get(id(a), a) for a in value.args]
-            state[name] = functools.partial(value.func, *args, **value.keywords)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+ORIGINAL = "_mhc_original"
+"""Attribute of a class that was made on the fly: the class it stands for."""
+
 MISSING = object()
 Forward = Callable[..., Any]
 MakeForward = Callable[[list[Forward]], Forward]

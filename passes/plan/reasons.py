@@ -44,3 +44,6 @@ class Reason(Enum):
     NESTED = "lies inside (or around) a longer chain of residual sites, and one level is converted"
     EXCLUDED = "left out by include or exclude"
     MIN_SITES = "its segment has fewer sites than min_sites"
+
+    # mhc_compile/dynamo/plans.py: streams do not enter what Dynamo gives a graph of its own
+    CUSTOM_BACKWARD = "lies in a torch.autograd.Function, whose own backward knows nothing of streams"

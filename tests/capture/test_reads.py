@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,6 +149,89 @@ class InType(Net):
         return super().forward(x) * (1.0 if isinstance(self.kind, Config) else 3.0)
 
 
+class InSet(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.switches = {"a"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (3.0 if "loud" in self.switches else 1.0)
+
+
+class InKey(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.options: dict[str, float] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.options.get("gain", 1.0)
+
+
+class InTensor(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.tensor(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+class InTensors(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains = [torch.tensor(1.0)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gains[0]
+
+
+class InShape(Net):
+    """Of a buffer, such as a table of positions that is made longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (self.table.shape[0] / 2)
+
+
+class InEnvironment(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float(os.environ.get("MHC_COMPILE_TEST_GAIN", "1"))
+
+
+class InParent(Net):
+    """A child that knows the module around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = 1.0
+        self.blocks[0].around = [self]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.blocks[0].around[0].gain
+
+
+class InPyTorch(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (3.0 if torch.are_deterministic_algorithms_enabled() else 1.0)
+
+
+class InDelegated(Net):
+    """Its `__getattr__`, as that of PEFT's wrappers, makes Dynamo go through `__dict__`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = 1.0
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
 def set_global(value: float) -> None:
     globals()["GAIN"] = value
 
@@ -193,6 +277,31 @@ PLACES: dict[str, tuple[type[Net], Callable[[Any], None], Callable[[Any], None]]
     "enum": (InEnum, lambda t: setattr(t, "mode", Mode.THRICE), lambda t: setattr(t, "mode", Mode.ONCE)),
     "presence": (InPresence, lambda t: setattr(t, "gain", 3.0), lambda t: delattr(t, "gain")),
     "default": (InDefault, lambda t: setattr(t, "gain", 3.0), lambda t: delattr(t, "gain")),
+    "set": (InSet, lambda t: t.switches.add("loud"), lambda t: t.switches.discard("loud")),
+    "key of a dict": (InKey, lambda t: t.options.update(gain=3.0), lambda t: t.options.clear()),
+    "tensor": (InTensor, lambda t: setattr(t, "gain", torch.tensor(3.0)), lambda t: t.gain.div_(3)),
+    "tensor in a list": (
+        InTensors,
+        lambda t: t.gains.insert(0, torch.tensor(3.0)),
+        lambda t: t.gains.pop(0),
+    ),
+    "shape": (InShape, lambda t: setattr(t, "table", torch.ones(6)), lambda t: setattr(t, "table", torch.ones(2))),
+    "environment": (
+        InEnvironment,
+        lambda t: os.environ.update(MHC_COMPILE_TEST_GAIN="3"),
+        lambda t: os.environ.pop("MHC_COMPILE_TEST_GAIN"),
+    ),
+    "module around": (InParent, lambda t: setattr(t, "gain", 3.0), lambda t: setattr(t, "gain", 1.0)),
+    "state of PyTorch": (
+        InPyTorch,
+        lambda t: torch.use_deterministic_algorithms(True),
+        lambda t: torch.use_deterministic_algorithms(False),
+    ),
+    "attribute behind a __getattr__": (
+        InDelegated,
+        lambda t: setattr(t, "gain", 3.0),
+        lambda t: setattr(t, "gain", 1.0),
+    ),
     "type": (InType, lambda t: setattr(t, "kind", None), lambda t: setattr(t, "kind", Config())),
 }
 
@@ -285,6 +394,15 @@ def test_whether_an_input_requires_gradients_is_read_where_code_asks_for_it():
     before = t(X)
     assert_close(t(X.clone().requires_grad_()), 0.5 * before)
     assert_close(t(X), before)
+
+
+def test_a_schedule_that_sets_a_tensor_before_each_call_leads_to_no_trace():
+    t = net(InTensor)
+    before = t(X)
+    for gain in (2.0, 3.0, 4.0):
+        t.gain = torch.tensor(gain)
+        assert_close(t(X), gain * before)
+    assert programs(t) == 1
 
 
 def test_an_attribute_that_nobody_reads_leads_to_no_trace():

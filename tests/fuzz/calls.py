@@ -137,6 +137,17 @@ def _set(name: str, choose: Callable[[float], Any]) -> Callable[[Pair, int, floa
     return action
 
 
+def _set_level(pair: Pair, index: int, value: float) -> None:
+    """An attribute of the model, which branches read through a list."""
+    for model in pair.both:
+        model.level = value + 0.5
+
+
+def _switch(pair: Pair, index: int, value: float) -> None:
+    for branch in pair.branches(index):
+        (branch.switches.add if value else branch.switches.discard)("negated")
+
+
 def _call_layer(pair: Pair, index: int, value: float) -> None:
     place = pair.residual(index)
     x = pair.x * (1 + value)
@@ -264,6 +275,9 @@ ACTIONS: dict[str, Callable[[Pair, int, float], None]] = {
     "parametrize": _parametrize,
     "swap": _swap,
     "set_scale": _set("scale", lambda value: value + 0.5),
+    "set_tensor": _set("gain", lambda value: torch.tensor(value + 0.5)),
+    "set_level": _set_level,
+    "switch": _switch,
     "set_flag": _set("doubled", bool),
     "set_dropout": _set("drop.p", lambda value: float(value > 0.5)),
 }

@@ -52,12 +52,16 @@ class Watched(nn.Module):
         super().__init__()
         self.inner, self.keeps, self.drop = inner, keeps, nn.Dropout(0.0)
         self.scale, self.doubled = 1.0, False
+        self.gain, self.switches, self.around = torch.ones(()), set[str](), list[nn.Module]()
         self.loss, self.count, self.kept = torch.zeros(()), 0, []
 
     def forward(self, u: Tensor, memory: Tensor) -> Tensor:
         """`memory` is not used."""
         y = self.inner(u, memory) * self.scale
         y = 2 * y if self.doubled else y
+        y = self.gain * (-y if "negated" in self.switches else y)
+        for module in self.around:
+            y = y * module.level
         if "loss" in self.keeps:
             self.loss = y.square().mean()
         if "count" in self.keeps:
@@ -101,6 +105,9 @@ class Called(nn.Module):
         super().__init__()
         family = Family(drawn.images, 4)
         self.stem, self.body, self.head = family.mix(), Body(drawn, family), family.mix()
+        self.level = 1.0
+        for branch in watched(self):
+            branch.around.append(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` has the shape of the stream."""

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.errors import DetachedModuleWarning, MhcError, StreamsCutWarning
+from mhc_compile.errors import CaptureError, DetachedModuleWarning, MhcError, StreamsCutWarning
 from tests.capture.test_reads import PLACES
 from tests.moved import Net, X, moved, net, programs
 from tests.tables import also
@@ -74,6 +76,155 @@ def test_methods_that_call_the_model_are_calls_of_it():
     assert torch.equal(t.predict(X), t(X).argmax(-1))
 
 
+class Delegating(nn.Module):
+    """Hands on attributes that it does not have, as PEFT's wrappers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Lit()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Renamed(nn.Module):
+    """Calls a part by its second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(Block(), Block())
+        self.net = self.body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(Delegating, lambda t: t.inner.net), (Delegating, lambda t: t.net), (Renamed, lambda t: t.body)]
+)
+def test_a_part_is_a_door_by_whatever_way_the_code_comes_to_it(make, part):
+    t = net(make)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(part(t)(X), t(X))
+
+
+class Methodical(nn.Module):
+    """Its residual connections stand in a method that is not its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.gain = 1.0
+
+    def features(self, x: Tensor, *, twice: bool = False) -> Tensor:
+        for layer in (self.first, self.second) * (2 if twice else 1):
+            x = x + self.gain * torch.tanh(layer(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Methodical()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.head(self.inner.features(x))
+
+
+@pytest.mark.parametrize("make", [Methodical, Around])
+def test_a_method_with_residual_connections_of_its_own_is_a_door(make):
+    t = moved(make())
+    part = t if make is Methodical else t.inner
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(part.head(part.features(x=X)), t(X))
+        part.gain = 0.5
+        assert_close(part.head(part.features(X)), t(X))
+    assert len(t._mhc.entries) == 2
+    for other in (copy.deepcopy(t), pickle.loads(pickle.dumps(t))):
+        assert_close((other if make is Methodical else other.inner).features(X), part.features(X))
+    plain = mhc_compile.revert(t)
+    assert "features" not in vars(plain if make is Methodical else plain.inner)
+
+
+def test_layers_in_a_list_beside_the_children_are_doors_and_follow_their_attributes():
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Block(), Block()
+            self.order = [self.a, self.b]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.order:
+                x = layer(x)
+            return x
+
+    t = moved(Listed())
+    before = t(X)
+    t.a.drop.p = 1.0
+    assert not torch.allclose(t(X), before)
+    assert t.order == [t.a, t.b] and mhc_compile.revert(t).order[0] is not t.a
+
+
+def test_a_shallow_copy_shares_the_parts_and_takes_none_with_it():
+    t = net(Lit)
+    want = t(X)
+    other = copy.copy(t)
+    assert_close(other.net(X), want)
+    del other
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(t.net(X), want)
+
+
+def test_all_children_but_the_head_are_a_feature_extractor():
+    t = moved(Features())
+    features = nn.Sequential(*list(t.children())[:-1])
+    assert_close(t.head(features(X)), t(X))
+    assert list(t.children())[-1] is t.head
+    assert list(t.features[1].children())[-1] is t.features[1].drop
+
+
+def test_a_model_that_calls_its_own_children_sees_no_others():
+    class Calling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = Block(), Block(), nn.Linear(WIDTH, 4)
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1  # so that it goes through Dynamo
+            for layer in list(self.children())[:2]:
+                x = layer(x)
+            return list(self.children())[-1](x)
+
+    model = Calling()
+    t = mhc_compile.transform(model, example_inputs=(X,), modes=("train",))
+    assert_close(t(X), model(X))
+
+
+def test_an_export_of_a_part_says_what_to_do():
+    t = net(Lit).eval()
+    t.net(X)
+    with pytest.raises(CaptureError, match="net is a part of a transformed Lit"):
+        torch.export.export(t.net, (X,), strict=False)
+
+
+def test_models_of_one_class_are_of_one_class():
+    assert type(net(Lit)) is type(moved(Lit()))
+
+
 def test_features_are_those_inside_the_model():
     t = moved(Features())
     assert_close(t.head(t.forward_features(X)), t(X))
@@ -130,6 +281,24 @@ def test_what_a_part_reads_is_never_stale_behind_its_door():
     t.blocks[0].drop.p = 0.0
     assert_close(t.blocks[0](X), before)
     assert programs(t, "blocks.0") == 2
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")
+def test_blocks_that_change_places_stay_doors():
+    t = net()
+    first, second = t.blocks
+    t.blocks[0], t.blocks[1] = second, first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DetachedModuleWarning)
+        assert not torch.allclose(first(X), mhc_compile.revert(t).blocks[1](X))
+
+
+@pytest.mark.parametrize("replace", [lambda part: Net(), torch.fx.symbolic_trace])
+def test_a_part_that_is_no_door_is_told_of(replace):
+    t = net(Lit)
+    t.net = replace(mhc_compile.revert(t).net)
+    with pytest.warns(DetachedModuleWarning, match="net.* without when they are called alone"):
+        assert not torch.allclose(t(X), t.net(X))
 
 
 @pytest.mark.filterwarnings("ignore::mhc_compile.errors.StreamsCutWarning")

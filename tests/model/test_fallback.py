@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
+from mhc_compile.passes.plan.data import Reason
 from tests.moved import Net, X, moved, net, programs
 from tests.tables import also
 from tests.toy_models import Block
@@ -173,6 +175,54 @@ class Deciding(Net):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         return y if y.sum() > 1e6 else 3 * y
+
+
+def test_an_array_of_numpy_is_read_at_each_call():
+    class Scaled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = np.ones(1, dtype=np.float32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.from_numpy(self.scale)
+
+    t = moved(Scaled())
+    before = t(X)
+    t.scale[0] = 3.0
+    assert_close(t(X), 3 * before)
+
+
+class Reversible(torch.autograd.Function):
+    """Computes its gradients by hand, as reversible layers do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, body: nn.Module) -> Tensor:
+        ctx.body = body
+        torch._dynamo.graph_break()
+        y = body(x)
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            ctx.body(x).backward(gradient)
+        return x.grad, None
+
+
+def test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason():
+    class Partly(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(Block(), Block())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(Reversible.apply(x, self.body))
+
+    t = moved(Partly())
+    assert {site.module for site in t.mhc_plan.sites} == {"blocks.0", "blocks.1"}
+    assert sum(r.reason is Reason.CUSTOM_BACKWARD for r in t.mhc_plan.rejected) == 2
 
 
 def test_control_flow_on_values_breaks_the_graph_with_a_warning_and_is_an_error_under_strict():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mhc_compile
-from mhc_compile.errors import CaptureError, NotPreservingWarning
+from mhc_compile.errors import CaptureError, DeferredForwardError, NotPreservingWarning
 from mhc_compile.model import retrace
 from mhc_compile.programs import variants
 from mhc_compile.twin.hyper_connections import HyperConnections
@@ -261,7 +261,7 @@ def test_forward_set_on_the_instance_is_honoured():
     model.forward = lambda x: plain(x) * 3
     twin = transformed(model)
     assert close(twin(X), Tower.forward(model, X) * 3)
-    assert mhc_compile.revert(twin).forward is model.forward
+    assert close(mhc_compile.revert(twin)(X), model(X))
 
 
 def test_checkpointed_region_trains_like_the_original():
@@ -336,3 +336,42 @@ def test_what_was_compiled_in_place_does_not_follow_its_copy():
         plain = mhc_compile.revert(twin)
     assert plain._compiled_call_impl is None
     assert not close(plain(X), twin(X))
+
+
+def test_a_class_derived_from_that_of_the_result_does_its_own_around_the_program():
+    twin = transformed(Tower())
+    before = twin(X)
+
+    class Tripled(type(twin)):
+        def forward(self, x):
+            return 3 * super().forward(x)
+
+    class Mixed:
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    twin.__class__ = Tripled
+    assert close(twin(X), 3 * before)
+    twin.__class__ = type("Both", (Mixed, Tripled), {})
+    assert close(twin(X), 6 * before)
+
+
+def test_a_class_derived_from_that_of_a_block_is_traced():
+    twin = transformed(Tower())
+
+    class Zeroed(type(twin.blocks[0])):
+        def forward(self, x):
+            return 0 * super().forward(x)
+
+    for block in twin.blocks:
+        block.__class__ = Zeroed
+    assert close(twin(X), twin.head(torch.zeros_like(X)))
+
+
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_a_forward_that_computes_only_later_is_refused(kind):
+    source = f"{kind} forward(self, x):\n    {'return' if 'async' in kind else 'yield'} self.head(x)"
+    namespace: dict = {}
+    exec(source, namespace)
+    with pytest.raises(DeferredForwardError, match="transform the module that it calls"):
+        mhc_compile.transform(type("Later", (Tower,), namespace)(), example_inputs=(X,))

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from mhc_compile.errors import CaptureError
-from tests.moved import X, net, programs
+from tests.moved import Net, X, moved, net, programs
 
 
 def doubled(self: nn.Module, x: Tensor) -> Tensor:
@@ -78,6 +79,35 @@ def test_a_parametrization_that_comes_and_goes(norm):
     nn.utils.parametrize.remove_parametrizations(t.blocks[0].down, "weight")
     assert_close(t(X), parametrized)
     assert (norm is nn.utils.parametrizations.weight_norm) == torch.allclose(before, parametrized, atol=1e-5)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("norm", [True, False])
+def test_hooks_that_compute_a_weight_before_each_call_do_so(before, norm):
+    """The older `weight_norm` and `prune` put a tensor in the place of the parameter, anew at each call."""
+
+    def put_on(layer: nn.Module) -> None:
+        if norm:
+            nn.utils.weight_norm(layer)
+        else:
+            prune.l1_unstructured(layer, "weight", 0.5)
+
+    model = Net()
+    if before:
+        put_on(model.blocks[0].up)
+    t = moved(model)
+    if not before:
+        put_on(t.blocks[0].up)
+    first = t(X)
+    first.sum().backward()
+    part = t.blocks[0].up.weight_g if norm else t.blocks[0].up.weight_orig
+    assert part.grad is not None
+    with torch.no_grad():
+        part.mul_(2)
+    second = t(X)
+    assert not torch.allclose(first, second)
+    (nn.utils.remove_weight_norm if norm else prune.remove)(t.blocks[0].up, *([] if norm else ["weight"]))
+    assert_close(t(X), second)
 
 
 def test_one_line_for_each_trace_says_why(caplog):

@@ -8,7 +8,7 @@ CALLS = (
     Mutant(
         "a module that is called from outside runs plain",
         "calls",
-        "        if door is not None and not runs_plain():\n",
+        "        if door is not None and not runs_plain() and has_our_forward(type(self)):\n",
         "        if False:\n",
         ("tests/model/test_doors.py",),
     ),
@@ -22,8 +22,8 @@ CALLS = (
     Mutant(
         "a part that outlives its model runs plain in silence",
         "calls",
-        "            return _without(module, args, kwargs)\n",
-        "            return original_forward(module)(module, *args, **kwargs)\n",
+        "        return _without(module, args, kwargs)\n\n    def __reduce__",
+        "        return original_forward(module)(module, *args, **kwargs)\n\n    def __reduce__",
         ("tests/model/test_doors.py::test_a_part_that_outlives_its_model_runs_plain_with_a_warning",),
     ),
     Mutant(
@@ -155,5 +155,76 @@ CALLS = (
         "if RUN in kwargs or (door and not runs_plain()):",
         "if RUN in kwargs or not runs_plain():",
         ("tests/model/test_doors.py",),
+    ),
+    Mutant(
+        "what is in a set or dict may change",
+        "calls",
+        '    if kind in _CONTAINS and hasattr(value, "__contains__"):\n',
+        "    if False:\n",
+        (
+            "tests/capture/test_reads.py::test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before",
+        ),
+    ),
+    Mutant(
+        "a tensor in a list may be replaced",
+        "calls",
+        '    if not live:\n        return Read(place, "same", value)\n',
+        "",
+        (
+            "tests/capture/test_reads.py::test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before",
+        ),
+    ),
+    Mutant(
+        "shapes may change",
+        "calls",
+        "        if self._shapes and [p.shape for p in parameters] != self._shapes:\n",
+        "        if False:\n",
+        (
+            "tests/capture/test_reads.py::test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before",
+        ),
+    ),
+    Mutant(
+        "lists of modules lead back to the original",
+        "calls",
+        "    list: _of_list,\n",
+        "",
+        ("tests/twin/test_rebound.py",),
+    ),
+    Mutant(
+        "a dict that is given is not written",
+        "calls",
+        "        if not _same_contents(known, _contents((args, kwargs))):\n",
+        "        if False:\n",
+        ("tests/capture/test_side_effects.py",),
+    ),
+    Mutant(
+        "sites that lead to something kept alone are not planned",
+        "calls",
+        "                keep_dead_ends(captured.gm)\n",
+        "                pass\n",
+        ("tests/capture/test_side_effects.py",),
+    ),
+    Mutant(
+        "parts by a second name, or behind a __getattr__, are no doors",
+        "calls",
+        "        name_modules(gm, model)\n        attributes",
+        "        attributes",
+        ("tests/model/test_doors.py::test_a_part_is_a_door_by_whatever_way_the_code_comes_to_it",),
+    ),
+    Mutant(
+        "reversible layers are rewritten",
+        "calls",
+        "    if origin.custom_backward:\n",
+        "    if False:\n",
+        (
+            "tests/model/test_fallback.py::test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason",
+        ),
+    ),
+    Mutant(
+        "a shallow copy takes the doors with it",
+        "calls",
+        "                known.let_in(owner, path)\n",
+        "                vars(module)[HOSTED].door = ModuleDoor(owner, path)\n",
+        ("tests/model/test_doors.py::test_a_shallow_copy_shares_the_parts_and_takes_none_with_it",),
     ),
 )

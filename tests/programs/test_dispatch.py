@@ -4,10 +4,12 @@ import copy
 import io
 import threading
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from mhc_compile.errors import CaptureError
 from mhc_compile.programs.dispatch import kind_of
 from tests.moved import Net, X, moved, net, programs
 
@@ -162,3 +164,33 @@ def test_frozen_parts_lead_to_no_trace():
     t(X).sum().backward()
     assert t.stem.weight.grad is None and t.head.weight.grad is not None
     assert programs(t) == 1
+
+
+class Counted(Net):
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        return super().forward(x)
+
+
+def test_a_first_call_inside_a_transform_is_traced_as_outside():
+    models = [net().eval(), net().eval()]
+    with torch.no_grad():
+        models[1].stem.weight.mul_(2)
+    values, buffers = torch.func.stack_module_state(models)
+    base = copy.deepcopy(models[0])
+    found = torch.vmap(lambda v, b: torch.func.functional_call(base, (v, b), (X,)))(values, buffers)
+    for one, model in zip(found, models, strict=True):
+        assert_close(one, model(X))
+    assert programs(base) == 2
+    direction = torch.ones_like(X)
+    _, forward = torch.func.jvp(copy.deepcopy(models[0]), (X,), (direction,))
+    _, after = torch.func.jvp(models[0], (X,), (direction,))
+    assert_close(forward, after)
+
+
+def test_what_is_no_one_graph_is_refused_inside_a_transform():
+    t = moved(Counted())
+    with pytest.raises(CaptureError, match="inside of a transform"):
+        torch.func.grad(lambda x: t(x).sum())(X)

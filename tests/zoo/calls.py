@@ -7,7 +7,7 @@ numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -139,6 +139,9 @@ class _Run:
     def _examples(self, given: Generator) -> dict[str, Any]:
         """None, unless the model cannot be called with what it declares itself, or declares no images but gets some."""
         declared = resolve_inputs(given.model, None, None)
+        if given.generating:
+            self._note("generate takes a path that the declared inputs do not, so its own are given")
+            return {"example_kwargs": given.generating}
         if declared is not None and "pixel_values" in {*given.inputs} - {*declared.kwargs}:
             self._note("the model declares text alone, so images are given")
         elif declared is not None and not _failure_in_a_mode(given.model, declared.kwargs):
@@ -165,17 +168,20 @@ class _Run:
 
     def _trains(self, hyper: nn.Module, given: Generator) -> None:
         """A training step: a finite loss, and gradients in the new parameters."""
-        failure = _failure_of_call(mhc_compile.revert(hyper).train(), {**given.inputs, "labels": given.labels})
+        plain = mhc_compile.revert(hyper).train()
+        failure = _failure_of_call(plain, {**given.inputs, "labels": given.labels})
         if failure:
             self._note(f"no training: the plain model fails on labels ({failure})")
             return
-        hyper.train()
+        plain(**given.inputs, labels=given.labels).loss.backward()
+        learning = {name for name, parameter in plain.named_parameters() if has_gradient(parameter)}
+        hyper.train().zero_grad()
         loss = self._way("training", lambda: hyper(**given.inputs, labels=given.labels).loss)
         if not loss.isfinite():
             raise CheckError(f"the loss is {loss.item()}")
         loss.backward()
         new = dict(hyper.get_submodule("hyper_connections").named_parameters())
-        idle = _in_untrained_layers(hyper)
+        idle = _in_untrained_layers(hyper, learning)
         silent = [name for name, parameter in new.items() if not has_gradient(parameter) and id(parameter) not in idle]
         if silent:
             raise CheckError(f"{len(silent)} of {len(new)} have no gradient: {', '.join(silent[:3])}")
@@ -220,12 +226,18 @@ def _failure_of_call(model: nn.Module, kwargs: Mapping[str, Any]) -> str:
     return ""
 
 
-def _in_untrained_layers(hyper: Any) -> set[int]:
-    """New parameters of layers whose own weights get no gradient: the loss depends on neither."""
+def _in_untrained_layers(hyper: Any, learning: Collection[str]) -> set[int]:
+    """New parameters of layers whose own weights get no gradient: the loss depends on neither.
+
+    It must not in the plain model either, where `learning` names the weights with a gradient.
+    """
     weights = dict(hyper.named_parameters())
-    sites = [s for s in hyper.mhc_plan.sites if s.weights and not any(has_gradient(weights[n]) for n in s.weights)]
+    idle = [s for s in hyper.mhc_plan.sites if s.weights and not any(has_gradient(weights[n]) for n in s.weights)]
+    lost = [site.key for site in idle if any(name in learning for name in site.weights)]
+    if lost:
+        raise CheckError(f"layers learn in the plain model, and not here: {', '.join(lost[:3])}")
     new = hyper.get_submodule("hyper_connections")
-    return {id(p) for site in sites if site.key in new for p in new[site.key].parameters()}
+    return {id(p) for site in idle if site.key in new for p in new[site.key].parameters()}
 
 
 def _difference(one: Any, other: Any) -> float:

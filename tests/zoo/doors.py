@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import mhc_compile
-from mhc_compile.capture.reads import lies_in, named_modules
 from mhc_compile.errors import DetachedModuleWarning, NothingToTransformWarning, StreamsCutWarning
 from mhc_compile.twin.hosts import Hosted
+from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import build as build_zoo
 from tests.zoo.calls import APART, counted, move, ways_of

@@ -28,12 +28,14 @@ class Generator:
         inputs: what `generate` is given.
         labels: what a training step is given besides.
         more: what a call needs besides where it is given no labels.
+        generating: inputs of the calls that `generate` makes, if they reach what others do not.
     """
 
     model: nn.Module
     inputs: dict[str, Any]
     labels: torch.Tensor
     more: dict[str, Any] = field(default_factory=dict)
+    generating: dict[str, Any] = field(default_factory=dict)
 
 
 def generators() -> list[str]:
@@ -57,7 +59,13 @@ def build_generator(target: str, seed: int = 0) -> Generator:
     accepted = inspect.signature(model.forward).parameters
     inputs = {key: value for key, value in kwargs.items() if key in accepted and key not in _OF_THE_CALL}
     more = {key: value for key, value in kwargs.items() if key == "decoder_input_ids"}
-    return Generator(model, inputs, labels, more)
+    return Generator(model, inputs, labels, more, _second_stream(model, inputs) if "target_mapping" in accepted else {})
+
+
+def _second_stream(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """XLNet predicts through a second stream, which uses its layers once more."""
+    prepared = model.prepare_inputs_for_generation(inputs["input_ids"])
+    return {name: value for name, value in prepared.items() if isinstance(value, torch.Tensor)}
 
 
 def _model_type(name: str) -> str:

@@ -1,0 +1,89 @@
+"""Methods beside `forward` that add up residual connections themselves: called by anyone else, they are doors too."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import nn
+
+from mhc_compile.model.serve import call_entry
+from mhc_compile.passes.plan.data import Site
+from mhc_compile.programs.ownership import Served
+from mhc_compile.twin.hosts import MethodDoor, runs_plain
+from mhc_compile.twin.module_tree import original_class
+from mhc_compile.twin.names import lies_in, named_modules
+
+_FORWARD = ("forward", "__call__")
+
+
+class OwnedMethod(MethodDoor):
+    """One method of one module of a transformed model, in the place of that of its class."""
+
+    def __init__(self, owner: Served, path: str, module: nn.Module, name: str) -> None:
+        """Know the owner and the module weakly: they hold this."""
+        self._owner, self._module = weakref.ref(owner), weakref.ref(module)
+        self._path, self._name = path, name
+        self.__signature__ = inspect.signature(types.MethodType(getattr(original_class(module), name), module))
+        self.__doc__ = getattr(original_class(module), name).__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method, with the hyper-connections inside."""
+        owner, module = self._owner(), self._module()
+        if owner is None or module is None or runs_plain():
+            return getattr(original_class(module), self._name)(module, *args, **kwargs)  # type: ignore[arg-type]
+        return call_entry(owner, owner._mhc.entry(self._path, self._name), args, kwargs)
+
+
+def set_method_doors(owner: Served) -> None:
+    """Put doors in the places of the methods of `owner` and its modules that add up a site of the plan."""
+    modules = dict(named_modules(owner))
+    for path, name in {at for plan in owner._mhc.plans for site in plan.sites for at in _method_of(site, modules)}:
+        module = modules[path]
+        if name not in vars(module) or isinstance(vars(module)[name], MethodDoor):
+            vars(module)[name] = OwnedMethod(owner, path, module, name)
+
+
+def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    """The module and its method in which the sum stands: of the modules around its weights, the innermost with it."""
+    around = [path for path in modules if site.weights and lies_in(site.weights[0], path)]
+    for path in sorted(around, key=len, reverse=True):
+        name = _function_at(cast(Any, original_class(modules[path])), site.location)
+        if name:
+            if name not in _FORWARD:
+                yield path, name
+            return
+
+
+def _function_at(kind: Any, location: str) -> str:
+    """The name of the method of a class in which a line stands, given as `file:line`; "" if there is none."""
+    file, _, line = location.rpartition(":")
+    found = (name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code))
+    return next(found, "")
+
+
+@functools.cache
+def _functions(kind: Any) -> dict[str, list[tuple[str, types.CodeType]]]:
+    """File -> the methods of a class that stand there, those of its own class first."""
+    found: dict[str, list[tuple[str, types.CodeType]]] = {}
+    for name, value in (item for base in kind.__mro__ for item in vars(base).items()):
+        code = None if isinstance(value, (staticmethod, classmethod)) else _code_of(value)
+        if code is not None:
+            found.setdefault(code.co_filename, []).append((name, code))
+    return found
+
+
+def _code_of(value: Any) -> types.CodeType | None:
+    """The code of a function, also behind decorators."""
+    code = getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+    return code if isinstance(code, types.CodeType) else None
+
+
+def _lines(code: types.CodeType) -> set[int]:
+    """The lines of a function, and of functions inside of it."""
+    inner = (_lines(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return {line for *_, line in code.co_lines() if line is not None}.union(*inner)
