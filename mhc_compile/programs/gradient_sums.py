@@ -65,7 +65,7 @@ class GradientSums:
         known = owner.hyper_connections.itself
         return [known.get_parameter(name.removeprefix(f"{OWNER}.")) for name in names]
 
-    def _begin(self, _: Tensor) -> None:
+    def _begin(self, gradient: Tensor) -> None:
         owner = self._owner()
         if self._aside is not None or owner is None:
             return
@@ -78,7 +78,7 @@ class GradientSums:
             parameter.grad = None
         compat.at_end_of_backward(self._end)
 
-    def _check_begun(self, _: Tensor) -> None:
+    def _check_begun(self, gradient: Tensor) -> None:
         if self._aside is None and self._owed and any(p.requires_grad for p in self._parameters(list(self._owed))):
             raise ParallelError(
                 "a backward has begun inside the model, at a value that a hook has taken out, and not at an output: "

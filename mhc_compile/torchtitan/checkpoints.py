@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader
 from torchtitan.components import checkpointer
 
 from mhc_compile import sharded
@@ -42,7 +42,7 @@ class CheckpointManager(_Original):  # type: ignore[misc]
         reader = self.sd_adapter.get_hf_storage_reader(checkpoint_id, from_quantized)
         if is_plain(reader.read_metadata().state_dict_metadata):
             wanted = {name: value for name, value in wanted.items() if not name.startswith(f"{CHILD}.")}
-        dcp.load(wanted, storage_reader=reader)
+        state_dict_loader.load(wanted, storage_reader=reader)
         self.states[checkpointer.MODEL].load_state_dict(self.sd_adapter.from_hf(wanted))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,11 @@ def tokens_stay(model: nn.Module) -> Iterator[None]:
 
 def teach(model: nn.Module) -> None:
     """Methods of the instance, so that copies have their own."""
-    own = {"init_weights": _init_weights, "parallelize": _distribute, "verify_module_protocol": _verify}
+    own: dict[str, Callable[..., Any]] = {
+        "init_weights": _init_weights,
+        "parallelize": _distribute,
+        "verify_module_protocol": _verify,
+    }
     vars(model).update({name: types.MethodType(function, model) for name, function in own.items()})
 
 

@@ -45,8 +45,9 @@ def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> Model
 
 def _with_streams(config: Any, n: int, options: Mapping[str, Any]) -> Any:
     """The configuration of a model, which builds it with streams."""
+    kind: Any = type(config)
     values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return _config_with_streams(type(config))(**values, streams=n, stream_options=dict(options))
+    return _config_with_streams(kind)(**values, streams=n, stream_options=dict(options))
 
 
 @functools.cache
