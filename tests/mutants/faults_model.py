@@ -113,8 +113,8 @@ MODEL = (
     Mutant(
         "a copy shares the constants of its programs",
         "model",
-        "[p for p in self.programs if not p.constants]",
-        "list(self.programs)",
+        "if not p.constants and not p.reads.parallel]",
+        "if not p.reads.parallel]",
         ("tests/model/test_owner.py::test_deepcopy_does_not_share_constants",),
     ),
     Mutant(
