@@ -327,7 +327,7 @@ def experts_elsewhere(rank, folder):
         torch.manual_seed(3)
         for layer in model.layers:
             layer.mlp = Experts()
-    model, single = map(transformed, made)
+    model, single = map(transformed_from, made)
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.layers:
         for name, value in list(layer.mlp.named_parameters()):
