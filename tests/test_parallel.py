@@ -88,12 +88,12 @@ IDS = torch.randint(VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(
 
 
 @copied
-def transformed():
-    return transformed_from(plain())
+def transformed(**options):
+    return transformed_from(plain(), **options)
 
 
-def transformed_from(model):
-    model = mhc_compile.transform(model, n=4, example_inputs=(IDS,), modes=("train",))
+def transformed_from(model, **options):
+    model = mhc_compile.transform(model, n=4, example_inputs=(IDS,), modes=("train",), **options)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.hyper_connections.parameters():
