@@ -19,7 +19,7 @@ from mhc_compile.errors import (
     PatternError,
     SecondModelError,
 )
-from tests.dynamo.test_backend import distance, inputs, randomise, tower
+from tests.dynamo.towers import TRAIN, distance, eager, inputs, randomise, tower
 from tests.toy_models import WIDTH, Block, Normalised
 
 

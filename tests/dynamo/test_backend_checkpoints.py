@@ -15,7 +15,7 @@ from mhc_compile.errors import (
     NoParametersYetError,
     OtherParametersError,
 )
-from tests.dynamo.test_backend import distance, in_advance, inputs, randomise, tower
+from tests.dynamo.towers import TRAIN, distance, eager, in_advance, inputs, randomise, tower
 
 
 @pytest.fixture(autouse=True)

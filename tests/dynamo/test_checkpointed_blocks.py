@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_sel
 import mhc_compile
 from mhc_compile.errors import CaptureError, GraphBreakError, UncompiledCodeWarning
 from tests.dynamo.breaking import LOOP, made
-from tests.dynamo.test_backend import distance, inputs, randomise
+from tests.dynamo.towers import distance, inputs, randomise
 from tests.tables import also
 from tests.toy_models import Block
 
@@ -125,7 +125,9 @@ class Segments(nn.Module):
 class TestCheckpointSequential:
     def test_attach_warns_that_segments_run_without_hyper_connections(self) -> None:
         model = made(Segments)
-        with pytest.warns(UncompiledCodeWarning, match=r"test_graph_breaks\.py:\d+, .*checkpoint\(block, x") as caught:
+        with pytest.warns(
+            UncompiledCodeWarning, match=r"test_checkpointed_blocks\.py:\d+, .*checkpoint\(block, x"
+        ) as caught:
             mhc_compile.backend(inner="eager").attach(model, (inputs(),))
         assert len(caught) == 1 and list(model.hyper_connections) == ["blocks.2", "blocks.3"]
 

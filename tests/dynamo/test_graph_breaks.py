@@ -10,7 +10,7 @@ import mhc_compile
 from mhc_compile.errors import GraphBreakError
 from mhc_compile.passes.plan.data import Reason
 from tests.dynamo.breaking import HALVES, LOOP, Halves, Loop, made
-from tests.dynamo.test_backend import distance, inputs, randomise
+from tests.dynamo.towers import distance, inputs, randomise
 from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
@@ -144,7 +144,7 @@ def test_a_merge_behind_a_break_is_not_blamed_on_it() -> None:
 
 
 def test_strict_names_file_and_line() -> None:
-    with pytest.raises(GraphBreakError, match=r"test_graph_breaks\.py:\d+"):
+    with pytest.raises(GraphBreakError, match=r"breaking\.py:\d+"):
         torch.compile(made(Halves), backend=mhc_compile.backend(inner="eager", strict=True))(inputs())
 
 

@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 
-from tests.dynamo.test_backend import distance, inputs, randomise, tower
+from tests.dynamo.towers import TRAIN, distance, eager, inputs, randomise, tower
 
 
 @pytest.fixture(autouse=True)

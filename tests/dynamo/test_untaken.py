@@ -15,8 +15,8 @@ from mhc_compile.errors import (
     PatternWarning,
     UnusedParametersWarning,
 )
-from tests.dynamo.test_backend import in_advance, inputs, randomise, tower
-from tests.dynamo.test_graph_breaks import Loop, made
+from tests.dynamo.breaking import Loop, made
+from tests.dynamo.towers import TRAIN, eager, in_advance, inputs, randomise, tower
 
 
 @pytest.fixture(autouse=True)
