@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import mhc_compile
-from tests.dynamo.test_backend import distance, inputs, randomise
-from tests.dynamo.test_graph_breaks import LOOP, Loop, made
+from tests.dynamo.breaking import LOOP, Loop, made
 from tests.dynamo.test_state_names import TwoLayers
+from tests.dynamo.towers import distance, inputs, randomise
 
 Change = Callable[[Loop], None]
 

@@ -78,7 +78,7 @@ def test_a_forward_under_autocast_that_accelerate_sets_is_kept_and_never_traced(
     assert "forward" not in vars(mhc_compile.revert(prepared))
 
 
-@pytest.mark.exhaustive  # `test_pretrained.py` loads shards and tied weights, `examples/hf_trainer.py` a Llama
+@pytest.mark.exhaustive  # `pretrained/` loads shards and tied weights, `examples/hf_trainer.py` a Llama
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_save_pretrained_wrote_is_loaded(tied, tmp_path):
     config = tiny_llama().config

@@ -15,9 +15,9 @@ FEW = (
     "torchvision:resnet18",  # projected shortcuts
 )
 MORE = (
-    "hf:t5",  # cross-attention, which `test_pretrained.py` and `test_caches.py` have
-    "hf:bert",  # post-norm, which `test_pretrained.py` has; a module called `self`, which `test_hosts.py` has
-    "hf:mixtral",  # mixture of experts: `passes/shapes.py` has one
+    "hf:t5",  # cross-attention, which `pretrained/` and `test_caches.py` have
+    "hf:bert",  # post-norm, which `pretrained/` has; a module called `self`, which `test_hosts.py` has
+    "hf:mixtral",  # mixture of experts: `passes/topologies.py` has one
     "hf:swin",  # windows between skip and add: `passes/test_channels.py` has permutations inside the branch
     "hf:llama",  # pre-norm; `examples` and `test_huggingface.py` have one
     "hf:gpt2",

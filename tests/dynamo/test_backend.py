@@ -11,34 +11,14 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import InvalidOptionError, NothingToTransformError, NothingToTransformWarning, SecondModelError
-from tests.copies import copied
+from tests.dynamo.towers import distance, in_advance, inputs, randomise, tower
 from tests.tables import also
-from tests.toy_models import WIDTH, Block, Tower
+from tests.toy_models import WIDTH, Block
 
 
 @pytest.fixture(autouse=True)
 def _fresh_dynamo() -> None:
     torch.compiler.reset()
-
-
-def tower(blocks: int = 3) -> Tower:
-    torch.manual_seed(0)
-    return Tower(blocks).double()
-
-
-@copied
-def in_advance(blocks: int = 3) -> nn.Module:
-    """`tower(blocks)`, given to `transform`."""
-    return mhc_compile.transform(tower(blocks), example_inputs=(inputs(),), modes=("train",))
-
-
-def inputs(*sizes: int) -> torch.Tensor:
-    return torch.randn(*(sizes or (3, 5)), WIDTH, dtype=torch.float64)
-
-
-def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference in units of the root mean square of `b`."""
-    return ((a - b).abs().max() / b.square().mean().sqrt()).item()
 
 
 # In training, the next test has every inner backend; `test_backend_modes.py` has Inductor without gradients.
@@ -84,15 +64,6 @@ def test_an_inner_backend_may_run_the_graph_on_its_examples(dynamic: bool) -> No
     torch.compiler.reset()
     compiled = torch.compile(model, backend=mhc_compile.backend(inner="pre_dispatch_eager"))
     assert distance(compiled(x), outputs[0]) <= 1e-12
-
-
-def randomise(*models: nn.Module) -> None:
-    """The same random new parameters for all, so that a wrong one shows."""
-    with torch.no_grad():
-        for group in zip(*(model.hyper_connections.parameters() for model in models), strict=True):
-            noise = torch.randn_like(group[0]) * 0.3
-            for parameter in group:
-                parameter.add_(noise)
 
 
 def test_keys_names_and_initial_values_are_those_of_transform() -> None:
@@ -219,85 +190,3 @@ def test_nothing_to_rewrite_is_said() -> None:
         torch.compile(nn.Linear(3, 3), backend=mhc_compile.backend(inner="eager"))(torch.ones(2, 3))
     with pytest.raises(NothingToTransformError):
         torch.compile(nn.Linear(3, 3), backend=mhc_compile.backend(inner="eager", strict=True))(torch.ones(2, 3))
-
-
-class TestByName:
-    """`backend="mhc"`: nothing but the model remembers anything."""
-
-    def test_options_reach_the_rewrite_and_the_inner_backend(self) -> None:
-        model, x = tower(), inputs()
-        wanted = model(x)
-        compiled = torch.compile(model, backend="mhc", options={"n": 3, "inner": "eager"})
-        assert distance(compiled(x), wanted) <= 1e-10
-        assert model.hyper_connections["blocks.0"].phi.size(0) == 3 * WIDTH
-
-    def test_recompiles_find_the_parameters_again(self) -> None:
-        model = tower()
-        compiled = torch.compile(model, backend="mhc", options={"inner": "eager"})
-        compiled(inputs())
-        made = [id(p) for p in model.hyper_connections.parameters()]
-        compiled(inputs(4, 6))
-        model.eval()
-        compiled(inputs())
-        assert [id(p) for p in model.hyper_connections.parameters()] == made
-
-    def test_two_models_of_a_class_have_their_own_parameters(self) -> None:
-        first, second, x = tower(), tower(), inputs()
-        for model in (first, second):
-            torch.compile(model, backend="mhc", options={"inner": "eager"})(x)
-        assert list(first.hyper_connections) == list(second.hyper_connections)
-        mine, theirs = ({id(p) for p in m.hyper_connections.parameters()} for m in (first, second))
-        assert not mine & theirs
-        randomise(second)
-        again = torch.compile(first, backend="mhc", options={"inner": "eager"})(x)
-        assert distance(again, tower()(x)) <= 1e-10, "the first model got the parameters of the second"
-
-    def test_wrong_options_are_errors_of_this_package(self) -> None:
-        with pytest.raises(InvalidOptionError, match="unknown option m"):
-            torch.compile(tower(), backend="mhc", options={"m": 3})(inputs())
-
-
-class TestNested:
-    """One rewriting, never none and never two."""
-
-    def test_a_transformed_model_is_not_rewritten_again(self) -> None:
-        transformed, x = in_advance(), inputs()
-        names = list(transformed.state_dict())
-        backend = mhc_compile.backend(inner="eager")
-        assert backend.attach(transformed, (x,)) == ()
-        compiled = torch.compile(transformed, backend=backend)
-        randomise(transformed)
-        assert distance(compiled(x), transformed(x)) <= 1e-10
-        assert list(transformed.state_dict()) == names
-        assert [id(p) for p in backend.parameters()] == [id(p) for p in transformed.hyper_connections.parameters()]
-
-    def test_a_transformed_part_keeps_its_own_and_the_rest_is_rewritten(self) -> None:
-        x = inputs()
-        model = nn.ModuleDict({"before": Block(), "body": tower(), "after": Block()}).double()
-        outer = Chain(model)
-        wanted = outer(x)
-        outer.parts["body"] = in_advance()
-        compiled = torch.compile(outer, backend=mhc_compile.backend(inner="eager"))
-        assert distance(compiled(x), wanted) <= 1e-10
-        assert list(outer.hyper_connections) == ["parts.before", "parts.after"]
-        assert list(outer.parts["body"].hyper_connections) == ["blocks.0", "blocks.1", "blocks.2"]
-
-    def test_transforming_what_is_compiled_is_refused_with_the_order_to_write(self) -> None:
-        model, x = tower(), inputs()
-        compiled = torch.compile(model, backend=mhc_compile.backend(inner="eager"))
-        with pytest.raises(mhc_compile.errors.CaptureError, match="plain module"):
-            mhc_compile.transform(compiled, example_inputs=(x,))
-        compiled(x)
-        with pytest.raises(mhc_compile.errors.AlreadyTransformedError, match=r"del model\.hyper_connections"):
-            mhc_compile.transform(model, example_inputs=(x,))
-
-
-class Chain(nn.Module):
-    """Parts one after another."""
-
-    def __init__(self, parts: nn.ModuleDict) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.parts["after"](self.parts["body"](self.parts["before"](x)))

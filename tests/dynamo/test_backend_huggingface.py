@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mhc_compile
-from tests.dynamo.test_backend import randomise
+from tests.dynamo.towers import randomise
 from tests.tables import also
 
 transformers = pytest.importorskip("transformers")

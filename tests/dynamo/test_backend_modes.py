@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mhc_compile
 from mhc_compile.errors import DDPOptimizerError, LateParametersError, RecompileLimitWarning
-from tests.dynamo.test_backend import distance, inputs, tower
+from tests.dynamo.towers import distance, inputs, tower
 from tests.tables import also
 from tests.toy_models import Tower
 

@@ -12,8 +12,8 @@ from torch import nn
 import mhc_compile
 from mhc_compile.cli import main
 from mhc_compile.errors import CaptureError, NotAModuleError
-from tests.dynamo.test_backend import inputs, tower
-from tests.dynamo.test_graph_breaks import HALVES, LOOP, Halves, Loop, made
+from tests.dynamo.breaking import HALVES, LOOP, Halves, Loop, made
+from tests.dynamo.towers import inputs, tower
 from tests.toy_models import WIDTH, Block
 
 
@@ -67,7 +67,7 @@ def test_a_break_is_named_with_file_and_line() -> None:
     assert len(found.graphs) == 2
     (only,) = found.breaks
     line = int(only.location.rpartition(":")[2])
-    source = Path(__file__).with_name("test_graph_breaks.py").read_text().splitlines()
+    source = Path(__file__).with_name("breaking.py").read_text().splitlines()
     assert "graph_break()" in source[line - 1] and only.count == 1
     assert "graph_break" in only.reason
     assert f"break at {only.location} (x1)" in str(found)
@@ -77,7 +77,7 @@ def test_a_break_in_a_loop_is_found_although_no_graph_ends_there() -> None:
     found = mhc_compile.explain(made(Loop), inputs())
     assert [s.key for s in found.sites] == LOOP
     assert all(record.origin.partial for record in found.graphs)
-    assert "test_graph_breaks.py:" in found.breaks[0].location
+    assert "breaking.py:" in found.breaks[0].location
 
 
 class OwnLoop(nn.Module):

@@ -12,8 +12,8 @@ from torch import nn
 import mhc_compile
 from mhc_compile.dynamo.frozen import as_compiled, watched
 from mhc_compile.dynamo.inner import InnerChoice
-from tests.dynamo.test_backend import inputs, tower
-from tests.dynamo.test_graph_breaks import Loop, made
+from tests.dynamo.breaking import Loop, made
+from tests.dynamo.towers import inputs, tower
 from tests.tables import also
 
 

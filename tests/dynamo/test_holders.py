@@ -8,7 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import OtherParametersError, SecondModelError
-from tests.dynamo.test_backend import distance, inputs, randomise, tower
+from tests.dynamo.towers import distance, inputs, randomise, tower
 from tests.tables import also
 from tests.toy_models import Block
 

@@ -10,8 +10,8 @@ from mhc_compile.config import Config
 from mhc_compile.dynamo.frame import Origin
 from mhc_compile.dynamo.plans import check_cut
 from mhc_compile.errors import DDPOptimizerError, GraphBreakError
-from tests.dynamo.test_backend import inputs, tower
-from tests.dynamo.test_graph_breaks import HALVES, Halves, made
+from tests.dynamo.breaking import HALVES, Halves, made
+from tests.dynamo.towers import inputs, tower
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import LooseWeightsWarning
-from tests.dynamo.test_backend import distance, inputs, randomise, tower
-from tests.dynamo.test_graph_breaks import LOOP, Loop, made
+from tests.dynamo.breaking import LOOP, Loop, made
+from tests.dynamo.towers import distance, inputs, randomise, tower
 from tests.tables import also
 from tests.toy_models import WIDTH
 

@@ -196,7 +196,7 @@ DYNAMO = (
         "            if not self.several:\n                warn_of_unmatched(self.records, self.config)\n",
         "",
         (
-            "tests/dynamo/test_backend_parameters.py::TestUntaken::test_globs_that_match_nothing_are_warned_of_with_the_words_of_transform",
+            "tests/dynamo/test_untaken.py::TestUntaken::test_globs_that_match_nothing_are_warned_of_with_the_words_of_transform",
         ),
     ),
     Mutant(
@@ -211,8 +211,6 @@ DYNAMO = (
         "dynamo",
         "        if trained and names:\n",
         "        if False:\n",
-        (
-            "tests/dynamo/test_backend_parameters.py::TestEarlyOptimizer::test_one_built_before_the_first_call_is_reported",
-        ),
+        ("tests/dynamo/test_attach.py::TestEarlyOptimizer::test_one_built_before_the_first_call_is_reported",),
     ),
 )

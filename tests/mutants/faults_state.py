@@ -31,7 +31,7 @@ CHECKPOINT = (
         "checkpoint",
         "            given[_RENAMED] = False\n",
         "            pass\n",
-        ("tests/test_pretrained.py::test_weights_are_written_under_their_own_names",),
+        ("tests/pretrained/test_round_trip.py::test_weights_are_written_under_their_own_names",),
     ),
     Mutant(
         "headers of different readouts fit",
@@ -45,14 +45,14 @@ CHECKPOINT = (
         "checkpoint",
         "        beside.unlink(missing_ok=True)\n",
         "",
-        ("tests/test_checkpoint.py::test_a_save_that_fails_leaves_the_previous_file_and_nothing_else",),
+        ("tests/test_checkpoint_on_disk.py::test_a_save_that_fails_leaves_the_previous_file_and_nothing_else",),
     ),
     Mutant(
         "a file is put in place before the disk has it",
         "checkpoint",
         "            os.fsync(file.fileno())\n",
         "            pass\n",
-        ("tests/test_checkpoint.py",),
+        ("tests/test_checkpoint_on_disk.py",),
     ),
     Mutant(
         "trained values beside a plain checkpoint are not warned of",

@@ -10,7 +10,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import OwnChildrenError
-from tests.dynamo.test_backend import distance, tower
+from tests.dynamo.towers import distance, tower
 from tests.toy_models import WIDTH
 
 

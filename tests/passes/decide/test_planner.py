@@ -9,7 +9,8 @@ from mhc_compile.errors import PatternError
 from mhc_compile.passes.plan.data import Reason
 from tests.passes.graphs import plan_of, reasons
 from tests.passes.layers import Mlp, Net, PreNorm, conv, images, mlps, tokens
-from tests.passes.shapes import SHAPES, pre_norm
+from tests.passes.residual_blocks import pre_norm
+from tests.passes.shapes import SHAPES
 
 X = tokens()
 KEYS = ["0.attn", "0.mlp", "1.attn", "1.mlp"]

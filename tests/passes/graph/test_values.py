@@ -19,7 +19,7 @@ from mhc_compile.passes.graph.values import (
 )
 from tests.passes.graphs import traced
 from tests.passes.layers import Mlp, Net, tokens
-from tests.passes.shapes import pre_norm
+from tests.passes.residual_blocks import pre_norm
 
 
 def valued(value=None, **meta) -> fx.Node:

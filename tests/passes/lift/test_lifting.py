@@ -1,46 +1,14 @@
+"""A lifted operator does to each stream what it did to the tensor."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import nn
 
-from mhc_compile.passes.graph.ancestry import Ancestry
-from mhc_compile.passes.lift.lifting import can_lift, is_linear, lift
-from tests.passes.graphs import build, traced
 from tests.passes.layers import Net, Net2, tokens
-
-N = 3
-X = tokens(2, 3, 4)
-
-
-def lift_all(gm: fx.GraphModule, stream: fx.Node) -> fx.GraphModule:
-    """Every op that depends on the placeholder `stream` is lifted, which now gets `[N, *shape]`."""
-    graph = Ancestry(gm)
-    streams = {stream: stream}
-    output = next(n for n in gm.graph.nodes if n.op == "output")
-    for i, node in enumerate(graph.nodes):
-        if node.op.startswith("call") and any(n in streams for n in node.all_input_nodes):
-            assert can_lift(graph, i, [graph.index[n] for n in streams]), node
-            with gm.graph.inserting_before(output):
-                streams[node] = lift(node, dict(streams))
-    output.replace_input_with(output.args[0], streams[output.args[0]])
-    gm.graph.eliminate_dead_code()
-    gm.recompile()
-    return gm
-
-
-def check(model: nn.Module, x: Tensor, *others: Tensor, aten: bool = False) -> None:
-    """Lifted ops do to each stream what the model does to a tensor."""
-    gm = make_fx(model)(x, *others) if aten else traced(model, x, *others)
-    X = torch.stack([x * (1 + i) + i for i in range(N)])
-    expected = torch.stack([model(X[i], *others) for i in range(N)])
-    stream = next(n for n in gm.graph.nodes if n.op == "placeholder")
-    result = lift_all(gm, stream)(X, *others)
-    assert result.shape == expected.shape
-    assert torch.allclose(result, expected, rtol=1e-12, atol=1e-12)
-
+from tests.passes.lift.lifted import X, check
 
 OPS = {
     "view": lambda m, x: x.view(2, 12),
@@ -158,109 +126,7 @@ def test_view_as_takes_the_sizes_of_the_other_or_its_streams():
     check(Net2(lambda m, x, y: x.view_as(x.flatten(1))), X, X)
 
 
-def op_alone(fn, *inputs):
-    """`(graph, position of the last op)` of a function of the stream `x`."""
-    model = {1: Net, 2: Net2}[len(inputs)](lambda m, *args: fn(*args))
-    graph = Ancestry(traced(model, *inputs))
-    return graph, len(graph.nodes) - 2
-
-
-REFUSED = {
-    "softmax over no axis in particular": lambda x: torch.nn.functional.softmax(x, None),
-    "standard deviation of everything": lambda x: x.std(False),
-    "two lists as index": lambda x: x[torch.tensor([0, 1]), :, torch.tensor([1, 2])],
-    "padding with what is there": lambda x: F.pad(x, (1, 1), mode="reflect"),
-    "squeeze of whatever there is": lambda x: x[:1].squeeze(),
-    "several values": lambda x: x.chunk(2, -1)[0],
-    "matrix product": lambda x: x @ torch.eye(4, dtype=x.dtype),
-    "pooling": lambda x: F.avg_pool1d(x, 2),
-    "reduction of everything": lambda x: x.mean(),
-    "batch norm": lambda x: F.batch_norm(x, torch.zeros(3), torch.ones(3)),
-    "broadcast to more axes": lambda x: x * torch.ones(2, 2, 3, 4, dtype=x.dtype),
-    "bytes": lambda x: x.view(torch.int64),
-    "bytes with keyword": lambda x: x.view(dtype=torch.int64),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_can_lift_rejects_what_mixes_tokens_or_changes_axes(name):
-    graph, last = op_alone(REFUSED[name], X)
-    assert not can_lift(graph, last, [0])
-
-
-def test_can_lift_rejects_what_depends_on_an_unknown_rank():
-    gm = fx.symbolic_trace(Net2(lambda m, x, y: (x * 2.0, torch.relu(x), x * y, x.view(-1), x.mean(-1, keepdim=True))))
-    graph = Ancestry(gm)
-    calls = [i for i, n in enumerate(graph.nodes) if n.op.startswith("call")]
-    assert [can_lift(graph, i, [0]) for i in calls] == [True, True, False, False, False]
-
-
-LINEAR_OPS = {
-    "scale": (lambda x: x * 2.0, True),
-    "quotient": (lambda x: x / 2.0, True),
-    "reciprocal": (lambda x: torch.div(2.0 * torch.ones_like(x), x), False),
-    "cast": (lambda x: x.float(), True),
-    "transposition": (lambda x: x.transpose(0, 1), True),
-    "shift": (lambda x: x + torch.ones(4, dtype=x.dtype), True),
-    "dropout": (lambda x: F.dropout(x, 0.0), True),
-    "mask": (lambda x: torch.where(torch.ones(4).bool(), x, 0.0), True),
-    "cut": (lambda x: x[:, 1:], True),
-    "softmax": (lambda x: torch.softmax(x, -1), False),
-    "square": (lambda x: x * x, False),
-    "activation": (lambda x: torch.relu(x), False),
-    "norm": (lambda x: F.layer_norm(x, (4,)), False),
-}
-
-
-@pytest.mark.parametrize("name", LINEAR_OPS)
-def test_is_linear_tells_case_a_from_case_b(name):
-    fn, expected = LINEAR_OPS[name]
-    graph, last = op_alone(fn, X)
-    assert is_linear(graph, last, [0]) is expected
-
-
-def test_a_gate_computed_from_the_stream_is_not_linear():
-    gm = build(lambda g, x: g.call_function(torch.mul, (x, g.call_function(torch.sigmoid, (x,)))), x=X)
-    graph = Ancestry(gm)
-    assert not is_linear(graph, 2, [0, 1])
-
-
 def test_lifting_drops_a_memory_format_that_has_no_meaning_with_one_more_axis():
     images = tokens(2, 3, 4, 4)
     check(Net(lambda m, x: x.contiguous(memory_format=torch.channels_last)), images)
     check(Net(lambda m, x: x.clone(memory_format=torch.channels_last) * 1.0), images)
-
-
-DRAWS = {
-    "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
-    "keywords": lambda m, x: F.dropout(input=x, p=0.5, training=True),
-    "module": lambda m, x: m.drop(x),
-    "whole channels": lambda m, x: F.dropout1d(x, 0.5, True),
-    "whole channels, module": lambda m, x: m.drop2d(x[..., None])[..., 0],
-    "alpha": lambda m, x: F.alpha_dropout(x, 0.3, True),
-    "alpha of whole channels": lambda m, x: F.feature_alpha_dropout(x, 0.4, True),
-    "alpha module": lambda m, x: m.alpha(x),
-}
-
-
-@pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize("training", [True, False])
-def test_random_operators_draw_once_for_all_streams_and_as_the_plain_model_does(name, training):
-    layers = {"drop": nn.Dropout(0.5), "drop2d": nn.Dropout2d(0.5), "alpha": nn.AlphaDropout(0.3)}
-    model = Net(DRAWS[name], **layers).double().train(training)
-    x = torch.randn(8, 16, 4, dtype=torch.float64)
-    X = torch.stack([x * (1 + i) for i in range(N)])
-    torch.manual_seed(1)
-    expected = []
-    for i in range(N):
-        torch.manual_seed(1)
-        expected.append(model(X[i]))
-    gm = traced(model, x)
-    lifted = lift_all(gm, next(n for n in gm.graph.nodes if n.op == "placeholder"))
-    torch.manual_seed(1)
-    assert torch.allclose(lifted(X), torch.stack(expected), rtol=1e-12, atol=1e-12)
-
-
-def test_alpha_dropout_that_drops_everything_is_refused():
-    graph, last = op_alone(lambda x: F.alpha_dropout(x, 1.0, True), X)
-    assert not can_lift(graph, last, [0])
