@@ -76,6 +76,9 @@ class Site:
         former: the key of checkpoints from before keys belonged to weights; "" where it is `key`.
         before: key of the site whose streams it takes, "" at the entry of a segment.
         moves_tokens: whether tokens change places between that site and this one.
+        sources: under connections over sources, the values whose weighted sum its branch reads, the newest last; a
+            single one is read as it is.
+        begins_block: under these, the sum in front of it is kept as a source.
     """
 
     key: str
@@ -103,6 +106,8 @@ class Site:
     former: str = ""
     before: str = ""
     moves_tokens: bool = False
+    sources: tuple[str, ...] = ()
+    begins_block: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ class Rejection:
 class Readout:
     """A place where streams become one tensor: `node` is used by `users`, which are no part of the stream.
 
-    `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative. The channels
-    of the value lie on `channel_axis`. `former` is as for a site.
+    `key` names its parameters (`parameters` scalars) under `reduce="learned"` and over sources, else it is informative.
+    The channels of the value lie on `channel_axis`. `former` and `sources` are as for a site.
     """
 
     key: str
@@ -133,6 +138,7 @@ class Readout:
     channels: int
     parameters: int
     former: str = ""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
