@@ -45,7 +45,7 @@ class _Rewriter:
 
     Attributes:
         held: value on the stream -> the sources there by name, their tokens where they are by then.
-        nodes: name of a value -> the node that has it; an add behind which a sum began anew is replaced.
+        nodes: by name.
         read: site key -> what its branch and skip have read instead of a value, for `dense`.
     """
 
@@ -141,31 +141,24 @@ class _Rewriter:
 
     def _close(self, site: Site) -> None:
         """The add: marked as what the site writes, and without its skip where the sum begins anew."""
-        add = self.nodes[site.add]
         if self.restarts and site.begins_block:
-            skip = self.nodes[site.skip]
-            inner = next(n for name in site.adds for n in [self.nodes[name]] if skip in n.all_input_nodes)
-            begun = self._begin(site, inner, skip)
-            inner.replace_all_uses_with(begun, delete_user_cb=lambda user: user is not begun)
-            self.stale.append(inner)
-            if inner is add:
-                self.nodes[site.add] = add = begun
-        add.meta["mhc"] = {"site": site.key, "role": "write"}
-        before = self.held[site.skip]
-        kept = list(before.items()) if site.begins_block else list(before.items())[:-1]
-        self.held[site.add] = {**dict(kept), site.add: add}
+            self._begin(site, self.nodes[site.skip])
+        self.nodes[site.add].meta["mhc"] = {"site": site.key, "role": "write"}
+        kept = dict(self.held[site.skip])
+        if not site.begins_block:
+            kept.popitem()
+        self.held[site.add] = {**kept, site.add: self.nodes[site.add]}
 
-    def _begin(self, site: Site, inner: fx.Node, skip: fx.Node) -> fx.Node:
-        y = next(v for v in inner.all_input_nodes if v is not skip)
-        with self.graph.inserting_before(_after(self.last.get(inner, inner))):
-            if kind_of(inner) is Kind.SUB:
+    def _begin(self, site: Site, skip: fx.Node) -> None:
+        """Let the add that holds the skip pass its other operand on; it keeps its name, and those around it stay."""
+        add = next(n for n in map(self.nodes.__getitem__, site.adds) if skip in n.all_input_nodes)
+        y = next(v for v in add.all_input_nodes if v is not skip)
+        if kind_of(add) is Kind.SUB:
+            with self.graph.inserting_before(add):
                 y = self.graph.call_function(operator.neg, (y,))
-                self._describe(y, inner, f"{identifier(site.key)}_branch")
-            begun = self.graph.call_function(begin_sum, (skip, y))
-        self._describe(begun, inner, f"{identifier(site.key)}_sum")
-        begun.meta.update({k: v for k, v in inner.meta.items() if k in _VALUE_META})
-        self.last[inner] = begun
-        return begun
+            self._describe(y, add, f"{identifier(site.key)}_branch")
+        add.op, add.target = "call_function", begin_sum
+        add.args, add.kwargs = (skip, y), {}
 
     # --- reads ---------------------------------------------------------------------------------------------------
 
