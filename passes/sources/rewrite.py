@@ -58,6 +58,8 @@ class _Rewriter:
         self.order = {node.name: i for i, node in enumerate(self.original)}
         self.nodes = {node.name: node for node in self.original}
         self.switched = any(map(is_switch, self.original))
+        self.carrying = {name for segment in plan.segments for name in segment.lifts}  # the stream, and no branch
+        self.carrying |= {name for site in plan.sites for name in (*site.adds, *site.lifts)}
         self.held: dict[str, Mapping[str, fx.Node]] = {}
         self.read: dict[str, dict[fx.Node, fx.Node]] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted behind another, where the next one goes
@@ -111,27 +113,22 @@ class _Rewriter:
         """What the branch reads at a value: the base, or what the skip was lifted to."""
         if len(site.sources) < 2:
             return
-        node = self.nodes[value]
-        if self.restarts:
-            users = [u for u in node.users if u.name in site.branch_nodes and u.name not in site.lifts]
-            if users:
-                u = self._emit_read(site, value, users)
-                _replace(node, u, users)
+        node, instead = self.nodes[value], self.read.setdefault(site.key, {})
+        readers = [u for u in node.users if u.name in site.branch_nodes - self.carrying]
+        if self.restarts and not readers:
             return
-        instead = self.read.setdefault(site.key, {})
-        own = {*site.branch_nodes, *site.adds} - {*site.lifts}
-        users = [u for u in node.users if u.name in own]
-        if value == site.base:
-            u = self._emit_read(site, value, [u for u in node.users if u.name in own | {*site.lifts}])
+        skip = [] if self.restarts else [u for u in node.users if u.name in (*site.adds, *site.lifts)]
+        if self.restarts or value == site.base:
+            instead[node] = self._emit_read(site, value, [*readers, *skip])
         else:
-            u = self._copy(node, instead)
+            instead[node] = self._copy(node, instead)
             self.stale.append(node)
-        instead[node] = u
-        _replace(node, u, users)
+        for user in (*readers, *(u for u in skip if u.name in site.adds)):
+            user.replace_input_with(node, instead[node])
 
     def _emit_read(self, site: Site, value: str, users: Sequence[fx.Node]) -> fx.Node:
         place, channel_axis = self._place(value, users), site.base_axis if value == site.base else site.channel_axis
-        sources = [source for name, source in self.held[value].items()]
+        sources = list(self.held[value].values())
         params = self._parameters(site.key, len(sources), site.channels, place)
         u = self._emit_call(place, params, sources, channel_axis)
         self._describe(u, self.nodes[site.add], f"{identifier(site.key)}_read")
@@ -166,7 +163,7 @@ class _Rewriter:
         if len(readout.sources) < 2:
             return
         value = self.nodes[readout.node]
-        users = [self.nodes[name] for name in readout.users if name in self.nodes]
+        users = [self.nodes[name] for name in readout.users]
         sources = list(self.held[readout.node].values())
         place = self._place(readout.node, [])
         params = self._parameters(readout.key, len(sources), readout.channels, place)
@@ -204,11 +201,6 @@ class _Rewriter:
         """Carry file, line and module over, and name the node."""
         node.meta.update({k: origin.meta[k] for k in _INHERITED_META if k in origin.meta})
         node._rename(name)
-
-
-def _replace(old: fx.Node, new: fx.Node, users: Sequence[fx.Node]) -> None:
-    for user in users:
-        user.replace_input_with(old, new)
 
 
 def _after(node: fx.Node) -> fx.Node:
