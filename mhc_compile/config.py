@@ -9,7 +9,13 @@ from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas.about import EXACTLY
-from mhc_compile.kernels.formulas.connections import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.connections import (
+    canonical,
+    find,
+    fixed_streams,
+    why_no_paper,
+    why_not_kept,
+)
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.versions import check_versions
 
@@ -27,7 +33,8 @@ class Config:
 
     Attributes:
         n: number of residual streams, 1 to 8. `n=1` is the plain residual connection. `attention` and `dense` have
-            sources in place of streams, as many as the model has blocks, and take no notice of n.
+            sources in place of streams, as many as the model has blocks, and take no notice of n; nor does
+            `parallel-lanes`, which has two.
         connection: what one site computes, a name from `mhc-compile connections` (`mhc` by default), with options as in
             `identity:magnitude=1.5,eps=1e-6`.
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02), `paper` starts as
@@ -107,8 +114,8 @@ class Config:
 
     @property
     def streams(self) -> int:
-        """The number of streams really made: 1 for `connection="residual"` and over sources, else `n`."""
-        return 1 if self.connection == "residual" or self.over_sources else self.n
+        """The number of streams really made: 1 for `connection="residual"` and over sources, else mostly `n`."""
+        return fixed_streams(self.connection) or self.n
 
     @property
     def effective_connection(self) -> str:

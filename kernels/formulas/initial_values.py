@@ -107,6 +107,6 @@ def projection_weights(shape: tuple[int, ...], *, init: str, generator: torch.Ge
 
 
 def cosines(rows: int, columns: int) -> Tensor:
-    """Columns `[rows, columns]` of a cosine transform, each of length one: a map that starts neither at zero nor drawn."""
+    """Columns `[rows, columns]` of a cosine transform, each of length one: a map that is neither zero nor drawn."""
     at = (torch.arange(rows, dtype=torch.float64) + 0.5)[:, None] * (torch.arange(columns) + 1)
     return torch.cos(math.pi / rows * at) * math.sqrt(2 / rows)

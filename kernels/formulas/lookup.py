@@ -61,6 +61,15 @@ def find(connection: str, n: int) -> Connection:
     return row
 
 
+def fixed_streams(connection: str) -> int | None:
+    """How many streams a connection has whatever n is; None where n says it.
+
+    Raises:
+        InvalidOptionError: a name, an option or a value is not known.
+    """
+    return _row(connection).streams
+
+
 def manifold_of(connection: str) -> Manifold:
     """What the fused steps of a connection compute.
 

@@ -6,12 +6,12 @@ them, `u = sum_k w_k s_k`, the newest last. There are two, on one mechanism:
 * `attention` (Block Attention Residuals, Kimi, arXiv 2603.15031; Inkling2): a source is what the layers of one block
   have added up, and the sum begins anew behind it. `w = softmax_k(q . N(s_k) / sqrt(C))` over `N(s_k)`, the RMS norm
   without a weight; q is learned, one for each site.
-* `dense` (DenseFormer, arXiv 2402.02622; MUDD, arXiv 2502.12170): a source is what the stream was, and goes on from
-  what was read. `w_k = a_k`, plus `(gelu(N(s_last) down) up)_k` of the token with `rank` above 0.
+* `dense` (DenseFormer, arXiv 2402.02622; MUDD, arXiv 2502.12170): a source is what the stream was, and the stream
+  goes on from what was read. `w_k = a_k`, plus `(gelu(N(s_last) down) up)_k` of the token with `rank` above 0.
 
-`values` are tensors of one shape with their channels at index `axis`; their dtypes may differ. Weights are fp32, fp64 for
-fp64 sums. Products are written so that autograd keeps the sums themselves and a few numbers per token, never a copy: what
-a model keeps for its backward grows with its blocks, not with sites times blocks.
+`values` are tensors of one shape with their channels at index `axis`; their dtypes may differ. Weights are fp32, fp64
+for fp64 sums. Products are written so that autograd keeps the sums themselves and a few numbers per token, no copies:
+what a model keeps for its backward grows with its blocks, not with sites times blocks.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -43,6 +43,7 @@ class Connection:
         options: those it takes, with their values.
         paper: as `values`, where a release starts; None where no start was published.
         release: what `paper` and a learned readout start from, for a manifold.
+        streams: how many streams it has whatever n is; None for n.
         sources: how a site reads a list of sources, where that is the state instead of streams: n of `shapes`, `values`
             and `paper` is then the number of sources, and `coefficients` are those of one stream.
     """
@@ -59,6 +60,7 @@ class Connection:
     options: Options = field(default_factory=dict)
     paper: Callable[[Start], dict[str, Tensor]] | None = None
     release: Release | None = None
+    streams: int | None = None
     sources: Sources | None = None
 
 
@@ -189,9 +191,8 @@ def _over_sources(
     about: About,
     options: Options,
 ) -> Connection:
-    return Connection(
-        name, shapes, values, _one_stream, sys.maxsize, about=about, options=options, paper=values, sources=state
-    )
+    row = Connection(name, shapes, values, _one_stream, sys.maxsize, about=about, options=options)
+    return replace(row, paper=values, streams=1, sources=state)
 
 
 def _one_stream(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:
@@ -203,6 +204,7 @@ RESIDUAL = Connection(
     lambda n, channels: {},
     lambda start: {},
     _one_stream,
+    streams=1,
     paper=lambda start: {},
     about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
 )
@@ -226,14 +228,12 @@ def _rows() -> Iterator[Connection]:
         paper=hyper.paper_values,
     )
     about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
-    yield Connection(
-        "hc-static",
-        hyper.static_shapes,
-        hyper.static_values,
-        hyper.static_coefficients,
-        about=about,
-        paper=hyper.static_values,
+    shapes, values, coefficients = hyper.static_shapes, hyper.static_values, hyper.static_coefficients
+    static = Connection("hc-static", shapes, values, coefficients, about=about, paper=values)
+    lanes = replace(
+        about, mixing="as hc-static, of 2 streams whatever n is", gates="as hc-static: sites read them in turn"
     )
+    yield from (static, replace(static, name="parallel-lanes", streams=2, about=lanes))
     for projection, row in PROJECTIONS.items():
         if row.connection and row.about and row.connection not in BUILDERS:
             yield _manifold(row.connection, Manifold(projection), row.about)

@@ -1,7 +1,7 @@
 """The seam to the graph rewrite for connections over a list of sources, as `streams.py` is for streams.
 
-The values themselves are tensors of the model. What is put into a graph is the read of a site, and the add behind which a
-sum begins anew.
+The values themselves are tensors of the model. What is put into a graph is the read of a site, and the add behind which
+a sum begins anew.
 """
 
 from __future__ import annotations

@@ -107,9 +107,7 @@ class SourcesOracle(fx.Interpreter):
 
     def _write(self, site: Site) -> Held:
         before = self.held[site.skip]
-        y = sum(
-            -self._own(name) if name in site.negated else self._own(name) for name in site.branches
-        )
+        y = sum(-self._own(name) if name in site.negated else self._own(name) for name in site.branches)
         skip = before[site.skip] if self.restarts else self._read(site, site.skip)
         total = y.to(torch.promote_types(skip.dtype, y.dtype)) if self.restarts and site.begins_block else skip + y
         kept = before if site.begins_block else {k: v for k, v in before.items() if k != site.skip}

@@ -188,6 +188,16 @@ class Plan:
         readouts = sum(r.parameters for s in self.segments for r in s.readouts)
         return sum(s.parameters for s in self.sites) + readouts
 
+    @property
+    def over_sources(self) -> bool:
+        """Whether the state is a list of sources instead of streams."""
+        return any(site.sources for site in self.sites)
+
+    def longest_list(self, segment: Segment) -> int:
+        """The most sources that are read at once in a segment; 0 where the state is streams."""
+        lists = [*(self.site(key).sources for key in segment.sites), *(r.sources for r in segment.readouts)]
+        return max(map(len, lists), default=0)
+
     def site(self, key: str) -> Site:
         """The site called `key`; KeyError if there is none."""
         return self._by_key[key]

@@ -43,8 +43,8 @@ def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]]) -> N
             node.target = bound(node.target, spreads[node])
         elif str(getattr(node.target, "__module__", "")).startswith(_OURS):
             raise ParallelError(
-                f"{node.target.__name__} is not for tensors that are distributed over several processes: write another "
-                "connection than mhc-single-pass, such as connection='mhc', or use fully_shard alone"
+                f"{node.target.__name__} is not for tensors that are distributed over several processes: write a "
+                "connection whose steps are (all but mhc-single-pass, attention and dense), or use fully_shard alone"
             )
         elif STREAMS_OF in node.meta or node.target is operator.getitem:
             before = next((n for n in node.all_input_nodes if n in spreads), None)

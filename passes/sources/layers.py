@@ -15,14 +15,18 @@ def layers_of(sites: Sequence[Site]) -> dict[str, str]:
     """Site key -> name of its layer, for the sites of one segment.
 
     A layer is named by the key down to the first number in which keys differ that are alike before it: of
-    `encoder.block.3.layer.0` that is `encoder.block.3`, also where it is the same module used again (`block#3`). Where no
-    number tells sites apart, the module whose code holds the add is their layer.
+    `encoder.block.3.layer.0` that is `encoder.block.3`, also where it is the same module used again (`block#3`). Where
+    keys are alike nowhere (`attns.3`, `mlps.3`), their first number is the layer, and where they have none, the module
+    whose code holds the add.
     """
     paths = {site.key: _parts(site.key) for site in sites}
     depth = min((d for one, other in pairwise(paths.values()) for d in _numbered(one, other)), default=None)
-    if depth is None:
-        return {site.key: site.module for site in sites}
-    return {key: ".".join(path[: depth + 1]) for key, path in paths.items()}
+    if depth is not None:
+        return {key: ".".join(path[: depth + 1]) for key, path in paths.items()}
+    numbers = {site.key: _NUMBER.findall(site.key.partition("#")[0])[:1] for site in sites}
+    if all(numbers.values()):
+        return {key: number for key, (number,) in numbers.items()}
+    return {site.key: site.module for site in sites}
 
 
 def _parts(key: str) -> list[str]:

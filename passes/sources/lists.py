@@ -1,7 +1,7 @@
 """Which sources every site and every readout reads: the list as it grows along a segment, written into the plan.
 
-A source is named by the value that it was when it was kept. The newest of a list is not kept yet: it is the sum that goes
-on. What is done to the stream between two sites is done to that sum; kept ones only follow where tokens move.
+A source is named by the value that it was when it was kept. The newest of a list is not kept yet: it is the sum that
+goes on. What is done to the stream between two sites is done to that sum; kept ones only follow where tokens move.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch import fx
 
 from mhc_compile.config import Config
 from mhc_compile.kernels.formulas.connections import find, parameter_count, parameter_shapes
-from mhc_compile.kernels.formulas.sources import Sources
 from mhc_compile.passes.plan.data import Plan, Readout, Segment, Site
 from mhc_compile.passes.sources.layers import layers_of
 
@@ -44,7 +43,7 @@ def with_sources(plan: Plan, nodes: Mapping[str, fx.Node], consumed: Collection[
         begins = _begins(own, row.layers)
         lists = _Walk(nodes, segment, own, begins).lists()
         for site in own:
-            sites[site.key] = _site(site, lists[site.base], begins[site.key], row, config)
+            sites[site.key] = _site(site, lists[site.base], begins[site.key], row.restarts, config)
         readouts = (_readout(readout, lists[readout.node], consumed, config) for readout in segment.readouts)
         segments.append(replace(segment, readouts=tuple(readouts)))
     return replace(plan, sites=tuple(sites[site.key] for site in plan.sites), segments=tuple(segments))
@@ -98,8 +97,8 @@ class _Walk:
         return (*(before if self.begins[site.key] else before[:-1]), site.add)
 
 
-def _site(site: Site, here: tuple[str, ...], begins: bool, row: Sources, config: Config) -> Site:
-    sources = here if row.restarts or begins else here[-1:]
+def _site(site: Site, here: tuple[str, ...], begins: bool, restarts: bool, config: Config) -> Site:
+    sources = here if restarts or begins else here[-1:]
     shapes = parameter_shapes(config.effective_connection, len(sources), site.channels)
     return replace(site, sources=sources, begins_block=begins, parameters=parameter_count(shapes))
 
@@ -114,8 +113,7 @@ def _readout(readout: Readout, here: tuple[str, ...], consumed: Collection[str],
 def source_notes(plan: Plan) -> Iterator[str]:
     """What a plan says of the list: how long it grows, which is what is kept for the whole of a segment."""
     for segment in plan.segments:
-        longest = max((len(plan.site(key).sources) for key in segment.sites), default=0)
-        longest = max(longest, *(len(readout.sources) for readout in segment.readouts), 0)
         blocks = sum(plan.site(key).begins_block for key in segment.sites)
-        if longest:
-            yield f"segment {segment.index} keeps up to {longest} sources, of {len(segment.sites)} sites in {blocks} blocks"
+        if longest := plan.longest_list(segment):
+            sites = len(segment.sites)
+            yield f"segment {segment.index} keeps up to {longest} sources, of {sites} sites in {blocks} blocks"

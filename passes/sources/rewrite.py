@@ -1,8 +1,8 @@
 """Rewrite a planned graph whose state is a list of sources.
 
-Sources are values that the model computes anyway, so nothing is emitted for the state itself, and adds stay. In front of a
-branch stands the read of its sources. Behind a block the sum begins anew (`attention`), or it goes on from what was read
-(`dense`). An operator that moves tokens is applied to every source that is still read behind it.
+Sources are values that the model computes anyway, so nothing is emitted for the state itself: adds stay. In front of
+a branch stands the read of its sources. Behind a block the sum begins anew (`attention`), or it goes on from what was
+read (`dense`). An operator that moves tokens is applied to every source in front of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`attention` against the layers of the pinned Transformers: a stack of Inkling2 layers, queries and weights copied over.
+"""`attention` against the layers of the pinned Transformers: a stack of Inkling2 layers, weights copied over.
 
 The layers' own code keeps the blocks and computes what is read. Their attention and experts are stand-ins, for which of
 them a branch holds is not the question.
@@ -162,8 +162,6 @@ def test_a_read_is_the_released_layer_for_any_query():
     theirs = layer(torch.stack(values[:-1], -2), values[-1])[0]
     ours = read_sources(values, [query], connection="attention", axis=-1)
     torch.testing.assert_close(ours, theirs, **TOLERANCE)
-    gradients = [
-        torch.autograd.grad((u * X).sum(), [*values, q]) for u, q in ((ours, query), (theirs, layer.query))
-    ]
+    gradients = [torch.autograd.grad((u * X).sum(), [*values, q]) for u, q in ((ours, query), (theirs, layer.query))]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, **TOLERANCE)
