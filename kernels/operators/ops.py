@@ -116,8 +116,11 @@ def _differentiate_again(step: str) -> Callable[..., Any]:
 def _by_formula(
     step: str, saved: Sequence[Tensor], constants: Sequence[Any], grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again. Statistics depend on the inputs, so they are computed again."""
-    tensors = [t if t.requires_grad else t.detach().requires_grad_() for t in saved]
+    """Gradients that can be differentiated again. Statistics depend on the inputs, so they are computed again.
+
+    Views stand for what was saved: a gradient that was given may have been computed from an input, which is not asked.
+    """
+    tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in saved]
     given = list(tensors)
     if keeps_statistics(step):
         inputs = given[-1 - len(tensors_of(step)) : -1]

@@ -63,6 +63,7 @@ class _Rewriter:
         self.held: dict[str, Mapping[str, fx.Node]] = {}
         self.read: dict[str, dict[fx.Node, fx.Node]] = {}
         self.last: dict[fx.Node, fx.Node] = {}  # last node emitted behind another, where the next one goes
+        self.copies: dict[fx.Node, list[fx.Node]] = {}  # of operators on a stream
         self.stale: list[fx.Node] = []
         self.read_out: dict[fx.Node, dict[fx.Node, fx.Node]] = {}  # user -> what it uses -> the readout instead
 
@@ -87,8 +88,9 @@ class _Rewriter:
 
     def finish(self) -> None:
         """Give users what is read out, once each: one output may collect a value of every layer."""
-        for user, singles in self.read_out.items():
-            user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda n, of=singles: of.get(n, n))
+        for original, singles in self.read_out.items():
+            for user in (original, *self.copies.get(original, ())):
+                user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda n, of=singles: of.get(n, n))
         for node in sorted(self.stale, key=lambda n: self.order[n.name], reverse=True):
             if not node.users:
                 self.graph.erase_node(node)
@@ -105,6 +107,7 @@ class _Rewriter:
             copied = self.graph.node_copy(node, lambda n: instead.get(n, n))
         copied.meta = {k: v for k, v in node.meta.items() if k in (*_INHERITED_META, *_VALUE_META)}
         self.last[node] = copied
+        self.copies.setdefault(node, []).append(copied)
         return copied
 
     # --- sites ---------------------------------------------------------------------------------------------------
