@@ -97,7 +97,9 @@ def tangents(
     """`coefficients.tangents`."""
     inputs = {"logits": logits, "along": along, "gpre": gpre, "gpre_along": gpre_along, "gmix": gmix}
     results = _results("tangents", inputs, (n, connection))
-    return coefficients.tangents(*inputs.values(), n, connection) if results is None else results
+    if results is None:
+        return coefficients.tangents(logits, along, gpre, gpre_along, gmix, n, connection)
+    return results
 
 
 def _run(step: str, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:

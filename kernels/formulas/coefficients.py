@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -104,7 +106,8 @@ def tangents(
         pre, post, R = from_logits(logits, n, manifold)
         return pre, torch.cat((post, R), 1), logits_backward(gpre, gmix, logits, n, manifold)
 
-    (pre, _, back), (pre_along, mix_along, back_along) = torch.func.jvp(both, (logits, gpre), (along, gpre_along))
+    found: Any = torch.func.jvp(both, (logits, gpre), (along, gpre_along))
+    (pre, _, back), (pre_along, mix_along, back_along) = found
     return pre, pre_along, mix_along, back, back_along
 
 

@@ -98,7 +98,7 @@ def render_connections(rows: Sequence[Row], console: Console, *, n: int, channel
     """Print the table of connections, in a terminal with whose and in which models below the name."""
     boxed = console.is_terminal
     console.print(
-        facts([("one site", FORMULA), ("over n sources", OVER_SOURCES), ("counted for", f"n = {n}, C = {channels:,}")])
+        facts([("one site", FORMULA), ("of sources", OVER_SOURCES), ("counted for", f"n = {n}, C = {channels:,}")])
     )
     names = NAMES[:-2] if boxed else NAMES
     table = new_table(boxed, *names, right=("Parameters", "Forward", "Backward"))

@@ -30,6 +30,7 @@ class SourcesOracle(fx.Interpreter):
         row = find(self.connection, config.streams).sources
         assert row is not None
         self.restarts = row.restarts
+        self.nodes = {node.name: node for node in gm.graph.nodes}
         self.sites = plan.sites
         self.site_at = {site.add: site for site in plan.sites}
         self.inner = {name for site in plan.sites for name in site.adds}
@@ -107,7 +108,7 @@ class SourcesOracle(fx.Interpreter):
 
     def _write(self, site: Site) -> Held:
         before = self.held[site.skip]
-        y = sum(-self._own(name) if name in site.negated else self._own(name) for name in site.branches)
+        y: Any = sum(-self._own(name) if name in site.negated else self._own(name) for name in site.branches)
         skip = before[site.skip] if self.restarts else self._read(site, site.skip)
         total = y.to(torch.promote_types(skip.dtype, y.dtype)) if self.restarts and site.begins_block else skip + y
         kept = before if site.begins_block else {k: v for k, v in before.items() if k != site.skip}
@@ -118,7 +119,7 @@ class SourcesOracle(fx.Interpreter):
         return value
 
     def _node(self, name: str) -> fx.Node:
-        return next(v for v in self.module.graph.nodes if v.name == name)
+        return self.nodes[name]
 
     def _read_out(self, readout: Readout) -> Tensor:
         values = list(self.held[readout.node].values())

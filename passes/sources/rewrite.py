@@ -90,7 +90,7 @@ class _Rewriter:
         """Give users what is read out, once each: one output may collect a value of every layer."""
         for original, singles in self.read_out.items():
             for user in (original, *self.copies.get(original, ())):
-                user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda n, of=singles: of.get(n, n))
+                _replace_inputs(user, singles)
         for node in sorted(self.stale, key=lambda n: self.order[n.name], reverse=True):
             if not node.users:
                 self.graph.erase_node(node)
@@ -204,6 +204,10 @@ class _Rewriter:
         """Carry file, line and module over, and name the node."""
         node.meta.update({k: origin.meta[k] for k in _INHERITED_META if k in origin.meta})
         node._rename(name)
+
+
+def _replace_inputs(user: fx.Node, replacements: Mapping[fx.Node, fx.Node]) -> None:
+    user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda node: replacements.get(node, node))
 
 
 def _after(node: fx.Node) -> fx.Node:
