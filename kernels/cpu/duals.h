@@ -5,6 +5,7 @@
 namespace mhc {
 
 template <class V> struct Dual { V at, by; };
+template <class V> using Lane = decltype(V{}[0] + V{}[0]);  // vectors take no ints but literals
 
 template <class V> MHC_INLINE Dual<V> operator+(Dual<V> a, Dual<V> b) { return {a.at + b.at, a.by + b.by}; }
 template <class V> MHC_INLINE Dual<V> operator-(Dual<V> a, Dual<V> b) { return {a.at - b.at, a.by - b.by}; }
@@ -14,9 +15,9 @@ template <class V> MHC_INLINE Dual<V> operator/(Dual<V> a, Dual<V> b) {
   return {quotient, (a.by - quotient * b.by) * inverse};
 }
 template <class V> MHC_INLINE Dual<V> operator-(Dual<V> a) { return {-a.at, -a.by}; }
-template <class V> MHC_INLINE Dual<V> operator+(int c, Dual<V> a) { return {c + a.at, a.by}; }
-template <class V> MHC_INLINE Dual<V> operator-(int c, Dual<V> a) { return {c - a.at, -a.by}; }
-template <class V> MHC_INLINE Dual<V> operator/(int c, Dual<V> a) { return Dual<V>{c + V{}, V{}} / a; }
+template <class V> MHC_INLINE Dual<V> operator+(int c, Dual<V> a) { return {Lane<V>(c) + a.at, a.by}; }
+template <class V> MHC_INLINE Dual<V> operator-(int c, Dual<V> a) { return {Lane<V>(c) - a.at, -a.by}; }
+template <class V> MHC_INLINE Dual<V> operator/(int c, Dual<V> a) { return Dual<V>{Lane<V>(c) + V{}, V{}} / a; }
 template <class V, class B> MHC_INLINE Dual<V>& operator+=(Dual<V>& a, B b) { return a = a + b; }
 template <class V, class B> MHC_INLINE Dual<V>& operator*=(Dual<V>& a, B b) { return a = a * b; }
 template <class V, class B> MHC_INLINE Dual<V>& operator/=(Dual<V>& a, B b) { return a = a / b; }
@@ -40,7 +41,7 @@ template <class V> MHC_INLINE Dual<V> logarithm(Dual<V> x) { return {logarithm(x
 
 // The smallest normal number, in every lane.
 template <class V> struct Smallest {
-  static V get() { return V{} + std::numeric_limits<decltype(V{}[0] + V{}[0])>::min(); }
+  static V get() { return V{} + std::numeric_limits<Lane<V>>::min(); }
 };
 template <class V> struct Smallest<Dual<V>> {
   static Dual<V> get() { return {Smallest<V>::get(), V{}}; }

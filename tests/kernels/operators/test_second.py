@@ -15,16 +15,18 @@ from tests.tables import also
 CONNECTIONS = ["mhc", "identity:magnitude=1.5,eps=0.01", *also("mhc-lite", "kronecker", "circulant")]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("connection", CONNECTIONS)
-def test_the_kernel_of_tangents_is_its_formula(connection: str) -> None:
+def test_the_kernel_of_tangents_is_its_formula(connection: str, dtype: torch.dtype, recwarn) -> None:
     n, tokens = 4, 21
     columns = coefficients.manifold_of(connection).columns(n)
     generator = torch.Generator().manual_seed(0)
     widths = (columns, columns, n, n, n + n * n)
-    given = [torch.randn(tokens, width, generator=generator, dtype=torch.float64) for width in widths]
-    found = chosen("cpu", torch.float64, n, connection).tangents(*given, n, connection)
+    given = [torch.randn(tokens, width, generator=generator, dtype=torch.float64).to(dtype) for width in widths]
+    found = chosen("cpu", dtype, n, connection).tangents(*given, n, connection)
     for one, other in zip(found, coefficients.tangents(*given, n, connection), strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    assert not [w for w in recwarn if "plain PyTorch" in str(w.message)]  # the kernel was compiled
 
 
 def penalty(run, tensors: list[Tensor], constants: list[object]) -> tuple[Tensor, list[Tensor]]:
