@@ -9,7 +9,13 @@ from typing import Any, Literal, get_args
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas.about import EXACTLY
-from mhc_compile.kernels.formulas.connections import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.connections import (
+    canonical,
+    find,
+    fixed_streams,
+    why_no_paper,
+    why_not_kept,
+)
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.versions import check_versions
 
@@ -26,14 +32,16 @@ class Config:
     """How residual connections are rewritten.
 
     Attributes:
-        n: number of residual streams, 1 to 8. `n=1` is the plain residual connection.
+        n: number of residual streams, 1 to 8. `n=1` is the plain residual connection. `attention` and `dense` have
+            sources in place of streams, as many as the model has blocks, and take no notice of n; nor does
+            `parallel-lanes`, which has two.
         connection: what one site computes, a name from `mhc-compile connections` (`mhc` by default), with options as in
             `identity:magnitude=1.5,eps=1e-6`.
         init: `preserve` keeps the function of the model, `random` starts `phi` from N(0, 0.02), `paper` starts as
             the released model does, both to train from scratch. `gated` reads normed streams, and keeps the function
-            only where every branch begins with a norm of its channels; the plan says so.
+            only where every branch begins with a norm of its channels; `attention` never does. The plan says so.
         reduce: how streams become one tensor again at a readout. Of `mhc-single-pass`, `mean` stands for the read
-            weights of the last site, as published.
+            weights of the last site, as published; of `attention` and `dense` for a read like that of a site.
         include: globs over site keys; only matching sites are rewritten. Empty means all.
         exclude: globs over site keys that are left alone.
         nested: which level wins where one residual connection lies inside the branch of another.
@@ -76,6 +84,11 @@ class Config:
         self._check_start()
 
     def _check_start(self) -> None:
+        if self.over_sources and self.reduce != "mean":
+            raise InvalidOptionError(
+                f"reduce={self.reduce!r}: connection={self.connection!r} reads its sources out as a site reads them, "
+                "with weights of their own: leave reduce out"
+            )
         if self.init == "paper" and (missing := why_no_paper(self.connection)):
             raise InvalidOptionError(missing)
         if self.init != "preserve" or self.streams == 1:
@@ -95,14 +108,19 @@ class Config:
         return bool(self.include or self.exclude)
 
     @property
+    def over_sources(self) -> bool:
+        """Whether the state is a list of sources instead of streams."""
+        return find(self.connection, 1).sources is not None
+
+    @property
     def streams(self) -> int:
-        """The number of streams really made: 1 for `connection="residual"`, else `n`."""
-        return 1 if self.connection == "residual" else self.n
+        """The number of streams really made: 1 for `connection="residual"` and over sources, else mostly `n`."""
+        return fixed_streams(self.connection) or self.n
 
     @property
     def effective_connection(self) -> str:
         """`residual` when there is one stream (every connection reduces to it exactly), else `connection`."""
-        return "residual" if self.streams == 1 else self.connection
+        return "residual" if self.streams == 1 and not self.over_sources else self.connection
 
     def group_size(self, sites: int) -> int:
         """How many neighbouring sites of a segment with this many keep streams together.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhc_compile.passes.plan.data import Dim
+from mhc_compile.passes.plan.data import Dim, Plan, Segment
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -35,6 +35,18 @@ def names_text(names: Sequence[str], at_most: int = 4) -> str:
 def count_text(number: int, noun: str) -> str:
     """`1 node`, `1,200 nodes`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def state_text(plan: Plan, segment: Segment) -> str:
+    """What is carried from site to site, in a few words."""
+    if plan.over_sources:
+        return f"up to {count_text(plan.longest_list(segment), 'source')}"
+    return "streams may differ from the start" if segment.linear else "streams start equal"
+
+
+def entry_text(plan: Plan) -> str:
+    """What becomes of the value at which a segment begins."""
+    return "is the first source" if plan.over_sources else f"becomes {plan.n} equal streams"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -20,6 +20,8 @@ from mhc_compile.passes.plan.keys import Known
 from mhc_compile.passes.rewrite.fuse import fuse
 from mhc_compile.passes.rewrite.recompute import recompute
 from mhc_compile.passes.rewrite.rewrite import rewrite_planned
+from mhc_compile.passes.sources.lists import keeps_sources
+from mhc_compile.passes.sources.rewrite import rewrite_over_sources
 from mhc_compile.passes.split.label_stages import label_stages, split_steps, stage_of_sites
 from mhc_compile.passes.split.partition import StageGraph, partition
 
@@ -74,7 +76,7 @@ def rewrite_stages(gm: fx.GraphModule, plan: Plan, config: Config, at: Sequence[
     with _no_collection():
         label_stages(gm, plan, at)
         steps = split_steps(plan, stage_of_sites(gm, plan), at)
-        stages = partition(fuse(rewrite_planned(gm, plan, config), steps), len(at) + 1, config.streams)
+        stages = partition(fuse(_rewritten(gm, plan, config), steps), len(at) + 1, config.streams)
         for stage in stages:
             follow_inputs(stage.gm)
             _restore_streams(stage.gm, plan, config)
@@ -87,12 +89,17 @@ def rewrite_open(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = 
     """`rewrite_graph` with checkpointed bodies still inlined, for `nesting.py`, which calls them where they belong."""
     with _no_collection():
         with watch("rewrite", gm):
-            rewrite_planned(gm, plan, config)
+            _rewritten(gm, plan, config)
         with watch("fuse", gm):
             fuse(gm, plan)
         with watch("recompute", gm):
             _restore_streams(gm, plan, config)
     return gm
+
+
+def _rewritten(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
+    """Rewritten for the kind of state that the connection has."""
+    return rewrite_over_sources(gm, plan, config) if keeps_sources(config) else rewrite_planned(gm, plan, config)
 
 
 def _restore_streams(gm: fx.GraphModule, plan: Plan, config: Config) -> None:

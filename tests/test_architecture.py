@@ -25,6 +25,7 @@ ALL = sorted(
 KERNEL_INTERFACE = {
     "mhc_compile.kernels.operators.streams",
     "mhc_compile.kernels.operators.single_pass",
+    "mhc_compile.kernels.operators.sources",
     "mhc_compile.kernels.operators.sharded",
     "mhc_compile.kernels.formulas.connections",
 }
@@ -46,8 +47,8 @@ _BOTTOM_UP = """
 user_warnings errors versions former_modules _torch_compat
 kernels.late kernels.formulas config targets
 kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
-passes.plan passes.graph passes.lift passes.detect passes.decide passes.rewrite passes.split passes.history passes.order
-passes
+passes.plan passes.graph passes.lift passes.detect passes.sources passes.decide passes.rewrite passes.split
+passes.history passes.order passes
 wording twin capture programs dynamo files model optimizers verification diagnostics cost report page
 export traced checkpoint sharded pretrained transform pipeline restored torchtitan
 mhc_compile commands cli

@@ -16,7 +16,8 @@ from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
 STEPS = 8
-CONNECTIONS = ["mhc", "mhc-single-pass", "hc", "hc-static", "mhc-lite", "kronecker", "circulant", "identity", "gated"]
+CONNECTIONS = ["mhc", "mhc-single-pass", "hc", "hc-static", "mhc-lite", "kronecker", "circulant", "identity", "gated",
+               "attention", "dense:rank=2"]  # fmt: skip
 
 
 class Net(nn.Module):
@@ -110,7 +111,11 @@ def wrapping_spreads_the_first_process(rank):
     "connections",
     [
         ["mhc", "hc"],
-        *also(["hc-static", "mhc-lite", "identity"], ["mhc-single-pass", "gated", "kronecker", "circulant"]),
+        *also(
+            ["hc-static", "mhc-lite", "identity"],
+            ["mhc-single-pass", "gated", "kronecker", "circulant"],
+            ["attention", "dense:rank=2"],
+        ),
     ],
 )
 def test_wrapping_makes_new_parameters_equal_and_gradients_of_two_processes_are_those_of_one(tmp_path, connections):

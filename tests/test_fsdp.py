@@ -193,7 +193,16 @@ def in_turn(rank, folder, checks):
         pytest.param(
             [
                 (compare, name)
-                for name in ("mhc-single-pass", "mhc-lite", "kronecker", "circulant", "identity", "gated")
+                for name in (
+                    "mhc-single-pass",
+                    "mhc-lite",
+                    "kronecker",
+                    "circulant",
+                    "identity",
+                    "gated",
+                    "attention",
+                    "dense:rank=2",
+                )
             ],
             id="others",
             marks=pytest.mark.exhaustive,

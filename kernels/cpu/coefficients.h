@@ -1,6 +1,5 @@
 // Coefficients of a site and their backward, one token per lane: Sinkhorn, in the order of sinkhorn.py, and the gates.
 // MHC_SINKHORN_ITERATIONS and MHC_RMS_EPS are defined by whoever builds the source.
-#include <limits>
 
 namespace mhc {
 
@@ -31,7 +30,7 @@ template <class V, int N> struct Sinkhorn {
     divide<0, false>(totals[s]), divide<1, true>(totals[s + 1]);
   }
 
-  static V tiny() { return V{} + std::numeric_limits<decltype(V{}[0] + V{}[0])>::min(); }
+  static V tiny() { return Smallest<V>::get(); }
 
   template <int axis> MHC_INLINE V& entry(V (&m)[N][N], int line, int k) { return axis ? m[line][k] : m[k][line]; }
 
@@ -41,7 +40,7 @@ template <class V, int N> struct Sinkhorn {
     for (int line = 0; line < N; ++line) {
       V t = {};
       for (int k = 0; k < N; ++k) t += entry<axis>(M, line, k);
-      if (axis == 0) t = t < tiny() ? tiny() : t;
+      if (axis == 0) t = largest(tiny(), t);
       total[line] = t;
       const V inverse = 1 / t;
       for (int k = 0; k < N; ++k)
@@ -57,7 +56,7 @@ template <class V, int N> struct Sinkhorn {
       for (int k = 0; k < N; ++k) dot += entry<axis>(g, line, k) * entry<axis>(M, line, k);
       for (int k = 0; k < N; ++k) {
         V moved = (entry<axis>(g, line, k) - dot) * inverse;
-        entry<axis>(g, line, k) = total[line] > tiny() ? moved : V{};
+        entry<axis>(g, line, k) = where_above(total[line], tiny(), moved);
         entry<axis>(M, line, k) *= total[line];
       }
     }

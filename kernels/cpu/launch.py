@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mhc_compile.kernels.cpu import schedules as cpu_schedules
 from mhc_compile.kernels.cpu.kernel import CppKernel, compiled
-from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas import coefficients, packed
 from mhc_compile.kernels.formulas.steps import complete, tensors_of
 from mhc_compile.kernels.schedules.restoring import named
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
@@ -89,6 +89,17 @@ def single_gate_backward(*args: Any) -> Any:
 def single_boundary_backward(*args: Any) -> Any:
     """`packed.single_boundary_backward`."""
     return _run("single_boundary_backward", args)
+
+
+def tangents(
+    logits: Tensor, along: Tensor, gpre: Tensor, gpre_along: Tensor, gmix: Tensor, n: int, connection: str
+) -> Any:
+    """`coefficients.tangents`."""
+    inputs = {"logits": logits, "along": along, "gpre": gpre, "gpre_along": gpre_along, "gmix": gmix}
+    results = _results("tangents", inputs, (n, connection))
+    if results is None:
+        return coefficients.tangents(logits, along, gpre, gpre_along, gmix, n, connection)
+    return results
 
 
 def _run(step: str, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:

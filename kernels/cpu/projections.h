@@ -3,7 +3,6 @@
 
 namespace mhc {
 
-template <class V> MHC_INLINE V largest(V a, V b) { return a > b ? a : b; }
 template <class V> MHC_INLINE V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
 
 template <class V, int COUNT> struct Softmax {

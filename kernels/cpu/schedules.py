@@ -129,6 +129,18 @@ def leave_backward(inputs: Specs, n: int, axis: int, scale: float) -> Schedule:
     return _schedule("leave_backward", body, inputs, results, {}, n, axis, None)
 
 
+def tangents(inputs: Specs, n: int, connection: str) -> Schedule:
+    """`coefficients.tangents`."""
+    logits, gmix, pre = inputs["logits"], inputs["gmix"], inputs["gpre"]
+    results = {"pre": pre, "pre_along": pre, "mix_along": gmix, "back": logits, "back_along": logits}
+    sizes = {"tokens": logits.shape[0], "parts": torch.get_num_threads()}
+    compiled_for = constants({"X": Spec((n, 1), logits.dtype)}, n, 0, connection)
+    body = f"mhc::tangents(mhc::Tangents<S>{{{', '.join((*inputs, *results))}}}, tokens, parts);"
+    kernel = kernel_of("mhc_tangents", body, parameters(inputs, results, sizes), compiled_for)
+    launch = Launch(kernel, tensors={key: key for key in (*inputs, *results)}, sizes=sizes)
+    return Schedule(results, (launch,), tuple(results))
+
+
 _SHAPE = "mhc::Shape{outer, channels, inner}, parts"
 _STEPS = {"gate": "false, true", "write": "true, false", "boundary": "true, true"}  # WRITES, GATES
 _FORWARD = (

@@ -24,8 +24,10 @@ C_TYPES = {
 HEADERS = (
     "vectors.h",
     "tiles.h",
+    "duals.h",
     "projections.h",
     "coefficients.h",
+    "tangents.h",
     "products.h",
     "forward.h",
     "backward.h",

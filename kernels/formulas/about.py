@@ -9,6 +9,7 @@ from mhc_compile.errors import InvalidOptionError
 
 Options = Mapping[str, float]
 EXACTLY = "yes"
+NEVER = "no, to train from scratch"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class About:
         gates: pre and post.
         source: whose paper or release.
         ships: models that ship with it, "" where none is known.
-        keeps: whether `init="preserve"` keeps the function of the model: `EXACTLY`, or under which condition.
+        keeps: whether `init="preserve"` keeps the function of the model: `EXACTLY`, `NEVER`, or under
+            which condition.
         forward: elements that an interior site moves per token and channel: `(a, b)` stands for `a n + b`. Fused steps
             read X and y and write X' and u; others read the streams for coefficients, read and write each.
         backward: the same of the backward.

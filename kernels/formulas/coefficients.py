@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.layout import to_rows
+from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.formulas.sinkhorn import sinkhorn_forward
 
@@ -19,7 +22,7 @@ def gate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, mix and stat."""
     inverse = torch.rsqrt(V.square().mean((0, 2)) + reference.RMS_EPS)[:, None]
-    z = torch.einsum("mtc,mck->tk", V, _blocks(phi, V, n)) * inverse
+    z = torch.einsum("mtc,mck->tk", V, blocks(phi, V, n)) * inverse
     pre, post, R = coefficients(z, alpha, bias, n, manifold)
     return pre, torch.cat((post, R), 1), torch.cat((z, inverse), 1)
 
@@ -37,21 +40,19 @@ def gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the coefficients alone, from those of pre `[T, n]` and mix."""
     z, inverse = stat[:, :-1], stat[:, -1:]
-    glogits = _logits_backward(gpre, gmix, z, alpha, bias, n, manifold)
-    gz = glogits * _columns(alpha.to(z.dtype), n, manifold)
+    logits = z * columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
+    glogits = logits_backward(gpre, gmix, logits, n, manifold)
+    gz = glogits * columns(alpha.to(z.dtype), n, manifold)
     gq = gz * inverse  # z = (v @ phi) * inverse, and inverse depends on v as well: the last term of gV
-    gV = gq @ _blocks(phi, V, n).transpose(1, 2)
+    gV = gq @ blocks(phi, V, n).transpose(1, 2)
     gV = gV - (inverse.square() * (gz * z).sum(1, keepdim=True) / (V.shape[0] * V.shape[2])) * V
     gphi = (V.transpose(1, 2) @ gq).expand(n, -1, -1).reshape(phi.shape)
     galpha = torch.stack([part.sum() for part in (glogits * z).split(manifold.parts(n), 1)])
     return gV, gphi.to(phi.dtype), galpha.to(alpha.dtype), glogits.sum(0).to(bias.dtype)
 
 
-def _logits_backward(
-    gpre: Tensor, gmix: Tensor, z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold
-) -> Tensor:
+def logits_backward(gpre: Tensor, gmix: Tensor, logits: Tensor, n: int, manifold: Manifold) -> Tensor:
     """Gradients of the logits `[T, K]` from those of pre, and of post and R in `gmix`."""
-    logits = z * _columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
     gates = torch.sigmoid(logits[:, : 2 * n])
     slopes = gates * (1 - gates)
     backward = manifold.row.backward
@@ -63,7 +64,11 @@ def _logits_backward(
 
 def coefficients(z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from the normed projection."""
-    logits = z * _columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
+    return from_logits(z * columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype), n, manifold)
+
+
+def from_logits(logits: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
+    """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from logits `[T, K]`."""
     pre, post = torch.sigmoid(logits[:, :n]), manifold.magnitude * torch.sigmoid(logits[:, n : 2 * n])
     R = _matrices(logits[:, 2 * n :].t(), n, manifold)
     return pre + manifold.eps, post + manifold.eps, R.flatten(0, 1).t()
@@ -76,15 +81,45 @@ def _matrices(logits: Tensor, n: int, manifold: Manifold) -> Tensor:
     return manifold.row.matrix(logits, n).expand(n, n, logits.shape[1])
 
 
-def _columns(alpha: Tensor, n: int, manifold: Manifold) -> Tensor:
+def tangents(
+    logits: Tensor, along: Tensor, gpre: Tensor, gpre_along: Tensor, gmix: Tensor, n: int, connection: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What gates and matrix, and the gradients of their logits, change by along a direction.
+
+    Args:
+        logits: `[T, K]`, the direction `along` likewise.
+        along: see `logits`.
+        gpre: gradient of pre `[T, n]`, and what it changes by.
+        gpre_along: see `gpre`.
+        gmix: gradient of post and R `[T, n + n * n]`, which stays.
+        n: number of streams.
+        connection: one with a manifold.
+
+    Returns:
+        pre `[T, n]`, its change, that of mix; the gradients of the logits `[T, K]` and their change.
+    """
+    manifold = manifold_of(connection)
+    backward = manifold.row.backward
+    assert backward is not None
+
+    def both(logits: Tensor, gpre: Tensor) -> tuple[Tensor, ...]:
+        pre, post, R = from_logits(logits, n, manifold)
+        return pre, torch.cat((post, R), 1), logits_backward(gpre, gmix, logits, n, manifold)
+
+    found: Any = torch.func.jvp(both, (logits, gpre), (along, gpre_along))
+    (pre, _, back), (pre_along, mix_along, back_along) = found
+    return pre, pre_along, mix_along, back, back_along
+
+
+def columns(alpha: Tensor, n: int, manifold: Manifold) -> Tensor:
     """`alpha`, each entry repeated over the columns it scales: `[K]`."""
     return torch.cat([part.expand(size) for part, size in zip(alpha, manifold.parts(n), strict=True)])
 
 
-def _blocks(phi: Tensor, V: Tensor, n: int) -> Tensor:
+def blocks(phi: Tensor, V: Tensor, n: int) -> Tensor:
     """Phi as `[m, C, K]`: for streams that are equal (m = 1), the sum over their blocks."""
-    blocks = phi.to(V.dtype).reshape(n, V.shape[2], phi.shape[1])
-    return blocks if V.shape[0] == n else blocks.sum(0, keepdim=True)
+    found = phi.to(V.dtype).reshape(n, V.shape[2], phi.shape[1])
+    return found if V.shape[0] == n else found.sum(0, keepdim=True)
 
 
 def per_stream(pre: Tensor, V: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas import released
 from mhc_compile.kernels.formulas.initial_values import Start
-from mhc_compile.kernels.formulas.lookup import canonical, find, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.lookup import canonical, find, fixed_streams, why_no_paper, why_not_kept
 from mhc_compile.kernels.formulas.table import CONNECTIONS, Shapes
 
 __all__ = [
     "CONNECTIONS",
     "canonical",
     "find",
+    "fixed_streams",
     "initial_values",
     "parameter_count",
     "parameter_shapes",

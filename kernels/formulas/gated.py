@@ -11,7 +11,6 @@ or LayerNorm of their channels, which a factor per token does not change, it is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -41,13 +40,8 @@ def values(rank: int, start: initial.Start) -> dict[str, Tensor]:
     for name, shape in list(shapes(rank, n, channels).items())[1:]:
         made[name] = initial.projection_weights(shape, init=start.init, generator=start.generator)
     if start.init == "preserve":
-        made["down"] = _cosines(n * channels, rank)
+        made["down"] = initial.cosines(n * channels, rank)
     return made
-
-
-def _cosines(rows: int, columns: int) -> Tensor:
-    at = (torch.arange(rows, dtype=torch.float64) + 0.5)[:, None] * (torch.arange(columns) + 1)
-    return torch.cos(math.pi / rows * at) * math.sqrt(2 / rows)
 
 
 def coefficients(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:

@@ -5,6 +5,7 @@ Two ways to break the symmetry of the streams, in fp64; see `gate_biases`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,3 +104,9 @@ def projection_weights(shape: tuple[int, ...], *, init: str, generator: torch.Ge
     if init == "preserve":
         return torch.zeros(shape)
     return PHI_STD * torch.randn(shape, generator=generator, device=generator.device if generator else None)
+
+
+def cosines(rows: int, columns: int) -> Tensor:
+    """Columns `[rows, columns]` of a cosine transform, each of length one: a map that is neither zero nor drawn."""
+    at = (torch.arange(rows, dtype=torch.float64) + 0.5)[:, None] * (torch.arange(columns) + 1)
+    return torch.cos(math.pi / rows * at) * math.sqrt(2 / rows)

@@ -8,7 +8,7 @@ import torch
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
-from mhc_compile.kernels.formulas.about import EXACTLY, parse, spell
+from mhc_compile.kernels.formulas.about import EXACTLY, NEVER, parse, spell
 from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.formulas.table import BUILDERS, CONNECTIONS, RESIDUAL, Connection
 
@@ -45,18 +45,29 @@ _kept = cache(_made)
 def find(connection: str, n: int) -> Connection:
     """The row for `connection`; with one stream every connection is the plain residual one.
 
+    Of connections over a list of sources n is the number of these.
+
     Raises:
         InvalidOptionError: a name, an option or a value is not known, n is out of its range, or `residual` is asked for
             more than 1 stream.
     """
     row = _row(connection)
-    row = row if n != 1 else RESIDUAL
+    row = row if n != 1 or row.sources is not None else RESIDUAL
     limit = 1 if row is RESIDUAL else row.max_streams
     if not 1 <= n <= limit:
         raise InvalidOptionError(f"connection={connection!r} takes n from 1 to {limit}, got n={n}: write a smaller n")
     if row.powers and n.bit_count() != 1:
         raise InvalidOptionError(f"connection={connection!r} takes powers of two, got n={n}: write n=2, 4 or 8")
     return row
+
+
+def fixed_streams(connection: str) -> int | None:
+    """How many streams a connection has whatever n is; None where n says it.
+
+    Raises:
+        InvalidOptionError: a name, an option or a value is not known.
+    """
+    return _row(connection).streams
 
 
 def manifold_of(connection: str) -> Manifold:
@@ -104,6 +115,8 @@ def why_not_kept(connection: str, n: int) -> str:
         InvalidOptionError: see `find`.
     """
     row = find(connection, n)
+    if row.about.keeps == NEVER:
+        return f"connection={connection!r} starts as another function, for training from scratch"
     if row.about.keeps != EXACTLY:
         return f"connection={connection!r} keeps the function only {row.about.keeps}"
     if row.manifold is not None and not initial.writes_one(row.manifold.magnitude, row.manifold.eps):

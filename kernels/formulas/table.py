@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.kernels.formulas import gated, hyper, reference, released
+from mhc_compile.kernels.formulas import gated, hyper, reference, released, sources
 from mhc_compile.kernels.formulas import initial_values as initial
-from mhc_compile.kernels.formulas.about import About, Options
+from mhc_compile.kernels.formulas.about import NEVER, About, Options
 from mhc_compile.kernels.formulas.initial_values import Start
 from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.formulas.projections import PROJECTIONS
 from mhc_compile.kernels.formulas.released import Release
+from mhc_compile.kernels.formulas.sources import Sources
 
 Shapes = dict[str, tuple[int, ...]]
 MOST_EPS = 0.05  # below 0.5 / n, the smallest read weight of a start
@@ -41,6 +43,9 @@ class Connection:
         options: those it takes, with their values.
         paper: as `values`, where a release starts; None where no start was published.
         release: what `paper` and a learned readout start from, for a manifold.
+        streams: how many streams it has whatever n is; None for n.
+        sources: how a site reads a list of sources, where that is the state instead of streams: n of `shapes`, `values`
+            and `paper` is then the number of sources, and `coefficients` are those of one stream.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Connection:
     options: Options = field(default_factory=dict)
     paper: Callable[[Start], dict[str, Tensor]] | None = None
     release: Release | None = None
+    streams: int | None = None
+    sources: Sources | None = None
 
 
 def _manifold_shapes(manifold: Manifold, n: int, channels: int) -> Shapes:
@@ -142,11 +149,62 @@ def _gated(rank: int = gated.RANK) -> Connection:
     )
 
 
+def _attention(layers: int = 1) -> Connection:
+    """As Inkling2 has it."""
+    if layers < 1:
+        raise InvalidOptionError(f"connection='attention:layers={layers}': write a number of layers of at least 1")
+    about = About(
+        "none: n sources, each the sum of `layers` layers",
+        "softmax(q . N(s) / sqrt(C)) over normed sources",
+        "Kimi, arXiv 2603.15031",
+        "Inkling2 (layers=6)",
+        NEVER,
+        forward=(2, 4),
+        backward=(5, 5),
+    )
+    state = Sources(sources.attention_weights, layers, restarts=True)
+    options = {"layers": layers}
+    return _over_sources("attention", sources.attention_shapes, sources.attention_values, state, about, options)
+
+
+def _dense(rank: int = 0, layers: int = 0) -> Connection:
+    """As DenseFormer has it, with `rank` as MUDD."""
+    if rank < 0 or layers < 0:
+        raise InvalidOptionError(f"connection='dense:rank={rank},layers={layers}': write numbers of at least 0")
+    about = About(
+        "none: n sources, what the stream was before each site (or every `layers` layers)",
+        "learned numbers, with `rank` also of the token",
+        "DenseFormer, arXiv 2402.02622; MUDD, arXiv 2502.12170",
+        forward=(1, 4),
+        backward=(4, 4),
+    )
+    state = Sources(sources.dense_weights, layers, restarts=False)
+    shapes, values = partial(sources.dense_shapes, rank), partial(sources.dense_values, rank)
+    return _over_sources("dense", shapes, values, state, about, {"rank": rank, "layers": layers})
+
+
+def _over_sources(
+    name: str,
+    shapes: Callable[[int, int], Shapes],
+    values: Callable[[Start], dict[str, Tensor]],
+    state: Sources,
+    about: About,
+    options: Options,
+) -> Connection:
+    row = Connection(name, shapes, values, _one_stream, sys.maxsize, about=about, options=options)
+    return replace(row, paper=values, streams=1, sources=state)
+
+
+def _one_stream(X: Tensor, params: Sequence[Tensor], *, n: int, axis: int) -> reference.Coefficients:
+    return reference.plain_coefficients(X)
+
+
 RESIDUAL = Connection(
     "residual",
     lambda n, channels: {},
     lambda start: {},
-    lambda X, params, *, n, axis: reference.plain_coefficients(X),
+    _one_stream,
+    streams=1,
     paper=lambda start: {},
     about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
 )
@@ -170,14 +228,12 @@ def _rows() -> Iterator[Connection]:
         paper=hyper.paper_values,
     )
     about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
-    yield Connection(
-        "hc-static",
-        hyper.static_shapes,
-        hyper.static_values,
-        hyper.static_coefficients,
-        about=about,
-        paper=hyper.static_values,
+    shapes, values, coefficients = hyper.static_shapes, hyper.static_values, hyper.static_coefficients
+    static = Connection("hc-static", shapes, values, coefficients, about=about, paper=values)
+    lanes = replace(
+        about, mixing="as hc-static, of 2 streams whatever n is", gates="as hc-static: sites read them in turn"
     )
+    yield from (static, replace(static, name="parallel-lanes", streams=2, about=lanes))
     for projection, row in PROJECTIONS.items():
         if row.connection and row.about and row.connection not in BUILDERS:
             yield _manifold(row.connection, Manifold(projection), row.about)
@@ -186,6 +242,8 @@ def _rows() -> Iterator[Connection]:
     yield from (build() for build in BUILDERS.values())
 
 
-BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType({"identity": _identity, "gated": _gated})
+BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType(
+    {"identity": _identity, "gated": _gated, "attention": _attention, "dense": _dense}
+)
 """Connections that take options."""
 CONNECTIONS: Mapping[str, Connection] = MappingProxyType({row.name: row for row in _rows()})

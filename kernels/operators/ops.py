@@ -22,6 +22,7 @@ from mhc_compile.kernels.formulas.steps import complete, constants_of, tensors_o
 from mhc_compile.kernels.operators import checks
 from mhc_compile.kernels.operators import shapes as op_shapes
 from mhc_compile.kernels.operators.implementations import implementation
+from mhc_compile.kernels.operators.second import SECOND
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, str})
 
@@ -93,32 +94,41 @@ def _differentiate(step: str) -> Callable[..., Any]:
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
     ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
 
 
 def _differentiate_again(step: str) -> Callable[..., Any]:
-    """Differentiate a backward through the plain formula: gradient penalties and Hessian products are rare.
+    """The backward of a backward, by fused steps; a third derivative, which is rarer still, by the plain formula."""
+    statistics = keeps_statistics(step)
 
-    Statistics are computed again from the inputs: at second order they depend on the streams too.
-    """
-    count = len(tensors_of(step))
-
-    def formula(tensors: Sequence[Tensor], constants: Sequence[Any]) -> Any:
-        backward = getattr(packed, f"{step}_backward")
-        if not keeps_statistics(step):
-            return backward(*tensors, *constants)
-        *given, _ = tensors
-        return backward(*given, getattr(packed, step)(*given[-count:], *constants)[-1], *constants)
-
-    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-            outputs = formula(tensors, ctx.constants)
-            found = torch.autograd.grad(outputs, tensors, grads, allow_unused=True)
+    def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            found = _by_formula(step, ctx.saved_tensors, ctx.constants, grads)
+        else:
+            found = (*SECOND[step](grads, *ctx.saved_tensors, *ctx.constants), *[None] * statistics)
         return *found, *(None for _ in ctx.constants)
 
     return differentiate
+
+
+def _by_formula(
+    step: str, saved: Sequence[Tensor], constants: Sequence[Any], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again. Statistics depend on the inputs, so they are computed again.
+
+    Views stand for what was saved: a gradient that was given may have been computed from an input, which is not asked.
+    """
+    tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in saved]
+    given = list(tensors)
+    if keeps_statistics(step):
+        inputs = given[-1 - len(tensors_of(step)) : -1]
+        given[-1] = getattr(packed, step)(*inputs, *constants)[-1]
+    outputs = getattr(packed, f"{step}_backward")(*given, *constants)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    asked = {output: grad for output, grad in zip(outputs, grads, strict=True) if grad is not None}
+    return torch.autograd.grad(list(asked), tensors, list(asked.values()), create_graph=True, allow_unused=True)
 
 
 for _step in FORWARD_STEPS:

@@ -16,6 +16,7 @@ from mhc_compile.cost.traffic import (
     lifted_traffic,
     one_kernel_per_formula,
     papers_kernels,
+    reading,
     restoring_units,
     step_traffic,
 )
@@ -144,7 +145,10 @@ class Mixing:
         first = {segment.sites[0] for segment in self.plan.segments}
         for step in self.plan.steps:
             site = self.plan.site(step.writes or step.gates)
-            yield site, step_traffic(step.kind, self.n, entry=step.writes in first), step.kind
+            if site.sources:
+                yield site, reading(self.config.effective_connection, len(site.sources)), step.kind
+            else:
+                yield site, step_traffic(step.kind, self.n, entry=step.writes in first), step.kind
 
     def _per_site(self, traffic: Traffic, *, besides: bool = True) -> Traffic:
         elements = sum(map(self.elements, self.plan.sites))

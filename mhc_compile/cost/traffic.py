@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from mhc_compile.kernels.formulas.connections import find
 from mhc_compile.passes.plan.steps import StepKind
 
 
@@ -71,6 +72,13 @@ def step_traffic(kind: StepKind, n: int, *, entry: bool = False) -> Traffic:
         StepKind.LEAVE: Traffic(n + 2, 2 * n + 3),
         StepKind.PLAIN: one_kernel_per_formula(n),
     }[kind]
+
+
+def reading(connection: str, sources: int) -> Traffic:
+    """A site that reads so many sources; one alone is read as it is, and its add stays."""
+    about = find(connection, sources).about
+    ways = (slope * sources + rest for slope, rest in (about.forward, about.backward))
+    return PLAIN_ADD if sources < 2 else Traffic(*ways)
 
 
 def lifted_traffic(n: int) -> Traffic:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mhc_compile._torch_compat import is_cut
 from mhc_compile.config import Config
-from mhc_compile.diagnostics.collector import Seen, alikeness, coefficients_of
+from mhc_compile.diagnostics.collector import Seen
+from mhc_compile.diagnostics.tokens import alikeness, coefficients_of
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.twin.hyper_connections import HyperConnections
 

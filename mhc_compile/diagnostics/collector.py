@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.diagnostics.tokens import alikeness, all_finite, all_of, coefficients_of, pick
 from mhc_compile.kernels.formulas.connections import find
 from mhc_compile.kernels.operators import single_pass
 from mhc_compile.kernels.operators import streams as kernels
+from mhc_compile.kernels.operators.sources import read_sources
 from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.programs.unsharded import own_part
 from mhc_compile.twin.hyper_connections import HyperConnections
@@ -96,6 +98,7 @@ class Collector:
         """For each function that a rewrite puts into a graph, one that computes the same and looks."""
         names = [name for plain in (*_GATES, *_BOTH, *_WRITES, *_READS) for name in (plain, f"entry_{plain}")]
         functions = {name: getattr(single_pass if "single" in name else kernels, name) for name in names}
+        functions["read_sources"] = read_sources
         return {function: self._looking(name, function) for name, function in functions.items()}
 
     def _looking(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,13 +108,16 @@ class Collector:
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
             if not compat.functorch_active():
-                with torch.no_grad(), kernels.full_precision(args[0]):
+                with torch.no_grad(), kernels.full_precision(args[0][-1] if plain == "read_sources" else args[0]):
                     self._look(plain, entry, args, kwargs, result)
             return result
 
         return call
 
     def _look(self, name: str, entry: bool, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        if name == "read_sources":
+            self._note_sources(args[0], args[1], result, kwargs["connection"], kwargs["axis"])
+            return
         X = args[0].unsqueeze(0) if entry else args[0]
         n = kwargs["n"] if "n" in kwargs else X.shape[0]
         if name in _READS:
@@ -148,11 +154,21 @@ class Collector:
         seen = Seen(math.prod(V.shape[1:-1]), pre, post, R, pre, *alikeness(rows, n))
         seen.finite = {
             "streams": all_finite(X),
-            "parameters": _all(map(all_finite, params), X),
-            "coefficients": _all(map(all_finite, (pre, post, R, mix)), X),
+            "parameters": all_of(map(all_finite, params), X),
+            "coefficients": all_of(map(all_finite, (pre, post, R, mix)), X),
         }
         self.seen[key] = seen
         self._on_site(key)
+
+    def _note_sources(
+        self, values: Sequence[Tensor], params: Sequence[Tensor], u: Tensor, connection: str, axis: int
+    ) -> None:
+        """A read of a list of sources: of the sum that goes on, one stream with coefficients of 1, and what is read."""
+        key = self._key_of(params)
+        if key in self._sites() and key not in self.seen:
+            X = values[-1].unsqueeze(0)
+            self._note_gate(X, params, connection, 1, axis, u)
+            self.seen[key].finite["streams"] = all_of(map(all_finite, values), u)
 
     def _moves_axes(self, key: str, known: Seen) -> bool:
         """Whether coefficients are computed a second time, at the skip."""
@@ -195,50 +211,6 @@ class Collector:
             own = self._connections.itself
             self._keys |= {id(p): key for key, module in own.items() for p in module.parameters()}
         return self._keys.get(id(params[0]))
-
-
-def coefficients_of(rows: Tensor, params: Sequence[Tensor], connection: str, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`pre [n, T]`, `post [n, T]`, `R [n, n, T]` by the formulas, from streams `[n, T, C]`, or `[1, T, C]` if equal."""
-    if rows.shape[0] == n:
-        found = kernels.coefficients(rows, params, connection=connection, axis=-1)
-    else:
-        found = kernels.entry_coefficients(rows[0], params, connection=connection, n=n, axis=-1)
-    # Copied: static coefficients are views of parameters, which FSDP2 frees behind the block.
-    pre, post, R = (value.squeeze(-1).clone() for value in found)
-    T = rows.shape[1]
-    return pre.expand(n, T), post.expand(n, T), R.expand(n, n, T)
-
-
-def pick(V: Tensor, tokens: int) -> Tensor:
-    """`[m, *token dims, C]` as `[m, T, C]`: all tokens, or so many of them, evenly spaced."""
-    count = math.prod(V.shape[1:-1])
-    if count <= tokens:
-        return V.reshape(V.shape[0], count, V.shape[-1])
-    index = torch.arange(tokens, device=V.device) * count // tokens
-    where: tuple[Any, ...] = (slice(None), *torch.unravel_index(index, V.shape[1:-1]))
-    return V[where]
-
-
-def all_finite(tensor: Tensor) -> Tensor:
-    """A scalar that says whether all values are finite, in one pass without a copy."""
-    tensor = own_part(tensor.detach())
-    if not tensor.numel():
-        return torch.ones((), dtype=torch.bool, device=tensor.device)
-    low, high = torch.aminmax(tensor)  # NaN comes through
-    return torch.isfinite(low) & torch.isfinite(high)
-
-
-def _all(flags: Iterable[Tensor], like: Tensor) -> Tensor:
-    found = list(flags)
-    return torch.stack(found).all() if found else torch.ones((), dtype=torch.bool, device=like.device)
-
-
-def alikeness(rows: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`gram`, `apart` and `centre` of streams `[n, T, C]`, or `[1, T, C]` if all are equal."""
-    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    gram = torch.einsum("itc,jtc->ijt", wide, wide) / rows.shape[-1]
-    mean = wide.mean(0)
-    return gram.expand(n, n, -1), (wide - mean).square().mean((0, 2)), mean.square().mean(1)
 
 
 def _order_of_running(sites: Sequence[Site]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mhc_compile.page.html import code, tag, words
 from mhc_compile.passes.plan.data import Plan, Segment, Site
 from mhc_compile.report.collapse import Block, fold_blocks
-from mhc_compile.wording import TIMES, count_text, names_text, shape_text, short_location
+from mhc_compile.wording import TIMES, count_text, entry_text, names_text, shape_text, short_location, state_text
 
 _OPEN_SITES = 48
 """Segments are open up to so many sites in all, blocks are not: a page is to begin with an overview."""
@@ -38,12 +38,15 @@ def _segment(plan: Plan, segment: Segment, opened: bool) -> str:
     head = tag("strong", f"Segment {segment.index}")
     return tag(
         "details",
-        tag("summary", head, tag("span", words(_remark(segment)), class_="quiet")),
+        tag("summary", head, tag("span", words(_remark(plan, segment)), class_="quiet")),
         tag(
             "ol",
-            _end("entry", f"{segment.entry} becomes {plan.n} equal streams"),
+            _end("entry", f"{segment.entry} {entry_text(plan)}"),
             body,
-            _end("readout", f"streams become {names_text(ends) or 'one value nobody uses'}"),
+            _end(
+                "readout",
+                f"{'sources' if plan.over_sources else 'streams'} become {names_text(ends) or 'one value nobody uses'}",
+            ),
             class_="line",
             style=f"--n:{plan.n}",
         ),
@@ -52,10 +55,9 @@ def _segment(plan: Plan, segment: Segment, opened: bool) -> str:
     )
 
 
-def _remark(segment: Segment) -> str:
+def _remark(plan: Plan, segment: Segment) -> str:
     lifted = f" · {count_text(len(segment.lifts), 'lifted operator')}" if segment.lifts else ""
-    streams = "streams may differ from the start" if segment.linear else "streams start equal"
-    return f"{count_text(len(segment.sites), 'site')}{lifted} · {streams}"
+    return f"{count_text(len(segment.sites), 'site')}{lifted} · {state_text(plan, segment)}"
 
 
 def _end(kind: str, sentence: str) -> str:

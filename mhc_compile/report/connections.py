@@ -10,6 +10,7 @@ from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas.connections import CONNECTIONS, find, parameter_count, parameter_shapes
 
 FORMULA = "u = sum_i pre_i X_i;  X'_i = sum_j R_ij X_j + post_i f(u)"
+OVER_SOURCES = "u = sum_k w_k s_k;  s = f(u), s + f(u) (attention), u + f(u) (dense)"
 NAMES = ("Connection", "R", "pre, post", "Parameters", "Forward", "Backward", "Kept at the start", "Source", "Ships in")
 
 
@@ -63,7 +64,7 @@ def rows(n: int = 4, channels: int = 1024) -> list[Row]:
 def _rows(n: int, channels: int) -> Iterator[Row]:
     for name, connection in CONNECTIONS.items():
         about = connection.about
-        streams = 1 if name == "residual" else n
+        streams = n if connection.sources else connection.streams or n
         options = ",".join(f"{key}={value}" for key, value in connection.options.items())
         counts = _counts(name, streams, channels)
         spelled = f"{name}:{options}" if options else name
@@ -81,7 +82,13 @@ def _counts(name: str, n: int, channels: int) -> tuple[int | None, int | None, i
 
 def to_dict(n: int, channels: int) -> dict[str, Any]:
     """For `--json`."""
-    return {"formula": FORMULA, "n": n, "channels": channels, "connections": [asdict(row) for row in rows(n, channels)]}
+    return {
+        "formula": FORMULA,
+        "formula_over_sources": OVER_SOURCES,
+        "n": n,
+        "channels": channels,
+        "connections": [asdict(row) for row in rows(n, channels)],
+    }
 
 
 def markdown(n: int = 4, channels: int = 1024) -> str:

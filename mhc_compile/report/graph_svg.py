@@ -11,7 +11,7 @@ from mhc_compile.report.collapse import fold_blocks
 from mhc_compile.report.graph_layout import LINE_HEIGHT, Box, Row, rows, text_width
 from mhc_compile.report.svg import curve, dot, element, line, rect, text
 from mhc_compile.report.text_file import check_file, write_text
-from mhc_compile.wording import TIMES, count_text, names_text, shape_text, short_location
+from mhc_compile.wording import TIMES, count_text, entry_text, names_text, shape_text, short_location, state_text
 
 _MARGIN, _TITLE, _LEGEND = 32.0, 92.0, 64.0
 _STREAM_GAP = 7.0
@@ -86,7 +86,7 @@ def _segment(plan: Plan, segment: Segment) -> _Band:
     start = text_width([segment.entry]) + 20 + _FAN
     marked, ends = _split_readouts(segment)
     title = f"segment {segment.index}"
-    elements = [text(0, 0, title, "heading"), text(text_width([title]) + 24, 0, _remark(segment), "quiet")]
+    elements = [text(0, 0, title, "heading"), text(text_width([title]) + 24, 0, _remark(plan, segment), "quiet")]
     elements += _entry(plan, segment, start, 8 + _ABOVE)
     y = 8.0
     for row in lines:
@@ -112,10 +112,9 @@ def _split_readouts(segment: Segment) -> tuple[dict[str, list[str]], list[Readou
     return marked, ends
 
 
-def _remark(segment: Segment) -> str:
+def _remark(plan: Plan, segment: Segment) -> str:
     lifted = f" · {count_text(len(segment.lifts), 'lifted op')}" if segment.lifts else ""
-    streams = "streams may differ from the start" if segment.linear else "streams start equal"
-    return f"{count_text(len(segment.sites), 'site')}{lifted} · {streams}"
+    return f"{count_text(len(segment.sites), 'site')}{lifted} · {state_text(plan, segment)}"
 
 
 def _span(plan: Plan) -> float:
@@ -201,7 +200,7 @@ def _mark(x: float, top: float, nodes: list[str]) -> Iterator[str]:
 def _legend(plan: Plan, width: float) -> Iterator[str]:
     yield line(0, 0, width, 0, "rule")
     yield rect(0, 18, 22, 12, "entry", radius=6)
-    yield text(30, 28, f"entry: one value becomes {plan.n} equal streams", "quiet")
+    yield text(30, 28, f"entry: one value {entry_text(plan)}", "quiet")
     yield rect(0, 40, 22, 12, "readout", radius=6)
     yield element("path", d="M356 52 L364 52 L360 44 Z", class_="exit")
     yield text(30, 50, "readout: streams become one value", "quiet")

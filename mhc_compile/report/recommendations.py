@@ -65,7 +65,7 @@ def advice_on(reason: Reason) -> str:
 
 
 def _has_one_stream(plans: Sequence[Plan]) -> bool:
-    return any(plan.n == 1 or plan.connection == "residual" for plan in plans)
+    return any((plan.n == 1 and not plan.over_sources) or plan.connection == "residual" for plan in plans)
 
 
 def _on_streams(plans: Sequence[Plan]) -> Iterator[str]:

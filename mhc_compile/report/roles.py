@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.passes.plan.data import Plan, Rejection, Segment, Site
-from mhc_compile.wording import shape_text, short_location
+from mhc_compile.wording import entry_text, shape_text, short_location
 
 _CUTOFF = 0.5  # similarity above which another name is suggested
 
@@ -60,11 +60,10 @@ def _as_rejection(plan: Plan, node: str) -> Iterator[Role]:
 def _in_segments(plan: Plan, node: str) -> Iterator[Role]:
     for segment in plan.segments:
         if node == segment.entry:
-            yield Role(
-                f"{node} is the entry of segment {segment.index}: its value is expanded to {plan.n} equal streams."
-            )
+            yield Role(f"{node} is the entry of segment {segment.index}: its value {entry_text(plan)}.")
         if node in segment.lifts:
-            yield Role(f"{node} lies between sites of segment {segment.index} and is applied to each of its streams.")
+            what = "the sum that goes on" if plan.over_sources else "each of its streams"
+            yield Role(f"{node} lies between sites of segment {segment.index} and is applied to {what}.")
         yield from _as_readout(segment, node)
 
 

@@ -15,11 +15,11 @@ from mhc_compile.dynamo.explain import Explanation
 from mhc_compile.passes.plan.data import Plan, Rejection, Segment, Site
 from mhc_compile.passes.plan.steps import StepKind, Unfused
 from mhc_compile.report.collapse import Group, collapse, singles
-from mhc_compile.report.connections import FORMULA, NAMES, Row
+from mhc_compile.report.connections import FORMULA, NAMES, OVER_SOURCES, Row
 from mhc_compile.report.parts import bulleted, facts, new_table, section
 from mhc_compile.report.recommendations import recommend
 from mhc_compile.report.roles import Role
-from mhc_compile.wording import count_text, names_text, shape_text, short_location
+from mhc_compile.wording import count_text, names_text, shape_text, short_location, state_text
 
 
 class InconsistentPlanError(RuntimeError):
@@ -97,7 +97,9 @@ def render_explanation(found: Explanation, console: Console, *, target: str, sho
 def render_connections(rows: Sequence[Row], console: Console, *, n: int, channels: int) -> None:
     """Print the table of connections, in a terminal with whose and in which models below the name."""
     boxed = console.is_terminal
-    console.print(facts([("one site", FORMULA), ("counted for", f"n = {n}, C = {channels:,}")]))
+    console.print(
+        facts([("one site", FORMULA), ("of sources", OVER_SOURCES), ("counted for", f"n = {n}, C = {channels:,}")])
+    )
     names = NAMES[:-2] if boxed else NAMES
     table = new_table(boxed, *names, right=("Parameters", "Forward", "Backward"))
     for row in rows:
@@ -120,7 +122,8 @@ def render_roles(roles: Sequence[Role], console: Console) -> None:
 
 def _header(plan: Plan, target: str, boxed: bool) -> Panel | Table:
     site_adds, rejected_adds = (sum(len(p.adds) for p in parts) for parts in (plan.sites, plan.rejected))
-    options = f"{plan.connection} · n = {plan.n} · init {plan.init} · reduce {plan.reduce}"
+    state = "a list of sources" if plan.over_sources else f"n = {plan.n}"
+    options = f"{plan.connection} · {state} · init {plan.init} · reduce {plan.reduce}"
     table = facts(
         [
             ("target", target),
@@ -169,11 +172,12 @@ def _site_cells(index: str, group: Group, boxed: bool) -> list[str | Text]:
 
 
 def _segment_table(plan: Plan, boxed: bool) -> Table:
-    names = ("Segment", "Sites", "Entry", "Readouts", "Lifted ops", "Streams")
+    names = ("Segment", "Sites", "Entry", "Readouts", "Lifted ops", "Sources" if plan.over_sources else "Streams")
     table = new_table(boxed, *names, right=("Segment", "Sites"))
     for segment in plan.segments:
         places = [names_text([r.node for r in segment.readouts]), names_text(segment.lifts)]
         streams = "may differ" if segment.linear else "equal"
+        streams = state_text(plan, segment) if plan.over_sources else streams
         table.add_row(str(segment.index), str(len(segment.sites)), segment.entry, *places, streams)
     return table
 

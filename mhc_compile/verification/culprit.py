@@ -15,7 +15,7 @@ from mhc_compile.passes.plan.data import Plan
 from mhc_compile.twin.hyper_connections import HyperConnections
 from mhc_compile.verification.calls import Call, copied
 from mhc_compile.verification.compare import allowed, distance, floats
-from mhc_compile.verification.oracle import Oracle
+from mhc_compile.verification.formulas import formulas_of
 
 
 class Values(fx.Interpreter):
@@ -33,14 +33,10 @@ class Values(fx.Interpreter):
         return value
 
 
-class Formulas(Oracle):
-    """The formulas of a plan, with every floating point tensor by the name of its node."""
-
-    @property
-    def seen(self) -> dict[str, Tensor]:
-        """Of streams, what is read out of them."""
-        values = {n.name: value for n, value in self.env.items() if isinstance(value, Tensor)}
-        return {name: value.detach() for name, value in values.items() if value.is_floating_point()}
+def seen_by(formulas: fx.Interpreter) -> dict[str, Tensor]:
+    """Every floating point tensor that an oracle has computed, by the name of its node; of streams what is read out."""
+    values = {n.name: value for n, value in formulas.env.items() if isinstance(value, Tensor)}
+    return {name: value.detach() for name, value in values.items() if value.is_floating_point()}
 
 
 def culprit(
@@ -62,9 +58,9 @@ def culprit(
     if distance(outputs, traced) > allowed(outputs):
         where = next(_other_modules(call, copied(original), gm, plain.seen), "")
         return f"PyTorch's own trace of the model computes something else{_at(where)}: it is not the rewrite"
-    formulas = Formulas(copied(gm), plan, config, new)
+    formulas = formulas_of(copied(gm), plan, config, new)
     call.of_graph(formulas)
-    where = _first_other(call, gm, plan, config, new, formulas.seen)
+    where = _first_other(call, gm, plan, config, new, seen_by(formulas))
     return f"the rewrite is wrong{_at(where)}, a defect of mhc_compile: please report it"
 
 

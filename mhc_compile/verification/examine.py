@@ -20,7 +20,7 @@ from mhc_compile.programs.ownership import Served
 from mhc_compile.verification.calls import Call, copied
 from mhc_compile.verification.compare import allowed, distance
 from mhc_compile.verification.culprit import culprit
-from mhc_compile.verification.oracle import Oracle
+from mhc_compile.verification.formulas import formulas_of
 
 _NOISE = 0.05  # how far new parameters are moved: enough to show, not so much that depth makes rounding large
 
@@ -174,7 +174,7 @@ class _Subject:
         if trace.gm is None:
             return Check(trace.mode, FORMULAS, None, limit, "the call is no one graph: Dynamo serves it in several")
         moved = self._moved()
-        expected = call.of_graph(Oracle(copied(trace.gm), trace.plan, self.config, moved.hyper_connections.itself))
+        expected = call.of_graph(formulas_of(copied(trace.gm), trace.plan, self.config, moved.hyper_connections.itself))
         found, _ = tree_flatten(call.of(moved))
         check = Check(trace.mode, FORMULAS, distance(expected, found), limit)
         return replace(check, note=self._blame(call, trace, self._moved())) if check.failed else check

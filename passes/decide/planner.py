@@ -32,6 +32,7 @@ from mhc_compile.passes.graph.sums import is_float_add
 from mhc_compile.passes.graph.values import dtype_of, location_of, module_path_of, shape_of
 from mhc_compile.passes.plan.data import Plan, Readout, Reason, Rejection, Segment, Site
 from mhc_compile.passes.plan.keys import Known, unique
+from mhc_compile.passes.sources.lists import source_notes, with_sources
 
 
 def plan_graph(graph: Ancestry, config: Config, taken: Collection[str] = (), known: Known = ()) -> Plan:
@@ -76,6 +77,8 @@ def _assemble(
         nodes=len(graph.nodes),
         steps=plan_steps(by_name, {s.key: s for s in sites.values()}, segments, config),
     )
+    consumed = {r.node for s in segments for r in s.readouts if _is_consumed(graph, [by_name[u] for u in r.users])}
+    plan = with_sources(plan, by_name, consumed, config)
     return replace(plan, notes=tuple(_notes(plan, by_name, config)))
 
 
@@ -84,6 +87,7 @@ def _notes(plan: Plan, by_name: Mapping[str, fx.Node], config: Config) -> Iterat
     yield from gradient_notes(plan, by_name)
     if find(config.effective_connection, config.streams).single_pass:
         yield from single_pass_notes(plan, by_name)
+    yield from source_notes(plan)
     why = why_not_kept(config.effective_connection, config.streams)
     if why and config.init == "preserve" and plan.sites:
         yield f"the function of the model is not kept in general: {why}"

@@ -50,6 +50,9 @@ class Site:
         former: the key of checkpoints from before keys belonged to weights; "" where it is `key`.
         before: key of the site whose streams it takes, "" at the entry of a segment.
         moves_tokens: whether tokens change places between that site and this one.
+        sources: under connections over sources, the values whose weighted sum its branch reads, the newest last; a
+            single one is read as it is.
+        begins_block: under these, the sum in front of it is kept as a source.
     """
 
     key: str
@@ -77,6 +80,8 @@ class Site:
     former: str = ""
     before: str = ""
     moves_tokens: bool = False
+    sources: tuple[str, ...] = ()
+    begins_block: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ class Rejection:
 class Readout:
     """A place where streams become one tensor: `node` is used by `users`, which are no part of the stream.
 
-    `key` names its parameters under `reduce="learned"` (`parameters` scalars), else it is informative. The channels
-    of the value lie on `channel_axis`. `former` is as for a site.
+    `key` names its parameters (`parameters` scalars) under `reduce="learned"` and over sources, else it is informative.
+    The channels of the value lie on `channel_axis`. `former` and `sources` are as for a site.
     """
 
     key: str
@@ -107,6 +112,7 @@ class Readout:
     channels: int
     parameters: int
     former: str = ""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,16 @@ class Plan:
         """Number of new learnable scalars."""
         readouts = sum(r.parameters for s in self.segments for r in s.readouts)
         return sum(s.parameters for s in self.sites) + readouts
+
+    @property
+    def over_sources(self) -> bool:
+        """Whether the state is a list of sources instead of streams."""
+        return any(site.sources for site in self.sites)
+
+    def longest_list(self, segment: Segment) -> int:
+        """The most sources that are read at once in a segment; 0 where the state is streams."""
+        lists = [*(self.site(key).sources for key in segment.sites), *(r.sources for r in segment.readouts)]
+        return max(map(len, lists), default=0)
 
     def site(self, key: str) -> Site:
         """The site called `key`; KeyError if there is none."""

@@ -21,8 +21,8 @@ class ParameterSpec:
     Attributes:
         key: site key, or readout key.
         connection: the connection of the plan.
-        reduce: how a readout reduces, None for a site.
-        n: number of streams.
+        reduce: how a readout reduces streams, None for a site, and for a readout that reads sources as a site does.
+        n: number of streams, or of sources.
         channels: number of channels C.
         position: index of the site in its segment.
         linear: whether streams may differ from the start (`Segment.linear`).
@@ -69,10 +69,10 @@ def parameter_specs(plan: Plan, config: Config) -> dict[str, ParameterSpec]:
 
 
 def _site_specs(plan: Plan, config: Config) -> Iterator[ParameterSpec]:
-    n, connection = config.streams, config.effective_connection
+    connection = config.effective_connection
     for segment in plan.segments:
         for position, key in enumerate(segment.sites):
-            channels = plan.site(key).channels
+            n, channels = len(plan.site(key).sources) or config.streams, plan.site(key).channels
             shapes = parameter_shapes(connection, n, channels)
             yield ParameterSpec(key, connection, None, n, channels, position, segment.linear, config.init, shapes)
 
@@ -81,6 +81,12 @@ def _readout_specs(plan: Plan, config: Config) -> Iterator[ParameterSpec]:
     n, connection = config.streams, config.effective_connection
     for segment in plan.segments:
         for readout in segment.readouts:
+            if count := len(readout.sources):
+                shapes = parameter_shapes(connection, count, readout.channels)
+                yield ParameterSpec(
+                    readout.key, connection, None, count, readout.channels, 0, segment.linear, config.init, shapes
+                )
+                continue
             shapes = readout_shapes(config.reduce, n, readout.channels) if readout.parameters else {}
             yield ParameterSpec(
                 readout.key, connection, config.reduce, n, readout.channels, 0, segment.linear, config.init, shapes

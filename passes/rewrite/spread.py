@@ -54,8 +54,8 @@ def let_spread(graph: fx.Graph, meshes: Callable[[], Sequence[DeviceMesh]], sums
             node.target = spreads[node].bound(node.target)
         elif str(getattr(node.target, "__module__", "")).startswith(_OURS):
             raise ParallelError(
-                f"{node.target.__name__} is not for tensors that are distributed over several processes: write another "
-                "connection, such as connection='mhc', or use fully_shard alone"
+                f"{node.target.__name__} is not for tensors that are distributed over several processes: write a "
+                "connection whose steps are (all but attention and dense), or use fully_shard alone"
             )
         elif STREAMS_OF in node.meta or node.target is operator.getitem:
             before = next((n for n in node.all_input_nodes if n in spreads), None)

@@ -17,7 +17,7 @@ from mhc_compile.errors import NothingToTransformWarning
 from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.order import make_plan
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.verification.oracle import Oracle
+from mhc_compile.verification.formulas import formulas_of
 from tests.fuzz.network import Model, build
 from tests.fuzz.spec import Network, expected_sites
 
@@ -73,7 +73,7 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
         for training in (False, True):
             for module in (plain, rewritten):
                 without_dropout(module.train(training))
-            expected = _seeded(lambda: Oracle(plain, plan, config, new).run(*copies(inputs)))
+            expected = _seeded(lambda: formulas_of(plain, plan, config, new).run(*copies(inputs)))
             compare(
                 expected,
                 _seeded(lambda: rewritten(*copies(inputs))),

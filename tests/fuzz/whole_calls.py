@@ -20,7 +20,7 @@ import mhc_compile
 from mhc_compile.config import Config
 from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.order import make_plan
-from mhc_compile.verification.oracle import Oracle
+from mhc_compile.verification.formulas import formulas_of
 from tests.fuzz.checks import FuzzError, Values, compare, copies, without_dropout
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build
@@ -89,7 +89,7 @@ class Pair:
             Values(gm).run(*copies(self.inputs))
         gm = normalise(gm)
         plan = make_plan(gm, self.config)
-        return Oracle(gm, plan, self.config, parameters).run(*copies(self.inputs))
+        return formulas_of(gm, plan, self.config, parameters).run(*copies(self.inputs))
 
     def check(self, what: str) -> None:
         """Call both. Statistics stay as they are: the oracle takes those of each stream one by one."""

@@ -20,7 +20,7 @@ from mhc_compile.passes.order import make_plan, rewrite_graph
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.specs import initial_sites
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.verification.oracle import Oracle
+from mhc_compile.verification.formulas import formulas_of
 from tests.passes.layers import Net, tokens
 from tests.passes.shapes import SHAPES
 
@@ -127,7 +127,7 @@ def trained(
     gm.add_module("hyper_connections", child)
     rewrite_graph(gm, plan, config).graph.lint()
     with torch.no_grad():
-        expected = Oracle(plain, plan, config, child).run(*copy.deepcopy(inputs))
+        expected = formulas_of(plain, plan, config, child).run(*copy.deepcopy(inputs))
         return error(gm(*copy.deepcopy(inputs)), expected), plan
 
 

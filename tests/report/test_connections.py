@@ -22,7 +22,8 @@ def test_every_connection_has_a_row_with_its_parameters_and_traffic():
     found = {row.name.partition(":")[0]: row for row in connections.rows(4, 64)}
     assert list(found) == list(CONNECTIONS)
     for name, row in found.items():
-        assert row.parameters == parameter_count(parameter_shapes(name, 1 if name == "residual" else 4, 64))
+        n = {"residual": 1, "parallel-lanes": 2}.get(name, 4)
+        assert row.parameters == parameter_count(parameter_shapes(name, n, 64))
         assert row.mixing and row.gates and row.source and row.keeps
         fused = CONNECTIONS[name].manifold is not None
         assert ((row.forward, row.backward) == (10, 15)) == fused

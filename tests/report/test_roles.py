@@ -34,7 +34,7 @@ def test_a_site_is_found_by_key_and_by_node(name: str) -> None:
         ("mask_2", "left alone: no operand is computed from another"),
         ("mask_1", "inner add of mask_2"),
         ("blocks.0", "mask_2 in module blocks.0 is left alone"),
-        ("entry_0", "entry of segment 0: its value is expanded to 4 equal streams"),
+        ("entry_0", "entry of segment 0: its value becomes 4 equal streams"),
         ("cast", "applied to each of its streams"),
         ("h.0.mlp.readout", "read out at add_3 for norm_0"),
         ("norm_0", "norm_0 uses add_3"),

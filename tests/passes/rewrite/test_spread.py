@@ -6,15 +6,16 @@ from torch import nn
 from mhc_compile.config import Config
 from mhc_compile.errors import ParallelError
 from mhc_compile.kernels.formulas.connections import CONNECTIONS
-from mhc_compile.kernels.operators import sharded, streams
+from mhc_compile.kernels.operators import sharded
 from mhc_compile.passes.order import make_plan, rewrite_graph
-from mhc_compile.passes.rewrite import spread
 from mhc_compile.passes.rewrite.spread import let_spread
 from mhc_compile.programs.specs import initial_sites
 from mhc_compile.twin.hyper_connections import HyperConnections
 from tests.passes.graphs import traced
 from tests.passes.layers import tokens
 from tests.toy_models import Block
+
+REFUSED = [name for name, row in CONNECTIONS.items() if row.sources]
 
 
 def rewritten(connection):
@@ -25,7 +26,7 @@ def rewritten(connection):
     return rewrite_graph(gm, plan, config).graph
 
 
-@pytest.mark.parametrize("connection", sorted(CONNECTIONS.keys() - {"residual"}))
+@pytest.mark.parametrize("connection", sorted(CONNECTIONS.keys() - {"residual", *REFUSED}))
 def test_every_function_of_a_rewrite_gets_a_form_for_distributed_tensors(connection):
     graph = rewritten(connection)
     let_spread(graph, list)
@@ -33,8 +34,7 @@ def test_every_function_of_a_rewrite_gets_a_form_for_distributed_tensors(connect
     assert ours == {sharded.__name__}
 
 
-def test_a_function_without_one_is_refused_where_gradients_would_not_be_added_up(monkeypatch):
-    known = {function: kinds for function, kinds in sharded.RESULTS.items() if function is not streams.boundary}
-    monkeypatch.setattr(spread, "RESULTS", known)
-    with pytest.raises(ParallelError, match="boundary is not for tensors that are distributed"):
-        let_spread(rewritten("mhc"), list)
+@pytest.mark.parametrize("connection", REFUSED)
+def test_a_function_without_one_is_refused_where_gradients_would_not_be_added_up(connection):
+    with pytest.raises(ParallelError, match=r"\w+ is not for tensors that are distributed"):
+        let_spread(rewritten(connection), list)
