@@ -100,11 +100,11 @@ def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _differentiate_again(step: str) -> Callable[..., Any]:
-    """The backward of a backward, by fused steps; a third derivative, which is rarer still, by the plain formula."""
+    """The backward of a backward, by fused steps; by the plain formula where it is differentiated or recorded."""
     statistics = keeps_statistics(step)
 
     def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _recorded():
             found = _by_formula(step, ctx.saved_tensors, ctx.constants, grads)
         else:
             found = (*SECOND[step](grads, *ctx.saved_tensors, *ctx.constants), *[None] * statistics)
@@ -116,19 +116,21 @@ def _differentiate_again(step: str) -> Callable[..., Any]:
 def _by_formula(
     step: str, saved: Sequence[Tensor], constants: Sequence[Any], grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again. Statistics depend on the inputs, so they are computed again.
+    """Gradients that can be differentiated again where this is asked. Statistics depend on the inputs: computed again.
 
     Views stand for what was saved: a gradient that was given may have been computed from an input, which is not asked.
     """
-    tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in saved]
-    given = list(tensors)
-    if keeps_statistics(step):
-        inputs = given[-1 - len(tensors_of(step)) : -1]
-        given[-1] = getattr(packed, step)(*inputs, *constants)[-1]
-    outputs = getattr(packed, f"{step}_backward")(*given, *constants)
-    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-    asked = {output: grad for output, grad in zip(outputs, grads, strict=True) if grad is not None}
-    return torch.autograd.grad(list(asked), tensors, list(asked.values()), create_graph=True, allow_unused=True)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        tensors = [t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_() for t in saved]
+        given = list(tensors)
+        if keeps_statistics(step):
+            inputs = given[-1 - len(tensors_of(step)) : -1]
+            given[-1] = getattr(packed, step)(*inputs, *constants)[-1]
+        outputs = getattr(packed, f"{step}_backward")(*given, *constants)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        asked = {output: grad for output, grad in zip(outputs, grads, strict=True) if grad is not None}
+        return torch.autograd.grad(list(asked), tensors, list(asked.values()), create_graph=again, allow_unused=True)
 
 
 for _step in FORWARD_STEPS:
@@ -206,9 +208,14 @@ def call(step: str, *args: Any) -> Any:
 
 def _only_computes(args: Sequence[Any]) -> bool:
     """Whether nothing records an operator, and nothing but plain tensors of the CPU goes in."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or compat.dispatch_modes():
+    if torch.is_grad_enabled() or _recorded():
         return False
     return bool(args[0].is_cpu) and all(type(value) in _PLAIN for value in args)
+
+
+def _recorded() -> bool:
+    """Whether somebody sees the operators that run: a trace, or a mode such as one that counts them."""
+    return torch.compiler.is_compiling() or bool(compat.dispatch_modes())
 
 
 def needs_formula() -> bool:
