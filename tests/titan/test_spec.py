@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def built(spec):
 def plain_of(spec):
     """The model without hyper-connections, and its configuration."""
     kind = type(spec.model).__mro__[1]
-    config = kind(**{name: getattr(spec.model, name) for name in kind.__dataclass_fields__})
+    config = kind(**{field.name: getattr(spec.model, field.name) for field in fields(kind)})
     return config.build(), config
 
 
@@ -139,20 +140,26 @@ def test_another_backend_is_refused(llama):
         config.parallelism.spmd_backend = "partial_dtensor"
 
 
-def test_converters_to_float8_leave_new_parameters_alone():
-    pytest.importorskip("torchao")
-    import torchtitan.models.llama3 as llama3
-    from torchtitan.components.quantization.float8 import Float8Linear, Float8LinearConverter
-    from torchtitan.models.common.attention import ScaledDotProductAttention
+def test_converters_of_layers_leave_new_parameters_alone():
+    from torchtitan.models.common.linear import Linear
 
-    converter = Float8LinearConverter.Config(emulate=True, model_compile_enabled=False, filter_fqns=["lm_head"])
-    spec = llama3.model_registry("debugmodel", converters=[converter])
-    del spec.model.layers[1:]
-    for layer in spec.model.layers:
-        layer.attention.inner_attention = ScaledDotProductAttention.Config()
-    model = built(titan.with_hyper_connections(spec))
-    assert sum(isinstance(module, Float8Linear) for module in model.modules()) > 4
-    assert not any(isinstance(module, (nn.Linear, Float8Linear)) for module in model.hyper_connections.modules())
+    class Rounded(Linear):
+        @dataclass(kw_only=True, slots=True)
+        class Config(Linear.Config):
+            pass
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight.bfloat16().float())
+
+    config = configured(layers=1)
+    converted = config.model_spec.model
+    for _, linear, parent, name in list(converted.traverse(Linear.Config)):  # as Float8LinearConverter does
+        if parent is not None and not isinstance(parent, list):
+            values = {field.name: getattr(linear, field.name) for field in fields(linear)}
+            setattr(parent, name, Rounded.Config(**values))
+    model = built(config.model_spec)
+    assert sum(isinstance(module, Rounded) for module in model.modules()) > 4
+    assert not any(isinstance(module, nn.Linear) for module in model.hyper_connections.modules())
     model(TOKENS, positions=POSITIONS).square().mean().backward()
     assert all(type(p) is nn.Parameter and p.dtype == torch.float32 for p, _ in new_parameters(model))
     assert all(p.grad.abs().sum() > 0 for name, p in model.hyper_connections.named_parameters() if "phi" in name)

@@ -117,6 +117,9 @@ def main() -> None:
         trainer.checkpointer.save(curr_step=0, last_step=True)
         trainer.close()
         return
+    for module in (m for part in trainer.model_parts for m in part.modules()):
+        if hasattr(module, "set_force_sum_reduction_for_comms"):
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
     losses: dict[int, float] = {}
     log = trainer.metrics_processor.log
 
