@@ -6,7 +6,8 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
-from mhc_compile.passes.plan.data import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.plan.data import Plan, Readout, Rejection, Segment, Site
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.passes.plan.steps import Step, StepKind
 
 _BLANK = {"str": "", "int": 0, "bool": False, "frozenset[str]": frozenset()}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mhc_compile.passes.plan.data import SCHEMA_VERSION, Reason
+from mhc_compile.passes.plan.data import SCHEMA_VERSION
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.passes.plan.steps import StepKind, Unfused
 from tests import hand_plans as hand
 

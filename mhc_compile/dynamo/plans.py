@@ -49,7 +49,7 @@ class GraphRecord:
     @property
     def left_out(self) -> list[str]:
         """Keys of the sites that `include` and `exclude` left out."""
-        from mhc_compile.passes.plan.data import Reason
+        from mhc_compile.passes.plan.reasons import Reason
 
         return [r.detail for r in self.plan.rejected if r.reason is Reason.EXCLUDED]
 
@@ -200,7 +200,7 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
 
     Only then may the other operand be its branch, with the break inside.
     """
-    from mhc_compile.passes.plan.data import Reason
+    from mhc_compile.passes.plan.reasons import Reason
 
     detail = "one operand comes from outside of this graph; if the other is its branch, a graph break lies inside it"
     outer = {n.name for n in gm.graph.nodes if any(operand.op == "placeholder" for operand in n.all_input_nodes)}
@@ -214,7 +214,7 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
 
 def _with_a_backward_of_its_own(plan: Plan) -> Plan:
     """The plan of code in an autograd function, whose sites were all left out, with the reason."""
-    from mhc_compile.passes.plan.data import Reason
+    from mhc_compile.passes.plan.reasons import Reason
 
     def told(r: Rejection) -> Rejection:
         return replace(r, reason=Reason.CUSTOM_BACKWARD) if r.reason is Reason.EXCLUDED else r

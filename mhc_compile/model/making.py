@@ -17,7 +17,8 @@ from mhc_compile.errors import CaptureError, NoFloatError
 from mhc_compile.model.modes import ModeTrace, trace_modes
 from mhc_compile.model.owner import own
 from mhc_compile.model.serve import follow
-from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.programs.dispatch import kind_of
 from mhc_compile.programs.distributed import undistributed
 from mhc_compile.programs.ownership import Served

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.reasons import Reason
 
 _MAX_LISTED = 3  # keys written out in one recommendation
 

@@ -30,8 +30,9 @@ from mhc_compile.passes.graph.op_kinds import MOVING
 from mhc_compile.passes.graph.subgraphs import hidden_adds
 from mhc_compile.passes.graph.sums import is_float_add
 from mhc_compile.passes.graph.values import dtype_of, location_of, module_path_of, shape_of
-from mhc_compile.passes.plan.data import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.plan.data import Plan, Readout, Rejection, Segment, Site
 from mhc_compile.passes.plan.keys import Known, unique
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.passes.sources.lists import source_notes, with_sources
 
 

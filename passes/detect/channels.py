@@ -19,7 +19,7 @@ from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.axes import Axes, carry
 from mhc_compile.passes.graph.op_kinds import Kind, leaf_module
 from mhc_compile.passes.graph.values import shape_of, traced_sizes
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 
 _Groups = Mapping[tuple[object, ...], Counter[int]]
 """For each shape without the batch, how many sites show which axis beyond doubt."""

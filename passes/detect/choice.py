@@ -14,9 +14,9 @@ from mhc_compile.passes.detect.residuals import Candidate, Rejected, find_mixers
 from mhc_compile.passes.detect.towers import find_crossings, find_exchanges, find_own_streams
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.values import module_path_of
-from mhc_compile.passes.plan.data import Reason
 from mhc_compile.passes.plan.keys import Known, Owner, former_keys, keys_of, module_of, unique
 from mhc_compile.passes.plan.patterns import is_chosen, unmatched
+from mhc_compile.passes.plan.reasons import Reason
 
 
 @dataclass(frozen=True)

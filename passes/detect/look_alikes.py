@@ -17,7 +17,7 @@ from mhc_compile.passes.detect.skips import full_size
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
 from mhc_compile.passes.graph.values import same_shape
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 
 _OFTEN = 2  # a value that comes back once is a long skip around what lies between
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert", "__invert__"})

@@ -16,7 +16,7 @@ from mhc_compile.passes.graph.normalise import observed_mutations
 from mhc_compile.passes.graph.op_kinds import MOVING
 from mhc_compile.passes.graph.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
 from mhc_compile.passes.lift.lifting import can_lift
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 
 
 @dataclass(frozen=True)

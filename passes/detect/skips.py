@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mhc_compile.passes.graph.ancestry import Ancestry, through_weight
 from mhc_compile.passes.graph.op_kinds import LINEAR, Kind
 from mhc_compile.passes.graph.values import same_shape, tensor_of
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 
 _MAX_LIFTS = 16  # ops between the split and the add that are still looked through
 

@@ -17,7 +17,8 @@ from mhc_compile.passes.graph.ancestry import REACHED, Ancestry, through_weight
 from mhc_compile.passes.graph.axes import terms_of
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
 from mhc_compile.passes.graph.values import same_shape, shape_of
-from mhc_compile.passes.plan.data import Dim, Reason
+from mhc_compile.passes.plan.data import Dim
+from mhc_compile.passes.plan.reasons import Reason
 
 
 def foreign_adds(outer: Candidate, by_add: Mapping[int, Candidate], links: Mapping[int, Link]) -> set[int]:

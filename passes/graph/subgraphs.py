@@ -18,7 +18,8 @@ from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.graph.op_kinds import canonical_name
 from mhc_compile.passes.graph.sums import is_float_add
 from mhc_compile.passes.graph.values import attribute, location_of, module_path_of, shape_of
-from mhc_compile.passes.plan.data import Reason, Rejection
+from mhc_compile.passes.plan.data import Rejection
+from mhc_compile.passes.plan.reasons import Reason
 
 
 def hidden_adds(graph: Ancestry) -> list[tuple[int, Rejection]]:

@@ -11,7 +11,7 @@ from torch import fx
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
 from mhc_compile.passes.graph.values import dtype_of, rank_of, same_shape
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Knows nothing of graphs.
 """
 
-from mhc_compile.passes.plan.data import Plan, Readout, Reason, Rejection, Segment, Site
+from mhc_compile.passes.plan.data import Plan, Readout, Rejection, Segment, Site
+from mhc_compile.passes.plan.reasons import Reason
 
 __all__ = ["Plan", "Readout", "Reason", "Rejection", "Segment", "Site"]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from mhc_compile.passes.plan.reasons import Reason as Reason
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.passes.plan.steps import Step
 
 SCHEMA_VERSION = 1

@@ -8,7 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import GraphBreakError
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.dynamo.breaking import HALVES, LOOP, Halves, Loop, made
 from tests.dynamo.towers import distance, inputs, randomise
 from tests.tables import also

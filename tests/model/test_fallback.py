@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.moved import Net, X, moved, net, programs
 from tests.tables import also
 from tests.toy_models import Block

@@ -9,7 +9,7 @@ from mhc_compile.cost.figures import Estimate, Figure, PlainStep, Row, Scheme
 from mhc_compile.page.diagnosis import panels_of
 from mhc_compile.page.page import Page
 from mhc_compile.passes.history import Line, PassRecord
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.report.rewrites import Rewrites
 from tests import hand_plans as hand
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.report.recommendations import recommend
 from tests import hand_plans as hand
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mhc_compile.errors import InvalidOptionError
-from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.report.roles import roles_of
 from tests import hand_plans as hand
 

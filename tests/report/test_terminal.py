@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.report.terminal import InconsistentPlanError, check_totals, render
 from mhc_compile.wording import count_text, names_text, shape_text, short_location
 from tests import hand_plans as hand

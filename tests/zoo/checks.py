@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from mhc_compile.errors import PatternError
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import plan_of, reasons
 from tests.passes.layers import Mlp, Net, PreNorm, conv, images, mlps, tokens
 from tests.passes.residual_blocks import pre_norm

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import found, reasons
 from tests.passes.layers import Attention, Net2, mlps, tokens
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mhc_compile.passes.detect.residuals import find_residuals
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import graph_of
 from tests.passes.layers import Mlp, Net, mlps, tokens
 

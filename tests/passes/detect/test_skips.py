@@ -7,7 +7,7 @@ from torch import nn
 
 from mhc_compile.passes.detect.skips import NoSkip, Skip, find_skip
 from mhc_compile.passes.graph.sums import Sum, direct_sum
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import graph_of
 from tests.passes.layers import Net, mlps, tokens, vector
 

@@ -1,6 +1,6 @@
 """Streams of the model's own: recognised, told apart from towers that only look at each other."""
 
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import plan_of
 from tests.passes.layers import Net, mlps, tokens
 

@@ -15,7 +15,8 @@ from torch._higher_order_ops.scan import scan
 from torch.utils.checkpoint import checkpoint
 
 import mhc_compile
-from mhc_compile.passes.plan.data import Plan, Reason
+from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.report.terminal import check_totals
 from tests.passes.graphs import plan_of
 from tests.toy_models import WIDTH, Block

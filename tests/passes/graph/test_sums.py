@@ -7,7 +7,7 @@ import torch
 
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.sums import NotASum, Operand, Sum, direct_sum, fold, inner_sums, is_float_add
-from mhc_compile.passes.plan.data import Reason
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import build, graph_of
 from tests.passes.layers import Net2, tokens
 

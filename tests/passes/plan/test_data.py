@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from mhc_compile.passes.plan.data import SCHEMA_VERSION, Reason
+from mhc_compile.passes.plan.data import SCHEMA_VERSION
+from mhc_compile.passes.plan.reasons import Reason
 from tests.passes.graphs import plan_of
 from tests.passes.shapes import SHAPES
 
