@@ -93,7 +93,8 @@ def test_sources_cross_the_borders_of_a_pipeline(connection: str):
     assert crossed[:2] == [sources[2], sources[4]]  # those that the first site behind the border reads
 
 
-@pytest.mark.parametrize("connection", [CONNECTIONS[1], *also(CONNECTIONS[0])])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("connection", CONNECTIONS)
 def test_compiled_and_behind_the_backend_it_computes_the_same(connection: str):
     model = move(made(connection))
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(X), model(X))
