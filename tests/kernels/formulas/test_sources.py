@@ -84,9 +84,11 @@ def test_a_read_keeps_the_sources_themselves_and_a_few_numbers_per_token(connect
     assert not [t.shape for t in others if t.numel() >= values[0].numel() and t.shape[-1] == C]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), *also((torch.float16, 2e-3))])
+@pytest.mark.parametrize(
+    ("dtype", "size", "tolerance"),  # gradients of parameters, summed over tokens, are beyond fp16 at 1e4
+    [(torch.bfloat16, 1.0, 2e-2), (torch.bfloat16, 1e4, 2e-2), *also((torch.float16, 1.0, 2e-3))],
+)
 @pytest.mark.parametrize("connection", CONNECTIONS)
-@pytest.mark.parametrize("size", [1.0, 1e4])
 def test_reads_in_half_precision_are_near_those_in_fp64(connection, dtype, tolerance, size) -> None:
     values, params = drawn(connection, 4, dtype)
     exact = [t.detach().double().requires_grad_() for t in (*values, *params)]
