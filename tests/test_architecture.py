@@ -30,19 +30,6 @@ KERNEL_INTERFACE = {
     "mhc_compile.kernels.formulas.connections",
 }
 LINES, FILES = 250, 18
-TO_SPLIT = {
-    "tests/capture/test_reads.py",
-    "tests/fuzz/calls.py",
-    "tests/kernels/operators/test_streams.py",
-    "tests/model/test_doors.py",
-    "tests/model/test_fallback.py",
-    "tests/model/test_owner.py",
-    "tests/test_parallel.py",
-    "tests/test_pipeline.py",
-    "tests/twin/test_hosts.py",
-    "tests/zoo/checks.py",
-}
-"""Longer than `LINES`, until somebody has split them; a file that is split leaves this list."""
 
 _BOTTOM_UP = """
 user_warnings errors versions former_modules _torch_compat
@@ -192,7 +179,7 @@ def test_no_file_outgrows_one_idea(path):
 
 def test_no_file_around_the_package_outgrows_one_idea():
     around = [path for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    assert {label(path) for path in around if path.read_text().count("\n") > LINES} == TO_SPLIT
+    assert not [label(path) for path in around if path.read_text().count("\n") > LINES]
 
 
 def test_no_room_outgrows_one_glance():

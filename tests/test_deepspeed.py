@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 import mhc_compile
+from tests.parallel_models import IDS, transformed
 from tests.ranks import run_ranks
-from tests.test_parallel import IDS, transformed
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
 pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]

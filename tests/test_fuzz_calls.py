@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
-from tests.fuzz.calls import Pair, actions_in_turn, cases, check_calls
+from tests.fuzz.calls import actions_in_turn, cases, check_calls
 from tests.fuzz.checks import FuzzError
+from tests.fuzz.pair import Pair
 from tests.fuzz.spec import Collect, Network, Res
 from tests.fuzz.streams import Drawn
 from tests.fuzz.whole_calls import ACTIONS, check_whole_calls

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.fuzz.calls import Action, cases, check_calls
+from tests.fuzz.actions import Action
+from tests.fuzz.calls import cases, check_calls
 from tests.fuzz.checks import check_traced
 from tests.fuzz.generator import networks
 from tests.fuzz.spec import Network

@@ -1,9 +1,10 @@
+"""Forwards with effects, state, chance or control flow: such calls go through Dynamo and keep their meaning."""
+
 from __future__ import annotations
 
 import random
 import time
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from torch.testing import assert_close
 import mhc_compile
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT
 from mhc_compile.errors import FallbackWarning, GraphBreakError, RecompilationWarning, UncompiledCodeWarning
-from mhc_compile.passes.plan.reasons import Reason
 from tests.moved import Net, X, moved, net, programs
 from tests.tables import also
 from tests.toy_models import Block
@@ -108,38 +108,6 @@ def test_state_in_an_attribute_goes_from_call_to_call():
     assert_close(t(X), 1.75 * first)
 
 
-class Differentiating(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = Net()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        energy = self.net(x).square().sum()
-        return energy, -torch.autograd.grad(energy, x, create_graph=True)[0]
-
-
-def test_a_derivative_inside_forward_is_that_of_the_call():
-    x = X.clone().requires_grad_()
-    t = moved(Differentiating(), example_inputs=(x,))
-    energy, force = t(x)
-    assert_close(force, -torch.autograd.grad(t.net(x).square().sum(), x)[0])
-    assert_close(energy, t.net(x).square().sum())
-
-
-def test_a_transform_of_torch_func_inside_forward_is_that_of_the_call():
-    class Forces(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return -torch.func.grad(lambda v: self.net(v).square().sum())(x)
-
-    x = X.clone().requires_grad_()
-    t = moved(Forces())
-    assert_close(t(X), -torch.autograd.grad(t.net(x).square().sum(), x)[0])
-
-
 def test_vectors_that_a_norm_of_weights_iterates_move_in_training():
     model = Net().train()
     nn.utils.parametrizations.spectral_norm(model.blocks[0].up)
@@ -190,39 +158,6 @@ def test_an_array_of_numpy_is_read_at_each_call():
     before = t(X)
     t.scale[0] = 3.0
     assert_close(t(X), 3 * before)
-
-
-class Reversible(torch.autograd.Function):
-    """Computes its gradients by hand, as reversible layers do."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, body: nn.Module) -> Tensor:
-        ctx.body = body
-        torch._dynamo.graph_break()
-        y = body(x)
-        ctx.save_for_backward(x)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            ctx.body(x).backward(gradient)
-        return x.grad, None
-
-
-def test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason():
-    class Partly(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(Block(), Block())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(Reversible.apply(x, self.body))
-
-    t = moved(Partly())
-    assert {site.module for site in t.mhc_plan.sites} == {"blocks.0", "blocks.1"}
-    assert sum(r.reason is Reason.CUSTOM_BACKWARD for r in t.mhc_plan.rejected) == 2
 
 
 def test_control_flow_on_values_breaks_the_graph_with_a_warning_and_is_an_error_under_strict():

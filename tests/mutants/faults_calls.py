@@ -17,21 +17,21 @@ CALLS = (
         "calls",
         'with a warning."""\n        return _without(module, args, kwargs)\n',
         'with a warning."""\n        return original_forward(module)(module, *args, **kwargs)\n',
-        ("tests/model/test_doors.py::test_a_part_copied_without_the_model_runs_plain_with_a_warning",),
+        ("tests/model/test_detached_parts.py::test_a_part_copied_without_the_model_runs_plain_with_a_warning",),
     ),
     Mutant(
         "a part that outlives its model runs plain in silence",
         "calls",
         "        return _without(module, args, kwargs)\n\n    def __reduce__",
         "        return original_forward(module)(module, *args, **kwargs)\n\n    def __reduce__",
-        ("tests/model/test_doors.py::test_a_part_that_outlives_its_model_runs_plain_with_a_warning",),
+        ("tests/model/test_detached_parts.py::test_a_part_that_outlives_its_model_runs_plain_with_a_warning",),
     ),
     Mutant(
         "blocks in a loop are not warned of",
         "calls",
         "        if inside and len(inside) < len(segment.sites):\n",
         "        if False:\n",
-        ("tests/model/test_doors.py::test_blocks_in_a_loop_are_cut_with_one_warning_that_names_a_module",),
+        ("tests/model/test_blocks_alone.py::test_blocks_in_a_loop_are_cut_with_one_warning_that_names_a_module",),
     ),
     Mutant(
         "numbers that were read may change",
@@ -70,7 +70,7 @@ CALLS = (
         "calls",
         "if RUN in kwargs or (door and not runs_plain()):",
         "if False:",
-        ("tests/twin/test_hosts.py::test_hooks_that_were_traced_do_not_run_again",),
+        ("tests/twin/test_hooks.py::test_hooks_that_were_traced_do_not_run_again",),
     ),
     Mutant(
         "a number is a trace for each of its values",
@@ -91,7 +91,7 @@ CALLS = (
         "calls",
         "    guard_while_compiled(lambda: holds() is found, ",
         "    str(",
-        ("tests/model/test_doors.py::test_an_outer_compile_sees_what_has_changed_wherever_it_lies",),
+        ("tests/model/test_outer_guards.py::test_an_outer_compile_sees_what_has_changed_wherever_it_lies",),
     ),
     Mutant(
         "a method that is replaced on a class is not seen",
@@ -154,7 +154,9 @@ CALLS = (
         "calls",
         "if RUN in kwargs or (door and not runs_plain()):",
         "if RUN in kwargs or not runs_plain():",
-        ("tests/model/test_doors.py",),
+        (
+            "tests/model/test_blocks_alone.py::test_hooks_that_were_there_fire_in_a_module_without_sites_that_is_called_from_outside",
+        ),
     ),
     Mutant(
         "what is in a set or dict may change",
@@ -217,7 +219,7 @@ CALLS = (
         "    if origin.custom_backward:\n",
         "    if False:\n",
         (
-            "tests/model/test_fallback.py::test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason",
+            "tests/model/test_derivatives.py::test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason",
         ),
     ),
     Mutant(
@@ -225,6 +227,6 @@ CALLS = (
         "calls",
         "                known.let_in(owner, path)\n",
         "                vars(module)[HOSTED].door = ModuleDoor(owner, path)\n",
-        ("tests/model/test_doors.py::test_a_shallow_copy_shares_the_parts_and_takes_none_with_it",),
+        ("tests/model/test_children.py::test_a_shallow_copy_shares_the_parts_and_takes_none_with_it",),
     ),
 )

@@ -208,7 +208,7 @@ FUSE = (
         "rewrite",
         "if self.authors is not None and example is not None:",
         "if False:",
-        ("tests/test_pipeline.py::test_read_weights_of_single_pass_cross_with_the_streams",),
+        ("tests/test_pipeline_borders.py::test_read_weights_of_single_pass_cross_with_the_streams",),
     ),
     Mutant(
         "a plan says nothing of a connection that does not keep the function",

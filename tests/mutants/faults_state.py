@@ -97,14 +97,14 @@ DISTRIBUTED = (
         "distributed",
         'return self.graph.call_method("contiguous", (self.copies[node],))',
         "return self.copies[node]",
-        ("tests/test_pipeline.py::test_what_crosses_a_border_is_contiguous_whatever_it_is_in_the_model",),
+        ("tests/test_pipeline_borders.py::test_what_crosses_a_border_is_contiguous_whatever_it_is_in_the_model",),
     ),
     Mutant(
         "a boundary lies on a border between stages",
         "distributed",
         "        if step.kind is StepKind.BOUNDARY and stage_of[step.writes] != stage_of[step.gates]:\n",
         "        if False:\n",
-        ("tests/test_pipeline.py::test_the_residual_stream_crosses_alone_where_there_is_nothing_else",),
+        ("tests/test_pipeline_borders.py::test_the_residual_stream_crosses_alone_where_there_is_nothing_else",),
     ),
     Mutant(
         "a stage keeps the parameters of the others",

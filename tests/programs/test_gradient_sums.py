@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.debug import CommDebugMode
 
 from mhc_compile.errors import ParallelError
+from tests.parallel_models import IDS, new, tensor_parallel, transformed, whole
 from tests.ranks import run_ranks
-from tests.test_parallel import IDS, new, tensor_parallel, transformed, whole
 
 
 def sharded():

@@ -22,8 +22,9 @@ from mhc_compile.model.fallback import Fallback
 from mhc_compile.programs.program import Program
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
-from tests.zoo.checks import CheckError, failure_of, has_gradient
+from tests.zoo.checks import has_gradient
 from tests.zoo.generators import Generator, build_generator
+from tests.zoo.result import CheckError, failure_of
 from tests.zoo.specs import SEQUENCE
 
 NOISE = 0.3

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,46 +19,17 @@ from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
 from tests.zoo.compare import cast, computes_in_float32, random_loss, without_dropout
+from tests.zoo.result import CheckError, Result, failure_of
 
 Transform = Callable[..., nn.Module]
+
 Build = Callable[..., tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 
 # Largest error relative to the root mean square of the output. One rounding of the stream costs 1e-16, 6e-8 and 4e-3;
 # the bounds leave a few powers of ten for what the layers behind it make of that.
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
 ALL = (torch.float64, torch.float32, torch.bfloat16)
-
-
-class CheckError(Exception):
-    """A model of the zoo does not behave as expected; the message says how."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome for one model.
-
-    Attributes:
-        target: key of `EXPECTED`.
-        expected: expected number of sites, None where any number will do.
-        sites: number found, None if `transform` refused.
-        errors: largest relative error by check, for example `{"eval float64": 3e-16}`.
-        notes: what was left out, and why.
-        failure: why the model fails, "" if it does not.
-        seconds: time it took.
-    """
-
-    target: str
-    expected: int | None
-    sites: int | None = None
-    errors: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    failure: str = ""
-    seconds: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.failure
 
 
 def check(
@@ -86,12 +57,6 @@ def check(
     except Exception as error:
         run.result = replace(run.result, failure=failure_of(error))
     return replace(run.result, seconds=time.perf_counter() - start)
-
-
-def failure_of(error: Exception) -> str:
-    """An error in one line; of a `CheckError` its message alone."""
-    lines = str(error).strip().splitlines()
-    return " ".join(lines if isinstance(error, CheckError) else [type(error).__name__, *lines[:3]])
 
 
 @dataclass

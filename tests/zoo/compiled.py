@@ -13,7 +13,7 @@ from torch import nn
 import mhc_compile
 from mhc_compile.errors import GraphBreakError
 from mhc_compile.passes.plan.data import Plan
-from tests.zoo import checks
+from tests.zoo.result import CheckError
 
 
 class Compiled(nn.Module):
@@ -52,7 +52,7 @@ def compiled(
     keys = list(dict.fromkeys(site.key for record in records for site in record.plan.sites))
     wanted = planned_keys(model, n, example_inputs, example_kwargs)
     if wanted is not None and keys != wanted and (set(keys) != set(wanted) or all(r.origin.whole for r in records)):
-        raise checks.CheckError(f"the backend finds {differences(keys, wanted)}")
+        raise CheckError(f"the backend finds {differences(keys, wanted)}")
     if not keys:
         return model
     sites = {site.key: site for record in records for site in record.plan.sites}

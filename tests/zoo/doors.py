@@ -23,7 +23,8 @@ from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import build as build_zoo
 from tests.zoo.calls import APART, counted, move, ways_of
-from tests.zoo.checks import Build, CheckError, failure_of, site_count
+from tests.zoo.checks import Build, site_count
+from tests.zoo.result import CheckError, failure_of
 
 BOUND = 1e-3  # in single precision, behind noise
 MOST = 3  # modules of one model: one for each class and number of sites

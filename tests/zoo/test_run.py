@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.zoo import run
 from tests.zoo.calls import CallsResult
-from tests.zoo.checks import Result
+from tests.zoo.result import Result
 
 
 def test_a_row_shows_verdict_counts_errors_and_reason():

@@ -14,8 +14,8 @@ import mhc_compile
 from mhc_compile.errors import GraphBreakError, NothingToTransformError
 from mhc_compile.verification.examine import FORMULAS, MODES, START, Check
 from tests.zoo.build import EXPECTED, build
-from tests.zoo.checks import Result, failure_of
 from tests.zoo.compare import cast, computes_in_float32
+from tests.zoo.result import Result, failure_of
 
 BOUND, BOUND_FLOAT32 = 1e-9, 1e-3
 """In units of the root mean square; the second where the model rounds to float32 on the way."""

@@ -1,0 +1,56 @@
+"""A transformed model copied, pickled, saved, and its state in another one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import torch
+
+import mhc_compile
+from tests.model.towers import X, close, programs, transformed
+from tests.toy_models import WIDTH, Checkpointed, Tower
+
+
+def test_deepcopy_is_independent():
+    twin = transformed()
+    other = copy.deepcopy(twin)
+    assert type(other) is type(twin) and close(other(X), twin(X))
+    with torch.no_grad():
+        other.stem.bias.add_(1)
+        next(iter(other.hyper_connections.parameters())).add_(1)
+    assert not any(a is b for a, b in zip(other.parameters(), twin.parameters(), strict=True))
+    assert not close(other(X), twin(X))
+
+
+def test_deepcopy_does_not_share_constants():
+    x = torch.randn(2, WIDTH)
+    twin = transformed(Checkpointed(), x)
+    other = copy.deepcopy(twin)
+    other.shift.zero_()
+    assert not close(other(x), twin(x))
+    assert close(other(x), mhc_compile.revert(other)(x))
+
+
+def test_pickle_restores_class_parameters_and_plan():
+    twin = transformed()
+    other = pickle.loads(pickle.dumps(twin))
+    assert isinstance(other, Tower) and other.mhc_plan == twin.mhc_plan
+    assert programs(other) == 0 and close(other(X), twin(X)) and programs(other) == 1
+
+
+def test_torch_save_and_load():
+    twin, file = transformed(), io.BytesIO()
+    torch.save(twin, file)
+    file.seek(0)
+    assert close(torch.load(file, weights_only=False)(X), twin(X))
+
+
+def test_state_dict_fits_a_fresh_transform():
+    twin, other = transformed(), transformed()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.1)
+    other.load_state_dict(twin.state_dict(), strict=True)
+    assert torch.equal(other(X), twin(X))

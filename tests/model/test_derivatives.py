@@ -1,0 +1,78 @@
+"""Derivatives inside a forward are those of the call; where code computes gradients by hand, it is left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from mhc_compile.passes.plan.reasons import Reason
+from tests.moved import Net, X, moved
+from tests.toy_models import Block
+
+
+class Differentiating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy = self.net(x).square().sum()
+        return energy, -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def test_a_derivative_inside_forward_is_that_of_the_call():
+    x = X.clone().requires_grad_()
+    t = moved(Differentiating(), example_inputs=(x,))
+    energy, force = t(x)
+    assert_close(force, -torch.autograd.grad(t.net(x).square().sum(), x)[0])
+    assert_close(energy, t.net(x).square().sum())
+
+
+def test_a_transform_of_torch_func_inside_forward_is_that_of_the_call():
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -torch.func.grad(lambda v: self.net(v).square().sum())(x)
+
+    x = X.clone().requires_grad_()
+    t = moved(Forces())
+    assert_close(t(X), -torch.autograd.grad(t.net(x).square().sum(), x)[0])
+
+
+class Reversible(torch.autograd.Function):
+    """Computes its gradients by hand, as reversible layers do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, body: nn.Module) -> Tensor:
+        ctx.body = body
+        torch._dynamo.graph_break()
+        y = body(x)
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            ctx.body(x).backward(gradient)
+        return x.grad, None
+
+
+def test_residual_connections_in_an_autograd_function_are_left_alone_with_the_reason():
+    class Partly(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(Block(), Block())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(Reversible.apply(x, self.body))
+
+    t = moved(Partly())
+    assert {site.module for site in t.mhc_plan.sites} == {"blocks.0", "blocks.1"}
+    assert sum(r.reason is Reason.CUSTOM_BACKWARD for r in t.mhc_plan.rejected) == 2

@@ -1,0 +1,50 @@
+"""`torch.compile` around a transformed model, and calls of kinds that it does not know."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mhc_compile
+from mhc_compile.errors import NotPreservingWarning
+from tests.model.towers import X, close, transformed
+from tests.tables import also
+from tests.toy_models import WIDTH
+
+
+@pytest.mark.parametrize("backend", ["eager", *also("inductor")])  # of open sizes, `kernels/test_lowering.py` has some
+def test_compiles_in_one_graph_with_an_open_batch(backend):
+    torch._dynamo.reset()
+    twin = transformed().eval()
+    compiled = torch.compile(twin, backend=backend, fullgraph=True)
+    for batch in (2, 3, 4, 6):
+        x = torch.randn(batch, 3, WIDTH)
+        assert close(compiled(x), twin(x))
+
+
+def test_compiled_call_of_a_new_kind_says_to_run_it_once():
+    torch._dynamo.reset()
+    twin = transformed()
+    compiled = torch.compile(twin, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="call the model once before compiling"):
+        compiled(X, gain=2.0)
+    twin(X, gain=2.0)
+    assert close(compiled(X, gain=2.0), twin(X, gain=2.0))
+
+
+def test_compiled_without_fullgraph_traces_the_new_kind_itself():
+    torch._dynamo.reset()
+    twin = transformed()
+    assert close(torch.compile(twin, backend="eager")(X, gain=2.0), twin(X, gain=2.0))
+
+
+def test_what_was_compiled_in_place_does_not_follow_its_copy():
+    twin = transformed()
+    twin.compile(backend="eager")
+    with torch.no_grad():
+        for parameter in twin.hyper_connections.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    with pytest.warns(NotPreservingWarning):
+        plain = mhc_compile.revert(twin)
+    assert plain._compiled_call_impl is None
+    assert not close(plain(X), twin(X))
