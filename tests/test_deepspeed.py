@@ -46,6 +46,7 @@ def in_deepspeed(rank, folder, stage):
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # the default clips to a norm of 1
     }
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=groups, optimizer=torch.optim.SGD(groups, lr=RATE), config=config
