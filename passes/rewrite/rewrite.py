@@ -18,14 +18,12 @@ from mhc_compile.kernels.operators import streams as kernels
 from mhc_compile.kernels.operators.single_pass import weights_like
 from mhc_compile.passes.decide.single_pass import authors
 from mhc_compile.passes.detect.segments import asks_size
-from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
+from mhc_compile.passes.graph.emitting import behind, describe, replace_inputs
 from mhc_compile.passes.graph.gradients import is_switch, place_with_gradients
-from mhc_compile.passes.graph.values import STAGE, STREAMS_OF, example_of, value_of
+from mhc_compile.passes.graph.values import STREAMS_OF, example_of, value_of
 from mhc_compile.passes.lift.lifting import lift
 from mhc_compile.passes.plan.data import OWNER, Plan, Readout, Site
 from mhc_compile.passes.plan.keys import identifier
-
-_INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT, STAGE)
 
 
 def rewrite_planned(gm: fx.GraphModule, plan: Plan, config: Config) -> fx.GraphModule:
@@ -66,7 +64,7 @@ class _Rewriter:
                 self._read_out(readout)
         # Once per user: one output may collect a state of every layer, and each call goes through all its arguments.
         for user, singles in self.read_by.items():
-            _replace_inputs(user, singles)
+            replace_inputs(user, singles)
         for node in sorted(self.stale, key=self.order.__getitem__, reverse=True):
             self.graph.erase_node(node)
 
@@ -81,7 +79,7 @@ class _Rewriter:
         return steps
 
     def _lift(self, node: fx.Node) -> None:
-        before, after = _after(node).prev, _after(node)
+        before, after = behind(node).prev, behind(node)
         with self.graph.inserting_before(after):
             twin = lift(node, {v: self.streams[v] for v in node.all_input_nodes if self._is_streamed(node, v)})
         emitted = twin
@@ -184,7 +182,7 @@ class _Rewriter:
         return found
 
     def _attribute(self, key: str, name: str, value: fx.Node) -> fx.Node:
-        with self.graph.inserting_before(_after(self.last.get(value, value))):
+        with self.graph.inserting_before(behind(self.last.get(value, value))):
             node = self.graph.create_node("get_attr", f"{OWNER}.{identifier(key)}.{name}")
         self.last[value] = node
         return node
@@ -196,7 +194,7 @@ class _Rewriter:
     def _emit_call(self, site: Site, value: fx.Node, target: Any, args: Any, role: str, kwargs: Any = None) -> fx.Node:
         """Emit a call right behind everything already emitted for `value`."""
         place = self._place(site, value)
-        with self.graph.inserting_before(_after(self.last.get(place, place))):
+        with self.graph.inserting_before(behind(self.last.get(place, place))):
             node = self.graph.call_function(target, args, kwargs or {})
         self._describe(node, self.nodes[site.add], f"{identifier(site.key)}_{role}", site, role)
         self.last[place] = node
@@ -210,7 +208,7 @@ class _Rewriter:
         params = tuple(self._attribute(readout.key, name, value) for name in names)
         how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
         weights = self._weights_of(readout.node, readout.channel_axis) if how == "mean" else None
-        with self.graph.inserting_before(_after(self.last[value])):
+        with self.graph.inserting_before(behind(self.last[value])):
             constants: dict[str, Any] = {"how": how, "axis": readout.channel_axis}
             if weights is not None:
                 single = self.graph.call_function(kernels.read, (self.streams[value], weights))
@@ -230,19 +228,6 @@ class _Rewriter:
 
     def _describe(self, node: fx.Node, origin: fx.Node, name: str, site: Site | None = None, role: str = "") -> None:
         """Carry file, line and module over, name the node, and mark it for later passes."""
-        node.meta.update({k: origin.meta[k] for k in _INHERITED_META if k in origin.meta})
-        node._rename(name)
+        describe(node, origin, name)
         if site is not None:
             node.meta["mhc"] = {"site": site.key, "role": role}
-
-
-def _replace_inputs(user: fx.Node, replacements: dict[fx.Node, fx.Node]) -> None:
-    user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda node: replacements.get(node, node))
-
-
-def _after(node: fx.Node) -> fx.Node:
-    """The node to insert in front of in order to land behind `node`; inputs stay together at the top."""
-    following = node.next
-    while following.op == "placeholder":
-        following = following.next
-    return following

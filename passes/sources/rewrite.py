@@ -16,15 +16,14 @@ from torch import fx
 from mhc_compile.config import Config
 from mhc_compile.kernels.formulas.connections import find, parameter_shapes
 from mhc_compile.kernels.operators.sources import begin_sum, read_sources
-from mhc_compile.passes.graph.checkpointed import META as CHECKPOINT
+from mhc_compile.passes.graph.emitting import INHERITED_META, behind, describe, replace_inputs
 from mhc_compile.passes.graph.gradients import is_switch, place_with_gradients
 from mhc_compile.passes.graph.op_kinds import ELSEWHERE, Kind, kind_of
-from mhc_compile.passes.graph.values import STAGE, same_shape
+from mhc_compile.passes.graph.values import same_shape
 from mhc_compile.passes.plan.data import OWNER, Plan, Readout, Segment, Site
 from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.passes.sources.lists import on_stream, path_of
 
-_INHERITED_META = ("stack_trace", "nn_module_stack", CHECKPOINT, STAGE)
 _VALUE_META = ("val", "example_value")
 
 
@@ -90,7 +89,7 @@ class _Rewriter:
         """Give users what is read out, once each: one output may collect a value of every layer."""
         for original, singles in self.read_out.items():
             for user in (original, *self.copies.get(original, ())):
-                _replace_inputs(user, singles)
+                replace_inputs(user, singles)
         for node in sorted(self.stale, key=lambda n: self.order[n.name], reverse=True):
             if not node.users:
                 self.graph.erase_node(node)
@@ -103,9 +102,9 @@ class _Rewriter:
         self.held[node.name] = {**dict(kept), node.name: node}
 
     def _copy(self, node: fx.Node, instead: Mapping[fx.Node, fx.Node]) -> fx.Node:
-        with self.graph.inserting_before(_after(self.last.get(node, node))):
+        with self.graph.inserting_before(behind(self.last.get(node, node))):
             copied = self.graph.node_copy(node, lambda n: instead.get(n, n))
-        copied.meta = {k: v for k, v in node.meta.items() if k in (*_INHERITED_META, *_VALUE_META)}
+        copied.meta = {k: v for k, v in node.meta.items() if k in (*INHERITED_META, *_VALUE_META)}
         self.last[node] = copied
         self.copies.setdefault(node, []).append(copied)
         return copied
@@ -134,7 +133,7 @@ class _Rewriter:
         sources = list(self.held[value].values())
         params = self._parameters(site.key, len(sources), site.channels, place)
         u = self._emit_call(place, params, sources, channel_axis)
-        self._describe(u, self.nodes[site.add], f"{identifier(site.key)}_read")
+        describe(u, self.nodes[site.add], f"{identifier(site.key)}_read")
         for node in (*params, u):
             node.meta["mhc"] = {"site": site.key, "role": "read"}
         return u
@@ -156,7 +155,7 @@ class _Rewriter:
         if kind_of(add) is Kind.SUB:
             with self.graph.inserting_before(add):
                 y = self.graph.call_function(operator.neg, (y,))
-            self._describe(y, add, f"{identifier(site.key)}_branch")
+            describe(y, add, f"{identifier(site.key)}_branch")
         add.op, add.target = "call_function", begin_sum
         add.args, add.kwargs = (skip, y), {}
 
@@ -171,7 +170,7 @@ class _Rewriter:
         place = self._place(readout.node, [])
         params = self._parameters(readout.key, len(sources), readout.channels, place)
         single = self._emit_call(place, params, sources, readout.channel_axis)
-        self._describe(single, value, identifier(readout.key))
+        describe(single, value, identifier(readout.key))
         single.meta.update({k: v for k, v in value.meta.items() if k in _VALUE_META})
         for user in users:
             self.read_out.setdefault(user, {})[value] = single
@@ -188,31 +187,14 @@ class _Rewriter:
     def _parameters(self, key: str, count: int, channels: int, place: fx.Node) -> list[fx.Node]:
         made = []
         for name in parameter_shapes(self.connection, count, channels):
-            with self.graph.inserting_before(_after(self.last.get(place, place))):
+            with self.graph.inserting_before(behind(self.last.get(place, place))):
                 made.append(self.graph.create_node("get_attr", f"{OWNER}.{identifier(key)}.{name}"))
             self.last[place] = made[-1]
         return made
 
     def _emit_call(self, place: fx.Node, params: Sequence[fx.Node], sources: Sequence[fx.Node], axis: int) -> fx.Node:
         constants: dict[str, Any] = {"connection": self.connection, "axis": axis}
-        with self.graph.inserting_before(_after(self.last.get(place, place))):
+        with self.graph.inserting_before(behind(self.last.get(place, place))):
             call = self.graph.call_function(read_sources, (tuple(sources), tuple(params)), constants)
         self.last[place] = call
         return call
-
-    def _describe(self, node: fx.Node, origin: fx.Node, name: str) -> None:
-        """Carry file, line and module over, and name the node."""
-        node.meta.update({k: origin.meta[k] for k in _INHERITED_META if k in origin.meta})
-        node._rename(name)
-
-
-def _replace_inputs(user: fx.Node, replacements: Mapping[fx.Node, fx.Node]) -> None:
-    user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda node: replacements.get(node, node))
-
-
-def _after(node: fx.Node) -> fx.Node:
-    """The node to insert in front of in order to land behind `node`; inputs stay together at the top."""
-    following = node.next
-    while following.op == "placeholder":
-        following = following.next
-    return following
