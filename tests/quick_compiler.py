@@ -18,13 +18,11 @@ REAL = "MHC_REAL_CXX"
 def choose(config: pytest.Config) -> None:
     """For this process and those it starts: the quick compiler, unless all entries run or the user has chosen one.
 
-    Inductor need not find out, with a program for each, which vector instructions compiler and processor have. Nor are
-    its headers parsed beforehand: to load them takes longer than to parse the few that a kernel of ours includes.
+    Inductor need not find out, with a program for each, which vector instructions compiler and processor have.
     """
     real = shutil.which("g++")
     if "not exhaustive" in config.getoption("markexpr") and real and "CXX" not in os.environ:
         os.environ |= {"CXX": str(SCRIPT), REAL: real, "TORCHINDUCTOR_VEC_ISA_OK": "1"}
-        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
 
 
 @contextmanager
