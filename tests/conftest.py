@@ -65,3 +65,16 @@ def _seed() -> None:
     import torch
 
     torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture
+def without_kernels(pytestconfig: pytest.Config) -> Iterator[None]:
+    """For a table of connections whose test is about something else: each has kernels of its own to compile.
+
+    `tests/kernels` holds those against the formulas; in `make exhaustive` the table runs with them, too.
+    """
+    if "not exhaustive" not in pytestconfig.getoption("markexpr"):
+        yield
+        return
+    with quick_compiler.no_compiler():
+        yield

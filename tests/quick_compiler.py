@@ -41,3 +41,13 @@ def real_compiler() -> Iterator[None]:
         forget()
         yield
     forget()
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """The formulas run in the place of our kernels, as on a machine without a compiler, but no warning says so."""
+    from mhc_compile.kernels.cpu import launch as cpu_launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_launch, "_usable", lambda kernel: False)
+        yield

@@ -133,6 +133,7 @@ def test_gradients_agree_around_a_compiled_model_and_where_the_wrapper_is_compil
     run_ranks(compiled, tmp_path, backends)
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("connection", CONNECTIONS)
 def test_no_new_parameter_is_left_without_a_gradient(connection):
     """Otherwise DistributedDataParallel would wait for it, or need `find_unused_parameters=True`."""

@@ -1,12 +1,11 @@
+"""Both libraries are imported by their tests: every process that runs tests imports this file."""
+
 from __future__ import annotations
 
-import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import Trainer, TrainingArguments
 
-from examples.lightning_gpt import Language, trainer
 from mhc_compile.diagnostics.callbacks import huggingface_callback, lightning_callback
 from mhc_compile.errors import MissingPackageError
 from tests.diagnostics.hand import tower
@@ -25,6 +24,8 @@ class Regression(torch.nn.Module):
 
 
 def test_trainer_records_every_second_step_of_its_optimizer(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
     data = [{"x": torch.randn(3, WIDTH).double(), "labels": torch.zeros(3, WIDTH).double()} for _ in range(16)]
     records = []
     options = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "report_to": [],
@@ -36,6 +37,10 @@ def test_trainer_records_every_second_step_of_its_optimizer(tmp_path):
 
 
 def test_lightning_records_the_model_inside_its_module():
+    import lightning
+
+    from examples.lightning_gpt import Language, trainer
+
     records = []
     ids = torch.arange(17).repeat(8, 1)
     fit = trainer(3)

@@ -62,6 +62,7 @@ def drawn(model):
             parameter.add_(0.3 * torch.randn_like(parameter))
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("connection", [*CONNECTIONS, *also("mhc-lite", "kronecker", "circulant", "hc-static")])
 def test_every_connection_is_seen_as_the_formulas_have_it(connection, monkeypatch):
     model, ids = gpt(connection)

@@ -134,6 +134,7 @@ def test_what_a_model_of_timm_spares_is_spared_still():
     assert {"stem.weight", "hyper_connections.blocks__0.static_res"} <= model.no_weight_decay()
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("connection", CONNECTIONS)
 def test_matrices_are_what_muon_takes(connection):
     model = of(connection)

@@ -90,6 +90,7 @@ def test_rewrite_leaves_look_alikes_alone(shape: Shape):
     assert torch.equal(new(*inputs), model(*inputs))
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize(
     "connection",
     ["residual", "hc", "hc-static", "mhc", "mhc-single-pass", "mhc-lite", "identity", *also("kronecker", "circulant")],
@@ -101,6 +102,7 @@ def test_function_is_preserved_under_every_connection(shape: Shape, connection: 
     assert err <= TIGHT and plan.connection == connection
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("n", [1, 3, *also(2, 8)])
 @some("convnext", "post-norm, RMSNorm spelled out", "parallel", "added in 2-D", "wide residual")
 def test_function_is_preserved_for_every_number_of_streams(shape: Shape, n: int):

@@ -74,6 +74,7 @@ def test_every_claim_holds_in_both_modes_and_nothing_is_changed():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("connection", [*sorted(CONNECTIONS.keys() - {"residual"}), "identity:magnitude=1.5,eps=0.01"])
 def test_every_connection_follows_its_formulas_once_trained(connection):
     init = "random" if why_not_kept(connection, 4) else "preserve"

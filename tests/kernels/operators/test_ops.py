@@ -54,7 +54,6 @@ def test_the_backward_operators_pass_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.mhc, f"{name}_backward").default, (*grads, *tensors, *rest))
 
 
-@pytest.mark.usefixtures("as_users_have_them")  # they run a thousand times
 @pytest.mark.parametrize(
     ("name", "connection", "equal"),  # an entry differs by the sum over streams: a step with a write, one without
     [

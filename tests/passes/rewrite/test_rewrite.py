@@ -51,6 +51,7 @@ def test_function_is_preserved(name, front_end):
 
 
 # Eight streams are as two, with kernels of their own, which `tests/kernels` compiles.
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("options", [{"n": 2}, {"connection": "hc"}, {"reduce": "learned"}, {"n": 1}, *also({"n": 8})])
 @pytest.mark.parametrize("name", ["collected", "towers", "branch reads both", "moved skip", "rms on the path"])
 def test_function_is_preserved_under_other_options(name, options):
