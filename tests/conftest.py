@@ -15,6 +15,8 @@ from tests.where_time_goes import WhereTimeGoes
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 """It keeps shapes of operators for a second layer that is alike, and models of tests have one or two: to trace a Llama
 of two layers takes a third less without it. Processes that tests start inherit this."""
+os.environ.setdefault("TORCH_DYNAMO_RUN_GC_AFTER_COMPILE", "0")
+"""Python itself looks for garbage often enough for graphs that are this small."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,6 +22,7 @@ PRELOADED = (
         "torch.distributed.tensor.experimental",
     ),
     *("mhc_compile", "mhc_compile.passes.order"),
+    *("pytest", "tests.warmed_up"),
 )
 """What every rank imports: ranks are forks of one process that has done it, which saves seconds for each."""
 
