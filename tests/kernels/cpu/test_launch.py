@@ -112,7 +112,6 @@ def test_so_is_every_result_of_single_pass(n: int, layout: str, equal: bool, dty
         assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
 
 
-@pytest.mark.usefixtures("as_users_have_them")
 @pytest.mark.parametrize("shape", [(63, 1000), (1000, 65), (17, 8), (1, 129), (4, 300)], ids=str)
 def test_sizes_that_no_tile_divides(shape: tuple[int, int]) -> None:
     for name, arguments in all_arguments(4, (shape, 1)):
@@ -174,7 +173,6 @@ def test_logits_of_ten_thousand_are_finite_and_right() -> None:
         assert all(t.isfinite().all() for t in grads.values())
 
 
-@pytest.mark.usefixtures("as_users_have_them")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_broken_token_breaks_no_other_token(value: float) -> None:
     for step in (*STEPS, *SINGLE_STEPS):
@@ -197,7 +195,6 @@ def test_an_empty_batch_has_empty_results_and_no_parameter_gradient() -> None:
             assert not found.any(), (name, key)
 
 
-@pytest.mark.usefixtures("as_users_have_them")
 def test_strides_do_not_matter() -> None:
     for name, arguments in all_arguments(4, ((12, 20), 1)):
         strided = [a.repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments]
