@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,16 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
     if type(value) in (tuple, list):
         return type(value)(cast(item, dtype) for item in value)
     return value
+
+
+def off_by_one(model: nn.Module) -> nn.Module:
+    """A copy of a model in bfloat16 whose weights are off by up to one unit in the last place, the same ones always."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            unit = torch.finfo(p.dtype).eps * (2 * torch.rand(p.shape, generator=generator) - 1)
+            p.copy_(p.float() * (1 + unit))
+    return model
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
