@@ -25,6 +25,7 @@ from mhc_compile.errors import (
     PatternWarning,
     RecompileLimitWarning,
 )
+from mhc_compile.programs.coverage import stay_plain
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 
@@ -229,6 +230,8 @@ def _unwanted(gm: fx.GraphModule, plan: Plan, config: Config, model: nn.Module, 
         return [site.key for site in plan.sites]
 
     inside = _rewritten_already(gm, plan, model)
+    if isinstance(model, Served):
+        inside += stay_plain(model, plan)
     return [site.key for site in plan.sites if site.key in inside or not is_chosen(site.key, config)]
 
 

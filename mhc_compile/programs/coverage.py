@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection, Iterable
 
@@ -92,6 +93,23 @@ def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> Non
                 stacklevel=6,
             )
             return
+
+
+def stay_plain(owner: Owner, plan: Plan) -> list[str]:
+    """Keys of the sites without parameters whose sums the example inputs had, and that were left alone there.
+
+    A branch breaks the graph of one kind of call only, such as a function with a derivative of its own where gradients
+    are recorded. The sum then is the same in all calls: as in the plan that the user has seen. Of code behind a break
+    the module may not be known, and one graph serves all layers that are alike.
+    """
+    rejected = {(_alike(r.module), r.location) for known in owner._mhc.plans for r in known.rejected if r.location}
+    new = [site for site in plan.sites if site.key not in owner.hyper_connections.itself]
+    return [site.key for site in new if rejected & {(_alike(site.module), site.location), ("", site.location)}]
+
+
+def _alike(path: str) -> str:
+    """The path of a module in a numbered layer, whichever layer that is."""
+    return re.sub(r"\d+", "#", path)
 
 
 def check_parameters(owner: Owner, plan: Plan) -> None:

@@ -13,7 +13,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.programs.coverage import check_parameters, check_sites, warn_of_foreign
+from mhc_compile.programs.coverage import check_parameters, check_sites, stay_plain, warn_of_foreign
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
@@ -100,11 +100,20 @@ def _add(
         captured = capture(plain, args, kwargs, path=entry.path, open_axes=changing)
     if captured.effects:
         return None
-    plan = plan_of_part(captured, owner) if entry.called else plan_of(captured, owner._mhc.config, owner._mhc.plans)
+    plan = plan_of_part(captured, owner) if entry.called else plan_of_whole(captured, owner)
     check_parameters(owner, plan)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
     check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)
+
+
+def plan_of_whole(captured: Captured, owner: Served) -> Plan:
+    """The plan of another call of the model; what was left alone in the example inputs is left alone in it."""
+    config, plan = owner._mhc.config, plan_of(captured, owner._mhc.config, owner._mhc.plans)
+    while others := tuple(stay_plain(owner, plan)):
+        config = replace(config, exclude=(*config.exclude, *others))
+        plan = plan_of(captured, config, owner._mhc.plans)
+    return plan
 
 
 def plan_of_part(captured: Captured, owner: Served) -> Plan:

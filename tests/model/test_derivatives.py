@@ -76,3 +76,36 @@ def test_residual_connections_in_an_autograd_function_are_left_alone_with_the_re
     t = moved(Partly())
     assert {site.module for site in t.mhc_plan.sites} == {"blocks.0", "blocks.1"}
     assert sum(r.reason is Reason.CUSTOM_BACKWARD for r in t.mhc_plan.rejected) == 2
+
+
+class Product(torch.autograd.Function):
+    """Dynamo does not trace it where both factors are one tensor and gradients are recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return gradient * b, gradient * a
+
+
+class Squared(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(self.norm(x))
+        return x + self.down(Product.apply(h, h))
+
+
+def test_what_is_left_alone_where_gradients_are_recorded_is_so_without_them():
+    class Partly(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks[1] = Squared()
+
+    t = moved(Partly())
+    assert [site.key for site in t.mhc_plan.sites] == ["blocks.0"]
+    with torch.no_grad():
+        assert_close(t(X), t(X.clone().requires_grad_()).detach())
+        assert_close(t(X[:2]), t(X)[:2])
