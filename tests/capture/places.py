@@ -131,8 +131,8 @@ PLACES: dict[str, tuple[type[Net], Callable[[Any], None], Callable[[Any], None]]
     "tensor": (InTensor, lambda t: setattr(t, "gain", torch.tensor(3.0)), lambda t: t.gain.div_(3)),
     "tensor in a list": (
         InTensors,
-        lambda t: t.gains.insert(0, torch.tensor(3.0)),
-        lambda t: t.gains.pop(0),
+        lambda t: t.gains.reverse(),
+        lambda t: t.gains.reverse(),
     ),
     "shape": (InShape, lambda t: setattr(t, "table", torch.ones(6)), lambda t: setattr(t, "table", torch.ones(2))),
     "environment": (

@@ -127,7 +127,7 @@ class InTensor(Net):
 class InTensors(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.gains = [torch.tensor(1.0)]
+        self.gains = [torch.tensor(1.0), torch.tensor(3.0)]
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.gains[0]

@@ -9,8 +9,9 @@ import pickle
 import torch
 
 import mhc_compile
+from tests.capture.readers import InTensors
 from tests.model.towers import X, close, programs, transformed
-from tests.toy_models import WIDTH, Checkpointed, Tower
+from tests.toy_models import WIDTH, Tower
 
 
 def test_deepcopy_is_independent():
@@ -25,11 +26,11 @@ def test_deepcopy_is_independent():
 
 
 def test_deepcopy_does_not_share_constants():
-    x = torch.randn(2, WIDTH)
-    twin = transformed(Checkpointed(), x)
+    x = torch.randn(2, 3, WIDTH)
+    twin = transformed(InTensors(), x)
     other = copy.deepcopy(twin)
-    other.shift.zero_()
-    assert not close(other(x), twin(x))
+    other.gains[0].mul_(3)
+    assert close(other(x), 3 * twin(x)) and programs(other) == 1
     assert close(other(x), mhc_compile.revert(other)(x))
 
 

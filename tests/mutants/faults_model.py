@@ -118,6 +118,13 @@ MODEL = (
         ("tests/model/test_copied_and_saved.py::test_deepcopy_does_not_share_constants",),
     ),
     Mutant(
+        "what was left alone where a graph breaks is asked for where none does",
+        "model",
+        "    return [site.key for site in new if rejected & ",
+        "    return [site.key for site in () if rejected & ",
+        ("tests/model/test_derivatives.py::test_what_is_left_alone_where_gradients_are_recorded_is_so_without_them",),
+    ),
+    Mutant(
         "a late trace may need parameters nobody knows",
         "model",
         "        if shapes != {n: tuple(s) for n, s in spec.shapes.items()}:",
