@@ -108,6 +108,10 @@ BY_HAND = {
     "two towers": (tokens(BLOCK, towers=((BLOCK,), (BLOCK, BLOCK)), join="sum"), 4),
     "cross-attention": (tokens(Res("plain", "cross_attention"), encoder=(BLOCK, BLOCK)), 3),
     "a write into the input": (tokens(BLOCK, start="written"), 1),
+    "a long skip behind a norm, around a chain that begins with one": (
+        tokens(Res("post_norm"), Long((Op("norm"), Res("plain")), tail=False)),
+        2,
+    ),
     "two towers that read each other": (images(BLOCK, Exchange(2), BLOCK), 6),
     "the first value in front of every layer": (tokens(*[BLOCK] * 4, injects=True), 4),
     "a residual of its own inside a branch that is added to nothing": (tokens(Op("lora", "inner_residual")), 1),

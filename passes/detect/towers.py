@@ -25,6 +25,8 @@ def foreign_adds(outer: Candidate, by_add: Mapping[int, Candidate], links: Mappi
     """Adds in the branch of `outer` that belong to a stream that starts elsewhere, however far back."""
     inside = outer.branch_nodes
     start = {outer.skip.base, *outer.skip.lifts}
+    if outer.add in links:  # a norm in between is read by both levels
+        start.add(links[outer.add].source)
     found: set[int] = set()
     for add in sorted(inside & by_add.keys()):
         base, link = by_add[add].skip.base, links.get(add)

@@ -1,4 +1,4 @@
-"""Kernels as users have them, for tests of what the quick compiler could change: bits, vectors, whole tiles."""
+"""Kernels as users have them, for tests of what the quick compiler could change: bits."""
 
 from collections.abc import Iterator
 

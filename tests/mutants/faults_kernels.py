@@ -51,6 +51,13 @@ KERNELS = (
         ("tests/kernels/test_rounding.py::test_a_step_and_its_backward_round_once",),
     ),
     Mutant(
+        "the C++ kernels shift streams the other way under circulant",
+        "kernels",
+        "gate * shifts.weights[(j - i + N) % N]",
+        "gate * shifts.weights[(i - j + N) % N]",
+        ("tests/kernels/cpu/test_launch.py::test_so_is_every_result_for_other_connections",),
+    ),
+    Mutant(
         "the C++ kernels round each term of the write",
         "kernels",
         "    for (int j = 0; j < M; ++j) total = fma(x[j], all<F>(at[i][j][t]), total);\n"

@@ -13,6 +13,13 @@ DETECT = (
         ("tests/passes/graph/test_ancestry.py::test_reach_and_between_are_those_of_networkx",),
     ),
     Mutant(
+        "a chain behind a norm is another tower than the long skip around it",
+        "detect",
+        "        start.add(links[outer.add].source)\n",
+        "        pass\n",
+        ("tests/test_fuzz.py::test_the_number_of_sites_counted_by_hand",),
+    ),
+    Mutant(
         "a subtracted skip is a skip",
         "detect",
         "if isinstance(skip, Skip) and any(o.negated for o in total.operands if o.node == skip.operand):",

@@ -79,7 +79,7 @@ def test_the_passes_take_a_number_of_calls_linear_in_the_graph(step):
         else:
             plan = make_plan(gm, config)
             per_node[layers] = calls_of(lambda gm=gm, p=plan, config=config: rewrite_graph(gm, p, config)) / nodes
-    assert per_node[24] <= 1.3 * per_node[6]  # a quadratic pass has 4
+    assert per_node[24] <= 1.2 * per_node[6]  # a quadratic pass has 4
 
 
 def test_meta_tensors_are_planned():
