@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import quick_compiler
+from tests.tables import runs_all
 from tests.where_time_goes import WhereTimeGoes
 
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
@@ -75,7 +76,7 @@ def without_kernels(pytestconfig: pytest.Config) -> Iterator[None]:
 
     `tests/kernels` holds those against the formulas; in `make exhaustive` the table runs with them, too.
     """
-    if "not exhaustive" not in pytestconfig.getoption("markexpr"):
+    if runs_all(pytestconfig):
         yield
         return
     with quick_compiler.no_compiler():

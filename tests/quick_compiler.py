@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tables import runs_all
+
 SCRIPT = Path(__file__).with_name("quick_c++")
 REAL = "MHC_REAL_CXX"
 """Where the script finds the compiler."""
@@ -21,7 +23,7 @@ def choose(config: pytest.Config) -> None:
     Inductor need not find out, with a program for each, which vector instructions compiler and processor have.
     """
     real = shutil.which("g++")
-    if "not exhaustive" in config.getoption("markexpr") and real and "CXX" not in os.environ:
+    if not runs_all(config) and real and "CXX" not in os.environ:
         os.environ |= {"CXX": str(SCRIPT), REAL: real, "TORCHINDUCTOR_VEC_ISA_OK": "1"}
 
 

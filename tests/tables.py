@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 
 
+def runs_all(config: pytest.Config) -> bool:
+    """Whether every entry of every table runs, as in `make exhaustive`."""
+    return "not exhaustive" not in config.getoption("markexpr")
+
+
 def also(*values: Any) -> list[Any]:
     """More entries of a table, for `make exhaustive`: kinds that differ little from those listed before them.
 

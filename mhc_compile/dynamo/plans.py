@@ -25,7 +25,7 @@ from mhc_compile.errors import (
     PatternWarning,
     RecompileLimitWarning,
 )
-from mhc_compile.programs.coverage import stay_plain
+from mhc_compile.programs.coverage import BROKEN_BRANCH, stay_plain
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 
@@ -203,12 +203,11 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
     """
     from mhc_compile.passes.plan.reasons import Reason
 
-    detail = "one operand comes from outside of this graph; if the other is its branch, a graph break lies inside it"
     outer = {n.name for n in gm.graph.nodes if any(operand.op == "placeholder" for operand in n.all_input_nodes)}
 
     def remarked(r: Rejection) -> Rejection:
         unclear = r.reason in (Reason.NOT_ANCESTOR, Reason.NO_WEIGHT) and r.add in outer and not r.detail
-        return replace(r, detail=detail) if unclear else r
+        return replace(r, detail=BROKEN_BRANCH) if unclear else r
 
     return replace(plan, rejected=tuple(map(remarked, plan.rejected)))
 

@@ -17,6 +17,9 @@ from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.twin.owned import Owner
 from mhc_compile.wording import names_text
 
+BROKEN_BRANCH = "one operand comes from outside of this graph; if the other is its branch, a graph break lies inside it"
+"""What a rejection says where a graph does not hold the whole call."""
+
 _NO_FORWARD = nn.Module.forward
 """That of containers, which nobody calls."""
 
@@ -96,15 +99,18 @@ def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> Non
 
 
 def stay_plain(owner: Owner, plan: Plan) -> list[str]:
-    """Keys of the sites without parameters whose sums the example inputs had, and that were left alone there.
+    """Keys of the sites without parameters whose sums the example inputs had, with a graph break inside the branch.
 
     A branch breaks the graph of one kind of call only, such as a function with a derivative of its own where gradients
     are recorded. The sum then is the same in all calls: as in the plan that the user has seen. Of code behind a break
     the module may not be known, and one graph serves all layers that are alike.
     """
-    rejected = {(_alike(r.module), r.location) for known in owner._mhc.plans for r in known.rejected if r.location}
     new = [site for site in plan.sites if site.key not in owner.hyper_connections.itself]
-    return [site.key for site in new if rejected & {(_alike(site.module), site.location), ("", site.location)}]
+    if not new:
+        return []
+    rejected = (r for known in owner._mhc.plans for r in known.rejected)
+    broken = {(_alike(r.module), r.location) for r in rejected if r.detail == BROKEN_BRANCH}
+    return [site.key for site in new if broken & {(_alike(site.module), site.location), ("", site.location)}]
 
 
 def _alike(path: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -109,24 +110,21 @@ def _add(
 
 def plan_of_whole(captured: Captured, owner: Served) -> Plan:
     """The plan of another call of the model; what was left alone in the example inputs is left alone in it."""
-    config, plan = owner._mhc.config, plan_of(captured, owner._mhc.config, owner._mhc.plans)
-    while others := tuple(stay_plain(owner, plan)):
-        config = replace(config, exclude=(*config.exclude, *others))
-        plan = plan_of(captured, config, owner._mhc.plans)
-    return plan
+    return _plan_without(captured, owner, owner._mhc.config, partial(stay_plain, owner))
 
 
 def plan_of_part(captured: Captured, owner: Served) -> Plan:
     """The plan of a module that is called alone: the sites that it has in the whole model, and no others."""
-    from mhc_compile.passes.order import make_plan
-
     everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
-    known = list(weights_of(owner._mhc.plans).items())
-    exclude: tuple[str, ...] = ()
-    plan = make_plan(captured.gm, everything, known=known)
-    while others := tuple(site.key for site in plan.sites if site.key not in owner.hyper_connections.itself):
-        exclude += others  # what a site left out displaced comes back
-        plan = make_plan(captured.gm, replace(everything, exclude=exclude), known=known)
+    known = owner.hyper_connections.itself
+    return _plan_without(captured, owner, everything, lambda plan: [s.key for s in plan.sites if s.key not in known])
+
+
+def _plan_without(captured: Captured, owner: Served, config: Config, unwanted: Callable[[Plan], Iterable[str]]) -> Plan:
+    plan = plan_of(captured, config, owner._mhc.plans)
+    while others := tuple(unwanted(plan)):  # what a site left out displaced comes back
+        config = replace(config, exclude=(*config.exclude, *others))
+        plan = plan_of(captured, config, owner._mhc.plans)
     return plan
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +19,7 @@ from mhc_compile.passes.plan.data import Plan
 from mhc_compile.verification.formulas import formulas_of
 from tests.fuzz.network import Model, build
 from tests.fuzz.spec import Network, expected_sites
+from tests.seeded import seeded
 
 BOUND, MOVED = 1e-10, 1e-8
 _NOISE = 0.3  # how far new parameters are moved, which stands for training
@@ -73,10 +73,10 @@ def check_moved(net: Network, gm: fx.GraphModule, rewritten: nn.Module, plan: Pl
         for training in (False, True):
             for module in (plain, rewritten):
                 without_dropout(module.train(training))
-            expected = _seeded(lambda: formulas_of(plain, plan, config, new).run(*copies(inputs)))
+            expected = seeded(lambda: formulas_of(plain, plan, config, new).run(*copies(inputs)))
             compare(
                 expected,
-                _seeded(lambda: rewritten(*copies(inputs))),
+                seeded(lambda: rewritten(*copies(inputs))),
                 f"moved, {'train' if training else 'eval'} mode: ",
                 MOVED,
             )
@@ -140,7 +140,7 @@ def check_plan(net: Network, plan: Plan, float_adds: int) -> None:
 def check_preserved(model: Model, rewritten: nn.Module, inputs: Sequence[Tensor]) -> None:
     """The rewritten model computes what the model does, in the mode both are in."""
     with torch.no_grad():
-        before, after = (_seeded(lambda m=m: tuple(m(*copies(inputs)))) for m in (model, rewritten))
+        before, after = (seeded(lambda m=m: tuple(m(*copies(inputs)))) for m in (model, rewritten))
     compare(before, after)
 
 
@@ -188,11 +188,6 @@ def without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-
-
-def _seeded(call: Callable[[], Any]) -> Any:
-    torch.manual_seed(0)
-    return call()
 
 
 def _loss(outputs: Sequence[Tensor]) -> Tensor:

@@ -68,6 +68,11 @@ def _own_streams(m: Step, x: Tensor, f: Function, mask: Tensor, position: Tensor
     return streams.mean(1)
 
 
+def _drawn_for_samples(m: Step, mask: Tensor) -> Tensor:
+    """Zero would do: then, by chance, no gradient reaches what lies in front of it in one of the steps."""
+    return mask.new_empty(m.family.of_samples).bernoulli_(0.5).clamp(min=0.1)
+
+
 Compute = Callable[[Step, Tensor, Function, Tensor, Tensor], Tensor]
 
 PASS: dict[str, Compute] = {
@@ -92,7 +97,7 @@ PASS: dict[str, Compute] = {
     "unit length": lambda m, x, f, mask, pos: F.normalize(x, dim=m.family.axis),
     "padded and cut": _padded_and_cut,
     "noise": lambda m, x, f, mask, pos: x + 0.1 * torch.randn_like(x, memory_format=torch.contiguous_format),
-    "dropped samples": lambda m, x, f, mask, pos: x * mask.new_empty(m.family.of_samples).bernoulli_(0.5),
+    "dropped samples": lambda m, x, f, mask, pos: x * _drawn_for_samples(m, mask),
     "dropped tokens": lambda m, x, f, mask, pos: (F.dropout2d if m.family.images else F.dropout1d)(x, 0.3),
 }
 """Liftable: a chain goes on. No sites; `f` is not used."""

@@ -25,6 +25,7 @@ from tests.fuzz.checks import FuzzError, Values, compare, copies, without_dropou
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build
 from tests.fuzz.spec import Network, expected_sites
+from tests.seeded import seeded
 from tests.zoo.doors import parameters_inside, whole_doors
 
 BOUND, RATE, NOISE = 1e-8, 1e-2, 0.3
@@ -89,13 +90,13 @@ class Pair:
             Values(gm).run(*copies(self.inputs))
         gm = normalise(gm)
         plan = make_plan(gm, self.config)
-        return formulas_of(gm, plan, self.config, parameters).run(*copies(self.inputs))
+        return seeded(lambda: formulas_of(gm, plan, self.config, parameters).run(*copies(self.inputs)))
 
     def check(self, what: str) -> None:
         """Call both. Statistics stay as they are: the oracle takes those of each stream one by one."""
         with _buffers_kept(self.model, self.plain):
             expected = self.expected(self.model.hyper_connections)
-            compare(expected, self.model(*copies(self.inputs)), f"after {what}: ", BOUND)
+            compare(expected, seeded(lambda: self.model(*copies(self.inputs))), f"after {what}: ", BOUND)
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def _call_part(pair: Pair, index: int, value: float) -> None:
     new = pair.model.hyper_connections
     chosen = {key: new[key] if {id(p) for p in new[key].parameters()} <= moved else pair.initial[key] for key in new}
     with _buffers_kept(outer, pair.plain):
-        compare(pair.expected(chosen), outer(*copies(pair.inputs)), f"{path} from outside: ", BOUND)
+        compare(pair.expected(chosen), seeded(lambda: outer(*copies(pair.inputs))), f"{path} from outside: ", BOUND)
 
 
 def _without_gradients(pair: Pair, index: int, value: float) -> None:

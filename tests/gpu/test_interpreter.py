@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.tables import runs_all
+
 FOLDER = Path(__file__).parent / "interpreter"
 
 
 @pytest.mark.slow
 def test_kernels_run_in_the_interpreter(pytestconfig: pytest.Config) -> None:
-    all_entries = "not exhaustive" not in pytestconfig.getoption("markexpr")
-    chosen = "" if all_entries else "not exhaustive"
+    chosen = "" if runs_all(pytestconfig) else "not exhaustive"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", chosen, str(FOLDER)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from mhc_compile.errors import CaptureError
 from mhc_compile.passes.plan.reasons import Reason
 from tests.moved import Net, X, moved
 from tests.toy_models import Block
@@ -98,14 +100,36 @@ class Squared(Block):
         return x + self.down(Product.apply(h, h))
 
 
-def test_what_is_left_alone_where_gradients_are_recorded_is_so_without_them():
-    class Partly(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks[1] = Squared()
+class Partly(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[1] = Squared()
 
+
+def test_what_is_left_alone_where_gradients_are_recorded_is_so_without_them():
     t = moved(Partly())
     assert [site.key for site in t.mhc_plan.sites] == ["blocks.0"]
-    with torch.no_grad():
-        assert_close(t(X), t(X.clone().requires_grad_()).detach())
-        assert_close(t(X[:2]), t(X)[:2])
+    expected = t(X.clone().requires_grad_()).detach()
+    for training in (True, False):
+        t.train(training)
+        with torch.no_grad():
+            assert_close(t(X), expected)
+            assert_close(t(X[:2]), expected[:2])
+
+
+class Switched(Partly):
+    deep = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.extra(x) if self.deep else x)
+
+
+def test_a_sum_that_the_example_inputs_did_not_have_is_asked_for_still():
+    t = moved(Switched())
+    t.deep = True
+    with torch.no_grad(), pytest.raises(CaptureError, match="extra, which was not there"):
+        t(X)

@@ -120,8 +120,8 @@ MODEL = (
     Mutant(
         "what was left alone where a graph breaks is asked for where none does",
         "model",
-        "    return [site.key for site in new if rejected & ",
-        "    return [site.key for site in () if rejected & ",
+        "    return [site.key for site in new if broken & ",
+        "    return [site.key for site in () if broken & ",
         ("tests/model/test_derivatives.py::test_what_is_left_alone_where_gradients_are_recorded_is_so_without_them",),
     ),
     Mutant(

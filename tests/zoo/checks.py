@@ -16,6 +16,7 @@ from torch import nn
 from mhc_compile.errors import GraphBreakError, NothingToTransformWarning
 from mhc_compile.passes.plan.reasons import Reason
 from mhc_compile.verification.compare import distance
+from tests.seeded import seeded
 from tests.zoo.build import EXPECTED
 from tests.zoo.build import build as build_zoo
 from tests.zoo.compare import cast, computes_in_float32, off_by_one, random_loss, without_dropout
@@ -107,8 +108,8 @@ class _Run:
     ) -> None:
         """Compare the outputs of both models: the transformation must not change any at initialisation."""
         with torch.no_grad():
-            reference = _seeded(lambda: model(*args, **kwargs))
-            result = _seeded(lambda: transformed(*args, **kwargs))
+            reference = seeded(lambda: model(*args, **kwargs))
+            result = seeded(lambda: transformed(*args, **kwargs))
         error = distance(reference, result)
         self.result = replace(self.result, errors={**self.result.errors, name: error})
         if not self.kept and math.isfinite(error):
@@ -124,8 +125,8 @@ class _Run:
         """
         wide, single = copy.deepcopy(model).float(), (cast(args, torch.float32), cast(kwargs, torch.float32))
         with torch.no_grad():
-            exact = cast(_seeded(lambda: wide(*single[0], **single[1])), torch.bfloat16)
-            own = max(distance(exact, _seeded(lambda m=m: m(*args, **kwargs))) for m in (model, off_by_one(model)))
+            exact = cast(seeded(lambda: wide(*single[0], **single[1])), torch.bfloat16)
+            own = max(distance(exact, seeded(lambda m=m: m(*args, **kwargs))) for m in (model, off_by_one(model)))
         if near := distance(exact, result) <= own:
             self._note(f"the model itself is {own:.0e} off in bfloat16, and so far the result may be")
         return near
@@ -210,8 +211,3 @@ def dead_count(model: nn.Module) -> int:
 def has_gradient(parameter: torch.Tensor) -> bool:
     """Whether its gradient is there and not all zero."""
     return parameter.grad is not None and bool(parameter.grad.count_nonzero())
-
-
-def _seeded(call: Callable[[], Any]) -> Any:
-    torch.manual_seed(0)
-    return call()

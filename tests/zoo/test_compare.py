@@ -5,7 +5,7 @@ from torch import nn
 
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import build
-from tests.zoo.compare import cast, computes_in_float32, without_dropout
+from tests.zoo.compare import cast, computes_in_float32, off_by_one, without_dropout
 
 
 def test_casting_leaves_integers_alone():
@@ -17,6 +17,15 @@ def test_rounding_to_float32_inside_double_precision_is_noticed():
     x = torch.ones(2, dtype=torch.float64)
     assert computes_in_float32(lambda: x.float().double())
     assert not computes_in_float32(lambda: x.softmax(0) + 1)
+
+
+def test_weights_are_off_by_one_unit_in_the_last_place_and_those_of_the_model_stay():
+    layer = nn.Linear(30, 30).bfloat16()
+    before = layer.weight.clone()
+    off = off_by_one(layer).weight
+    assert torch.equal(layer.weight, before) and off.dtype == torch.bfloat16
+    unit = torch.finfo(torch.bfloat16).eps * before.abs()
+    assert 0.2 < (off != before).float().mean() < 0.8 and bool(((off - before).abs() <= unit).all())
 
 
 def test_without_dropout_a_training_model_is_deterministic():
