@@ -186,7 +186,7 @@ DYNAMO = (
     Mutant(
         "an add cut by a break has no reason of its own",
         "dynamo",
-        "        return replace(r, detail=detail) if unclear else r\n",
+        "        return replace(r, detail=BROKEN_BRANCH) if unclear else r\n",
         "        return r\n",
         ("tests/dynamo/test_graph_breaks.py::test_a_residual_around_a_break_is_left_alone_and_the_report_says_why",),
     ),
