@@ -156,6 +156,7 @@ def test_a_call_is_observed_and_what_has_not_moved_is_named(connection: str):
 def test_parallel_lanes_are_two_static_streams_whatever_n_says():
     lanes, static = made("parallel-lanes", n=4), made("hc-static", n=2)
     assert lanes.mhc_plan.n == 2
+    assert {tuple(lanes.hyper_connections[s.key].static_pre.tolist()) for s in lanes.mhc_plan.sites} == {(1, 0), (0, 1)}
+    assert (move(lanes)(X) - static(X)).abs().max() > 1e-2
     static.load_state_dict({k: v for k, v in lanes.state_dict().items() if "extra_state" not in k}, strict=False)
     assert torch.equal(lanes(X), static(X))
-    assert {tuple(lanes.hyper_connections[s.key].static_pre.tolist()) for s in lanes.mhc_plan.sites} == {(1, 0), (0, 1)}

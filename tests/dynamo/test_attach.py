@@ -23,11 +23,6 @@ from tests.dynamo.towers import TRAIN, distance, eager, inputs, randomise, tower
 from tests.toy_models import WIDTH, Block, Normalised
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class Skipped(Block):
     """A block that Dynamo is told to leave alone."""
 

@@ -16,11 +16,6 @@ from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 # In training, the next test has every inner backend; `test_backend_modes.py` has Inductor without gradients.
 @pytest.mark.parametrize(
     ("inner", "training"),

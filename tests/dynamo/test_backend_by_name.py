@@ -10,11 +10,6 @@ from tests.dynamo.towers import distance, inputs, randomise, tower
 from tests.toy_models import WIDTH
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class TestByName:
     """`backend="mhc"`: nothing but the model remembers anything."""
 

@@ -18,11 +18,6 @@ from mhc_compile.errors import (
 from tests.dynamo.towers import TRAIN, distance, eager, in_advance, inputs, randomise, tower
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class TestCheckpoints:
     def test_one_of_transform_loads_and_back(self) -> None:
         model, x = tower(), inputs()

@@ -18,11 +18,6 @@ LAYERS = 2
 KEYS = [f"model.layers.{i}.{part}" for i in range(LAYERS) for part in ("self_attn", "mlp")]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 def llama(layers: int = LAYERS) -> nn.Module:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

@@ -18,11 +18,6 @@ from tests.tables import also
 from tests.toy_models import Tower
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize("inner", ["eager", "aot_eager", *also("inductor")])  # autocast is gone behind AOTAutograd
 def test_autocast_bf16_finds_the_same_sites_and_keeps_parameters_in_fp32(inner: str) -> None:
     model, x = tower().float(), inputs().float()

@@ -17,11 +17,6 @@ from tests.tables import also
 from tests.toy_models import Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class Checkpointed(nn.Module):
     """Blocks under activation checkpointing, as trainers wrap them."""
 

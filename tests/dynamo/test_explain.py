@@ -17,11 +17,6 @@ from tests.dynamo.towers import inputs, tower
 from tests.toy_models import WIDTH, Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 def test_one_graph_is_the_plan_of_the_dry_run() -> None:
     model, x = tower(), inputs()
     found = mhc_compile.explain(model, x)

@@ -17,11 +17,6 @@ from tests.dynamo.towers import inputs, tower
 from tests.tables import also
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class Counting:
     """An inner backend that counts what it compiles."""
 

@@ -15,11 +15,6 @@ from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize(("kind", "keys"), [(Halves, HALVES), (Loop, LOOP)])
 @pytest.mark.parametrize("inner", ["eager", "aot_eager"])
 def test_the_function_is_kept_and_every_site_is_found(kind: type[nn.Module], keys: list[str], inner: str) -> None:

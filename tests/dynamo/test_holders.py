@@ -13,11 +13,6 @@ from tests.tables import also
 from tests.toy_models import Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class Wrapper(nn.Module):
     """A model inside another, with a block behind it or without."""
 

@@ -7,15 +7,9 @@ import gc
 import pickle
 import weakref
 
-import pytest
 import torch
 
 from tests.dynamo.towers import TRAIN, distance, eager, inputs, randomise, tower
-
-
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
 
 
 class TestReplaced:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import mhc_compile
 from mhc_compile.config import Config
@@ -12,11 +11,6 @@ from mhc_compile.dynamo.plans import check_cut
 from mhc_compile.errors import DDPOptimizerError, GraphBreakError
 from tests.dynamo.breaking import HALVES, Halves, made
 from tests.dynamo.towers import inputs, tower
-
-
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
 
 
 def keys_of(**options: object) -> list[str]:

@@ -11,11 +11,6 @@ from tests.dynamo.towers import distance, in_advance, inputs, randomise, tower
 from tests.toy_models import Block
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class TestNested:
     """One rewriting, never none and never two."""
 

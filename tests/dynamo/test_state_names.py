@@ -18,11 +18,6 @@ from tests.tables import also
 from tests.toy_models import WIDTH
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 class TwoLayers(nn.Module):
     """A residual block whose first weight may be another block's."""
 

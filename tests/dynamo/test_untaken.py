@@ -19,11 +19,6 @@ from tests.dynamo.breaking import Loop, made
 from tests.dynamo.towers import TRAIN, eager, in_advance, inputs, randomise, tower
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch.compiler.reset()
-
-
 def fail_on_ours() -> None:
     """PyTorch has warnings of its own behind a graph break."""
     for category in (UnusedParametersWarning, PatternWarning):
