@@ -21,7 +21,9 @@ def documented(section: str) -> set[str]:
 
 
 def written() -> dict[str, Any]:
-    return json.loads(hand.plan([hand.transformer(2)], (hand.rejection("mask"),)).to_json())
+    chain = hand.transformer(2)
+    segment = hand.segment(0, chain, readouts=(hand.readout(chain[-1], "norm", parameters=1000),))
+    return json.loads(hand.plan([chain], (hand.rejection("mask"),), segments=(segment,)).to_json())
 
 
 @pytest.mark.parametrize("section", ["Plan", "Site", "Rejection", "Segment", "Readout", "Step", "Totals"])
@@ -50,5 +52,7 @@ def test_the_version_is_documented() -> None:
 
 def test_totals_follow_from_the_rest() -> None:
     plan = written()
-    assert plan["totals"]["parameters"] == sum(site["parameters"] for site in plan["sites"])
+    readouts = [readout for segment in plan["segments"] for readout in segment["readouts"]]
+    assert {readout["parameters"] for readout in readouts} != {0}
+    assert plan["totals"]["parameters"] == sum(part["parameters"] for part in plan["sites"] + readouts)
     assert plan["float_adds"] == sum(len(part["adds"]) for part in plan["sites"] + plan["rejected"])

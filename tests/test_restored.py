@@ -46,9 +46,13 @@ def test_a_checkpoint_says_what_it_was_made_with(form, tmp_path):
     assert made.note == f"weights of {path}"
 
 
-def test_a_sum_is_restored():
-    model = trained(reduce="sum", init="random")
-    assert model.mhc_plan.reduce == "sum"
+@pytest.mark.parametrize("reduce", ["sum", *also("learned")])
+def test_how_streams_are_read_out_is_restored(reduce, tmp_path):
+    model = trained(reduce=reduce, init="random")
+    checkpoint.save(model.state_dict(), tmp_path / "x.pt")
+    made = restored(Tower(2).eval(), INPUTS, {}, tmp_path / "x.pt")
+    assert made.model.mhc_plan.reduce == reduce
+    torch.testing.assert_close(made.model(X), model(X), rtol=0, atol=0)
 
 
 def test_a_plain_checkpoint_is_the_start(tmp_path):

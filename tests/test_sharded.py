@@ -131,7 +131,9 @@ def test_the_wrong_model_is_refused_before_anything_is_loaded(tmp_path, options)
 
 
 def test_a_checkpoint_of_the_original_model_is_upcycled(tmp_path):
+    torch.manual_seed(5)
     plain, twin = Tower(), transformed()
+    assert not torch.equal(plain.stem.weight, twin.stem.weight)
     sharded.save({"model": plain.state_dict()}, tmp_path / "plain")
     state = {"model": twin.state_dict()}
     sharded.load(state, tmp_path / "plain")

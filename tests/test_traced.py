@@ -14,6 +14,7 @@ from mhc_compile.errors import (
     NotAModuleError,
     NothingToTransformWarning,
 )
+from tests.moved import move
 from tests.toy_models import WIDTH, Tower
 
 X = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -37,6 +38,7 @@ def test_dialects(make, inputs):
     code, names = gm.code, list(gm.state_dict())
     new, plan = mhc_compile.rewrite(gm, n=2, example_inputs=inputs)
     assert len(plan.sites) == 3 and close(new(X), gm(X))
+    assert not close(move(new)(X), gm(X))
     assert gm.code == code and list(gm.state_dict()) == names
     assert set(names) < set(new.state_dict()) and set(new.hyper_connections) == {s.key for s in plan.sites}
 
@@ -46,6 +48,7 @@ def test_make_fx():
     gm = make_fx(lambda x: model(x))(X)
     new, plan = mhc_compile.rewrite(gm, n=2)
     assert len(plan.sites) == 3 and close(new(X), model(X))
+    assert not close(move(new)(X), model(X))
 
 
 def test_parameters_are_shared_with_the_given_graph():
@@ -58,7 +61,7 @@ def test_parameters_are_shared_with_the_given_graph():
 def test_new_parameters_learn():
     new, _ = mhc_compile.rewrite(symbolic(), n=2, example_inputs=X)
     new(X).square().mean().backward()
-    assert any(p.grad is not None for p in new.hyper_connections.parameters())
+    assert all(p.grad is not None for p in new.hyper_connections.parameters())
 
 
 def test_graph_without_shapes_needs_inputs():

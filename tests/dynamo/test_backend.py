@@ -107,7 +107,7 @@ def test_batch_and_length_cost_one_recompile_each() -> None:
     for sizes in ((2, 8), (3, 8), (3, 9), (5, 11), (7, 20)):
         x = inputs(*sizes)
         assert distance(compiled(x), model(x)) <= 1e-10
-    assert len(backend.records) <= 3
+    assert 1 <= len(backend.records) <= 3
 
 
 def test_model_compile_in_place() -> None:

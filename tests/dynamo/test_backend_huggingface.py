@@ -62,7 +62,7 @@ def test_batch_and_length_cost_one_recompile_each() -> None:
     compiled = torch.compile(model, backend=backend)
     for size in ((2, 8), (3, 8), (3, 9), (7, 20)):
         compiled(ids(*size), use_cache=False)
-    assert len(backend.records) <= 3
+    assert 1 <= len(backend.records) <= 3
 
 
 def test_methods_run_with_hyper_connections_once_the_backend_is_attached() -> None:

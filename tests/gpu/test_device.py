@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 import mhc_compile
 from mhc_compile.verification.compare import distance
 from tests.gpu import models
+from tests.moved import move
 from tests.zoo.build import build
 from tests.zoo.compare import random_loss, without_dropout
 
@@ -57,15 +58,20 @@ def test_half_precision_models_stay_near(dtype: torch.dtype, way: str) -> None:
 @pytest.mark.parametrize("way", ["eager", "compiled", "cuda graphs"])
 def test_recomputation_changes_no_gradient(way: str) -> None:
     model, (x,) = models.plain(64, depth=6)
-    model = mhc_compile.transform(model, 4, example_inputs=(x,), init="random", recompute=3)
-    assert_right(model, x, WAYS[way], TOLERANCE)
+    options = {"example_inputs": (x,), "init": "random"}
+    kept = mhc_compile.transform(copy.deepcopy(model), 4, **options)
+    model = mhc_compile.transform(model, 4, recompute=3, **options)
+    kept.load_state_dict(model.state_dict())
+    assert_right(model, x, WAYS[way], TOLERANCE, reference=kept)
 
 
 @pytest.mark.slow
 def test_the_backend_computes_what_the_transformed_model_does() -> None:
     model, (x,) = models.plain(64)
-    transformed = mhc_compile.transform(copy.deepcopy(model), 4, example_inputs=(x,)).cuda()
-    compiled = torch.compile(model.cuda(), backend=mhc_compile.backend(n=4))
+    transformed = move(mhc_compile.transform(copy.deepcopy(model), 4, example_inputs=(x,))).cuda()
+    backend = mhc_compile.backend(n=4)
+    backend.attach(model, (x,))
+    compiled = torch.compile(move(model).cuda(), backend=backend)
     assert distance(transformed(x.cuda()), compiled(x.cuda())) <= TOLERANCE
 
 
@@ -111,9 +117,15 @@ def _losses(model: nn.Module, x: Tensor, scaled: bool) -> list[float]:
     return losses
 
 
-def assert_right(model: nn.Module, x: Tensor, way: Callable[[nn.Module], Any], tolerance: float) -> None:
-    """Output and gradients of the model on a GPU beside its own in fp64 on the CPU."""
-    exact, model, x = copy.deepcopy(model).double(), model.cuda(), x.cuda()
+def assert_right(
+    model: nn.Module,
+    x: Tensor,
+    way: Callable[[nn.Module], Any],
+    tolerance: float,
+    reference: nn.Module | None = None,
+) -> None:
+    """Output and gradients of the model on a GPU beside those of `reference`, or its own, in fp64 on the CPU."""
+    exact, model, x = copy.deepcopy(model if reference is None else reference).double(), model.cuda(), x.cuda()
     called = way(model)
     for _ in range(3):  # CUDA graphs are recorded in the second call and replayed in the third
         model.zero_grad(set_to_none=True)

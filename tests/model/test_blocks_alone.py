@@ -90,4 +90,5 @@ def test_a_module_with_two_names_is_the_same_through_both():
     t = moved(Shared())
     with warnings.catch_warnings():
         warnings.simplefilter("error", mhc_compile.errors.MissingSitesWarning)
-        assert_close(t.again(X), t.blocks[0](X))
+        assert t.again is t.blocks[0]
+        t.again(X)

@@ -11,6 +11,7 @@ from mhc_compile.errors import CaptureError
 from mhc_compile.model import retrace
 from mhc_compile.programs import variants
 from tests.model.towers import X, close, programs, transformed
+from tests.moved import move
 from tests.tables import also
 from tests.toy_models import WIDTH, Block, Forked, Normalised, Tokens
 
@@ -21,12 +22,14 @@ def test_other_arguments_are_traced_when_they_come():
     mask[0] = 0
     plain = mhc_compile.revert(twin)
     assert close(twin(X, mask=mask), plain(X, mask=mask)) and programs(twin) == 3
-    assert close(twin(X, gain=2.0), plain(X, gain=2.0)) and programs(twin) == 4
-    assert close(twin(X[:1]), plain(X[:1])) and programs(twin) == 5
+    alone = move(twin)(X)
+    assert not close(alone, plain(X)) and not close(twin(X, mask=mask), plain(X, mask=mask))
+    assert close(twin(X, gain=2.0), 2 * alone) and programs(twin) == 4
+    assert close(twin(X[:1]), alone[:1]) and programs(twin) == 5
     twin(X, gain=2.0)
     assert programs(twin) == 5
     for gain in (1.0, 3.0):  # a number that changes is for Dynamo
-        assert close(twin(X[:1], gain=gain), plain(X[:1], gain=gain)) and programs(twin) == 5
+        assert close(twin(X[:1], gain=gain), gain * alone[:1]) and programs(twin) == 5
 
 
 def test_labels_given_later_change_the_output_structure():
@@ -36,6 +39,8 @@ def test_labels_given_later_change_the_output_structure():
     assert set(twin(ids)) == {"hidden"}
     out, expected = twin(ids, labels=torch.ones(2, 3)), model(ids, labels=torch.ones(2, 3))
     assert set(out) == set(expected) and close(out["loss"], expected["loss"])
+    out = move(twin)(ids, labels=torch.ones(2, 3))
+    assert close(out["hidden"], twin(ids)["hidden"]) and not close(out["hidden"], expected["hidden"])
 
 
 def test_gradient_mode_never_leaks():
@@ -56,7 +61,8 @@ def test_frozen_batch_norm_has_its_own_graph():
     twin.train()
     twin.bn.eval()
     mean = twin.bn.running_mean.clone()
-    assert close(twin(x), mhc_compile.revert(twin)(x))
+    plain = mhc_compile.revert(twin)
+    assert close(twin(x), plain(x)) and not close(move(twin)(x), plain(x))
     assert torch.equal(twin.bn.running_mean, mean)
     twin.bn.train()
     twin(x)
@@ -65,11 +71,11 @@ def test_frozen_batch_norm_has_its_own_graph():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, *also(torch.float16)])
 def test_cast_after_transform(dtype):
-    twin = transformed().eval().to(dtype)
-    plain = mhc_compile.revert(twin)
-    out = twin(X.to(dtype))
+    twin = move(transformed().eval())
+    before = twin(X)
+    out = twin.to(dtype)(X.to(dtype))
     assert out.dtype == dtype
-    assert torch.allclose(out.float(), plain(X.to(dtype)).float(), rtol=0.1, atol=0.1)
+    assert torch.allclose(out.float(), before, rtol=0.1, atol=0.1)
 
 
 def test_a_dtype_that_the_model_asks_its_parameters_for_is_no_constant():
@@ -92,6 +98,9 @@ def test_replaced_parameter_is_seen():
     twin.head.bias = nn.Parameter(torch.full((WIDTH,), 7.0))
     twin.blocks[0] = Block()
     assert close(twin(X), mhc_compile.revert(twin)(X)) and programs(twin) == 3
+    seven = move(twin)(X)
+    twin.head.bias = nn.Parameter(torch.full((WIDTH,), 8.0))
+    assert close(twin(X), seven + 1)
 
 
 def test_call_that_needs_unknown_sites_is_an_error_that_says_what_to_do():

@@ -8,6 +8,7 @@ import torch
 import mhc_compile
 from mhc_compile.errors import NotPreservingWarning
 from tests.model.towers import X, close, transformed
+from tests.moved import move
 from tests.tables import also
 from tests.toy_models import WIDTH
 
@@ -28,22 +29,20 @@ def test_compiled_call_of_a_new_kind_says_to_run_it_once():
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="call the model once before compiling"):
         compiled(X, gain=2.0)
-    twin(X, gain=2.0)
-    assert close(compiled(X, gain=2.0), twin(X, gain=2.0))
+    move(twin)(X, gain=2.0)
+    assert close(compiled(X, gain=2.0), 2 * twin(X))
 
 
 def test_compiled_without_fullgraph_traces_the_new_kind_itself():
     torch._dynamo.reset()
-    twin = transformed()
-    assert close(torch.compile(twin, backend="eager")(X, gain=2.0), twin(X, gain=2.0))
+    twin = move(transformed())
+    assert close(torch.compile(twin, backend="eager")(X, gain=2.0), 2 * twin(X))
 
 
 def test_what_was_compiled_in_place_does_not_follow_its_copy():
     twin = transformed()
     twin.compile(backend="eager")
-    with torch.no_grad():
-        for parameter in twin.hyper_connections.parameters():
-            parameter.add_(torch.randn_like(parameter))
+    move(twin)
     with pytest.warns(NotPreservingWarning):
         plain = mhc_compile.revert(twin)
     assert plain._compiled_call_impl is None

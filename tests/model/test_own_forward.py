@@ -8,6 +8,7 @@ import torch
 import mhc_compile
 from mhc_compile.errors import DeferredForwardError
 from tests.model.towers import X, close, transformed
+from tests.moved import move
 from tests.toy_models import Tower
 
 
@@ -31,7 +32,7 @@ def test_forward_set_on_the_instance_is_honoured():
 
 
 def test_a_class_derived_from_that_of_the_result_does_its_own_around_the_program():
-    twin = transformed(Tower())
+    twin = move(transformed(Tower()))
     before = twin(X)
 
     class Tripled(type(twin)):

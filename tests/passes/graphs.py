@@ -24,8 +24,6 @@ from mhc_compile.verification.formulas import formulas_of
 from tests.passes.layers import Net, tokens
 from tests.passes.shapes import SHAPES
 
-FRONT_ENDS = ("dynamo", "symbolic", "export")
-
 
 def traced(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic") -> fx.GraphModule:
     """The model's graph with a fake value on every node."""
@@ -85,7 +83,9 @@ def error(new: Any, old: Any) -> float:
     """Largest error of any output, in units of the root mean square of that output."""
     pairs = list(zip(flat(new), flat(old), strict=True))
     assert pairs
-    return max(float((a - b).detach().abs().max() / b.detach().square().mean().sqrt()) for a, b in pairs)
+    assert [a.shape for a, _ in pairs] == [b.shape for _, b in pairs]
+    errors = [((a - b).abs().max() / b.square().mean().sqrt()).detach() for a, b in pairs]
+    return float(torch.stack(errors).max())  # not Python's, which loses a NaN behind a number
 
 
 def preserved(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **options: Any) -> tuple[float, Plan]:
@@ -98,11 +98,6 @@ def preserved(model: nn.Module, *inputs: Tensor, front_end: str = "symbolic", **
 def reasons(plan: Plan) -> list[str]:
     """Names of the reasons of all rejected sums, in graph order."""
     return [r.reason.name for r in plan.rejected]
-
-
-def node_named(gm: fx.GraphModule, name: str) -> fx.Node:
-    """The node called `name`."""
-    return next(n for n in gm.graph.nodes if n.name == name)
 
 
 def build(make: Callable[[fx.Graph], Any], **inputs: Tensor) -> fx.GraphModule:

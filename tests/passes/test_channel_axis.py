@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mhc_compile.passes.plan.reasons import Reason
+from tests.moved import move
 from tests.passes.graphs import found
 from tests.passes.layers import Mlp, Net, images, tokens, vector
 
@@ -66,3 +67,7 @@ def test_a_picture_of_another_size_is_taken_where_the_plain_model_takes_one():
     new = transform(model, n=4, example_inputs=(images(),))
     other = tokens(2, 8, 6, 5)
     assert torch.allclose(new(other), model(other), rtol=1e-9, atol=1e-9)
+    there = transform(model, n=4, example_inputs=(other,))
+    there.load_state_dict(move(new).state_dict())
+    assert torch.allclose(new(other), there(other), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(new(other), model(other), rtol=1e-3)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import fx, nn
 
@@ -23,6 +26,22 @@ def test_every_pass_is_recorded_in_order() -> None:
     for before, after in zip(history.records, history.records[1:], strict=False):
         assert before.after == after.before
     assert history.records[-1].after == snapshot(gm)
+
+
+def test_no_work_is_done_between_the_passes() -> None:
+    """A record begins where the last one ended: what happened in between would be added to it."""
+    gm, config = capture(Tower(), (torch.randn(4, 5, WIDTH),)).gm, Config()
+    seen: list[object] = []
+
+    @contextmanager
+    def watch(name: str, graph: fx.GraphModule) -> Iterator[None]:
+        if seen:
+            assert snapshot(graph) == seen[-1], f"in front of {name}"
+        yield
+        seen.append(snapshot(graph))
+
+    rewrite_graph(gm, make_plan(gm, config, watch=watch), config, watch)
+    assert len(seen) == len(PASSES) and seen[0] != seen[-1]
 
 
 def test_a_watched_rewrite_is_the_rewrite() -> None:

@@ -69,7 +69,7 @@ def test_heights_and_widths_are_open_once_both_changed():
     t = moved(nn.Sequential(Convolved(), Convolved()), example_inputs=(torch.randn(2, 4, 6, 6),))
     for size in range(7, 17):
         t(torch.randn(2, 4, size, 30 - size))
-    assert programs(t) <= 3
+    assert programs(t) <= 3 and not t._mhc.entry("").kinds  # none is left to Dynamo
 
 
 def test_numbers_of_nodes_and_edges_are_open():
@@ -79,7 +79,7 @@ def test_numbers_of_nodes_and_edges_are_open():
     t = moved(Passed(), example_inputs=graph(5, 9))
     for nodes in range(6, 16):
         t(*graph(nodes, 40 - nodes))
-    assert programs(t) <= 3
+    assert programs(t) <= 3 and not t._mhc.entry("").kinds
 
 
 def test_nan_is_a_number_like_others():

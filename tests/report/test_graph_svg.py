@@ -72,8 +72,8 @@ def test_long_segments_wrap_and_every_box_lies_on_the_paper() -> None:
     boxes = of_class(root, "rect", "site")
     assert len(boxes) == 20
     assert len({box.get("y") for box in boxes}) > 1
-    right = max(float(box.get("x", 0)) + float(box.get("width", 0)) for box in boxes)
-    assert right < float(root.get("width", 0))
+    for start, size in (("x", "width"), ("y", "height")):
+        assert max(float(box.get(start, 0)) + float(box.get(size, 0)) for box in boxes) < float(root.get(size, 0))
 
 
 def test_boxes_of_a_row_do_not_overlap() -> None:

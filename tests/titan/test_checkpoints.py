@@ -19,7 +19,7 @@ from mhc_compile.torchtitan import CheckpointManager, with_hyper_connections
 from tests.titan.test_spec import built, configured, moved, plain_of
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def made():
     spec = configured(layers=1).model_spec
     plain, config = plain_of(spec)
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_the_plain_model_leaves_new_parameters_as_they_are(made,
 @pytest.mark.parametrize("with_streams", [False, True])
 def test_a_folder_for_hugging_face_is_loaded_with_and_without_new_parameters(made, tmp_path, with_streams):
     spec, model, plain, config = made
-    source = moved(built(spec)) if with_streams else plain
+    source = moved(moved(built(spec))) if with_streams else plain
     kind = spec.state_dict_adapter if with_streams else spec.state_dict_adapter.__mro__[1]
     state = kind(spec.model if with_streams else config, None).to_hf(source.state_dict())
     dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(tmp_path)), no_dist=True)

@@ -88,8 +88,11 @@ def test_gated_starts_as_qwen4_exp_does():
 
 @pytest.mark.parametrize("connection", ["hc", "hc-static"])
 def test_hyper_connections_start_as_their_paper_does_anyway(connection):
-    for name, value in ours(connection).items():
-        assert torch.equal(value, ours(connection, init="preserve")[name])
+    start, paper = ours(connection, init="preserve"), ours(connection)
+    assert all(torch.equal(paper[name], value) for name, value in start.items())
+    n = len(start["static_post"])
+    assert torch.equal(start["static_res"], torch.eye(n)) and torch.equal(start["static_post"], torch.ones(n))
+    assert start["static_pre"].tolist().count(1) == 1 and start["static_pre"].sum() == 1
 
 
 @pytest.mark.parametrize("connection", ["mhc-lite", "kronecker", "circulant"])

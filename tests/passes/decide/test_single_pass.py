@@ -36,17 +36,28 @@ def converted(model: nn.Module, **options: object) -> nn.Module:
     return mhc_compile.transform(model.eval(), n=n, **options)
 
 
-def by_formula(model: nn.Module, between: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    streams, before = X.expand(n, *X.shape), None
-    for i, f in enumerate(model.f):
-        site = model.hyper_connections[f"f.{i}"]
-        params = [site.phi, site.alpha, site.bias]
-        pre, post, R = manifold_coefficients(streams, params, n=n, axis=3, matrix=PROJECTIONS["sinkhorn"].matrix)
-        u = X if before is None else sum(before[k] * streams[k] for k in range(n))
-        y = torch.tanh(f(u))
-        written = [sum(R[i, j] * streams[j] for j in range(n)) + post[i] * y for i in range(n)]
-        streams, before = torch.stack([between(stream) for stream in written]), pre
-    return between(sum(before[k] * written[k] for k in range(n)))  # behind the last site there is one tensor again
+def weighted(weights: Tensor | list[Tensor], streams: Tensor) -> Tensor:
+    return sum(weights[k] * streams[k] for k in range(n))
+
+
+def site(model: nn.Module, i: int, streams: Tensor, u: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The streams that site `i` writes, whose branch reads `u`, and the weights that the next site reads them with."""
+    new = model.hyper_connections[f"f.{i}"]
+    params = [new.phi, new.alpha, new.bias]
+    pre, post, R = manifold_coefficients(streams, params, n=n, axis=3, matrix=PROJECTIONS["sinkhorn"].matrix)
+    y = torch.tanh(model.f[i](u))
+    return torch.stack([weighted(R[i], streams) + post[i] * y for i in range(n)]), pre
+
+
+def by_formula(
+    model: nn.Module, between: Callable[[Tensor], Tensor] = lambda x: x, tokens_move: bool = False
+) -> Tensor:
+    streams, u = X.expand(n, *X.shape), X
+    for i in range(len(model.f)):
+        written, pre = site(model, i, streams, u)
+        streams = torch.stack([between(stream) for stream in written])
+        u = streams.mean(0) if tokens_move else weighted(pre, streams)
+    return between(weighted(pre, written))  # behind the last site there is one tensor again
 
 
 @pytest.mark.parametrize("between", [lambda x: x, torch.nn.functional.gelu], ids=["linear", "nonlinear"])
@@ -83,6 +94,7 @@ def test_where_tokens_move_a_site_is_read_with_equal_weights_and_the_plan_says_s
     model = Net(between)
     made = converted(model)
     torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-12)
+    torch.testing.assert_close(move(made)(X), by_formula(made, between, tokens_move=True), rtol=0, atol=1e-10)
     assert any("2 sites with equal weights" in note for note in made.mhc_plan.notes)
     assert not converted(Net()).mhc_plan.notes
 
@@ -98,6 +110,10 @@ def test_sites_that_read_the_same_streams_read_with_the_same_weights():
     torch.testing.assert_close(made(X), model(X), rtol=0, atol=1e-12)
     move(made)(X).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.hyper_connections.parameters())
+    streams, pre = site(made, 0, X.expand(n, *X.shape), X)
+    ends = [site(made, i, streams, weighted(pre, streams)) for i in (1, 2)]
+    expected = torch.stack([weighted(pre, written) for written, pre in ends])
+    torch.testing.assert_close(made(X), expected, rtol=0, atol=1e-10)
 
 
 def test_a_learned_readout_and_a_sum_stay_what_they_are():

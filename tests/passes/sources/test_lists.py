@@ -29,10 +29,6 @@ def plan(connection: str, layers: int = 3):
     return plan_of(nn.Sequential(*(Layer() for _ in range(layers))).double(), tokens(), connection=connection)
 
 
-def lengths(connection: str) -> list[int]:
-    return [len(site.sources) for site in plan(connection).sites]
-
-
 @pytest.mark.parametrize(
     ("connection", "expected", "readout"),
     [
