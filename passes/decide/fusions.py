@@ -124,6 +124,8 @@ def _why_apart(
         return Unfused.NEIGHBOUR, source.key
     if source.key in taken:
         return Unfused.SHARED, source.key
+    if site.base_axis != source.channel_axis:
+        return Unfused.AXES, ""
     if nodes[site.add].meta.get(CHECKPOINT) != nodes[source.add].meta.get(CHECKPOINT):
         return Unfused.CHECKPOINT, ""
     return None

@@ -25,6 +25,7 @@ class Unfused(Enum):
     SCATTERED = "the branch reads the stream behind a lifted operation"
     LIFTED = "an operation on every stream lies between the two sites"
     CHECKPOINT = "the two sites are recomputed in different checkpointed blocks"
+    AXES = "the channels of the two sites lie on different axes"
     GRADIENTS = "gradients are switched on or off between the two sites"
     SHARED = "another site reads the same streams and is fused with their write"
     NEIGHBOUR = "the neighbouring site is in plain PyTorch"

@@ -176,6 +176,13 @@ FUSE = (
         ("tests/passes/rewrite/test_fuse.py::test_sites_of_different_checkpointed_blocks_stay_apart",),
     ),
     Mutant(
+        "a boundary lies between sites whose channels lie on different axes",
+        "fuse",
+        "    if site.base_axis != source.channel_axis:\n",
+        "    if False:\n",
+        ("tests/passes/rewrite/test_fuse.py::test_sites_that_mix_over_different_axes_stay_apart",),
+    ),
+    Mutant(
         "two gates are part of one write",
         "fuse",
         "    if source.key in taken:\n",

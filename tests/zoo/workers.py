@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
@@ -11,10 +13,11 @@ from typing import Any
 
 _SPAWN = multiprocessing.get_context("spawn")
 _PATIENCE = 2.0  # seconds for a worker to leave by itself
+_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # of `ru_maxrss` in a GiB
 
 
 def call_isolated(
-    function: Callable[[str], Any], tasks: Sequence[str], *, jobs: int, timeout: float
+    function: Callable[[str], Any], tasks: Sequence[str], *, jobs: int, timeout: float, memory: float = 4.0
 ) -> Iterator[tuple[str, Any, str]]:
     """Call `function` on every task in `jobs` processes, each of which serves many tasks.
 
@@ -23,12 +26,13 @@ def call_isolated(
         tasks: its arguments.
         jobs: number of processes.
         timeout: seconds until a call counts as hanging and its process is ended.
+        memory: GiB; a process that has held more is replaced by a fresh one, since what it freed it may keep.
 
     Yields:
         Task, result and "" as they come; or task, None and why there is no result.
     """
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    workers = [_Worker(function) for _ in range(jobs)]
+    workers = [_Worker(function, memory) for _ in range(jobs)]
     for worker in workers:
         idle.put(worker)
 
@@ -52,8 +56,8 @@ def call_isolated(
 class _Worker:
     """One process, started on first use and again after it died."""
 
-    def __init__(self, function: Callable[[str], Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[str], Any], memory: float) -> None:
+        self._function, self._memory = function, memory
         self._process: Any = None
         self._pipe: Any = None
 
@@ -63,7 +67,10 @@ class _Worker:
         self._pipe.send(task)
         try:
             if self._pipe.poll(timeout):
-                return self._pipe.recv(), ""
+                result, held = self._pipe.recv()
+                if held > self._memory:
+                    self.stop()
+                return result, ""
             reason = f"no result after {timeout:.0f} s"
             self._process.kill()  # it would not leave by itself
         except (EOFError, ConnectionError):
@@ -93,4 +100,4 @@ def _serve(function: Callable[[str], Any], pipe: Connection) -> None:
             task = pipe.recv()
         except EOFError:
             return
-        pipe.send(function(task))
+        pipe.send((function(task), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNIT))

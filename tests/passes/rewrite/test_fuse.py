@@ -11,7 +11,7 @@ from mhc_compile.kernels.operators import single_pass, streams
 from mhc_compile.passes import order as pipeline
 from mhc_compile.passes.order import make_plan
 from mhc_compile.passes.plan.steps import StepKind, Unfused
-from tests.passes.graphs import captured, error, flat, passed, plan_of, preserved, rewritten
+from tests.passes.graphs import captured, error, flat, passed, plan_of, preserved, rewritten, trained
 from tests.passes.layers import Net, mlps, tokens
 from tests.passes.shapes import SHAPES
 from tests.tables import also
@@ -102,6 +102,21 @@ def test_a_site_whose_tokens_change_their_order_is_not_fused():
 
     found = steps(net(body), tokens(2, 3, 4, 8))
     assert [step for step in found if step[0] == "PLAIN"] == [("PLAIN", "f1", "f1", "MOVED_AXES")]
+
+
+def test_sites_that_mix_over_different_axes_stay_apart():
+    """As in TSMixer, where one layer mixes over time and the next over features, and no norm says which are channels.
+
+    Where both axes have one size, a kernel for the wrong one would run without an error.
+    """
+
+    def body(m, x):
+        x = x + m.f0(x.transpose(1, 2)).transpose(1, 2)
+        return x + m.f1(x)
+
+    err, plan = trained(net(body), tokens(2, 8, 8))
+    assert [site.channel_axis for site in plan.sites] == [1, 2] and err <= 1e-10
+    assert [(s.kind.name, s.gates) for s in plan.steps if s.reason is Unfused.AXES] == [("WRITE", ""), ("GATE", "f1")]
 
 
 @pytest.mark.parametrize("connection", ["hc", "hc-static", "gated"])
