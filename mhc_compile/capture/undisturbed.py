@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(compat.dynamo_config.patch(allow_rnn=True))  # LSTM and GRU, refused by default
+        stack.enter_context(compat.dynamo_config.patch(reorderable_logging_functions=_told()))
         stack.enter_context(residuals_shown())
         stack.enter_context(leaves_allowed())
         try:
@@ -31,6 +34,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             vars(model).update(hooks)
             logger.disabled = disabled
+
+
+def _told() -> set[Callable[..., Any]]:
+    """What Dynamo is to leave for the end of a graph: a deprecated class of a library warns wherever it is made."""
+    return {warnings.warn, *compat.dynamo_config.reorderable_logging_functions}
 
 
 @contextmanager

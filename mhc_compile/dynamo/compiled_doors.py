@@ -64,11 +64,11 @@ def _attached_class(original: Any) -> type[nn.Module]:
 
 
 def _attached_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if stood_for:
             return stood_for[0](self, *args, **kwargs)
         if torch.compiler.is_compiling() or compat.get_eval_frame_callback() is not None:
-            return original.forward(self, *args, **kwargs)
+            return super(Attached, self).forward(*args, **kwargs)  # see `twin/hosts.py`
         return self.__dict__[_DOOR].enter(self, args, kwargs)
 
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]

@@ -186,7 +186,7 @@ def hosted_class(original: Any) -> type[nn.Module]:
 
 
 def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if stood_for:
             return stood_for[0](self, *args, **kwargs)
         if RUN in kwargs:
@@ -195,7 +195,8 @@ def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Calla
         if door is not None and not runs_plain() and has_our_forward(type(self)):
             return door.enter(self, args, kwargs)
         patched = self.__dict__.get(PATCHED)
-        return original.forward(self, *args, **kwargs) if patched is None else patched(*args, **kwargs)
+        # Not `original.forward`: of a class given to `torch._dynamo.allow_in_graph`, Dynamo traces no attribute.
+        return super(Hosted, self).forward(*args, **kwargs) if patched is None else patched(*args, **kwargs)
 
     # Trainers and libraries look at the signature.
     forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import operator
 import random
+import warnings
 
 import pytest
 import torch
@@ -123,6 +125,22 @@ def test_autocast_is_not_baked_in():
 def test_checkpointed_region_stays_one_node():
     captured = capture(Checkpointed(), (x(2, WIDTH),))
     assert any("checkpoint" in str(n.target) for n in captured.gm.graph.nodes)
+
+
+class Deprecated:
+    """As libraries say that a class will go: whoever makes one is told, each time."""
+
+    def __init__(self, sample):
+        warnings.warn("Deprecated will go", FutureWarning, stacklevel=2)
+        self.sample = sample
+
+
+def test_a_warning_of_the_model_is_no_graph_break():
+    class Warns(Block):
+        def forward(self, x):
+            return Deprecated(super().forward(x)).sample
+
+    assert any(n.target is operator.add for n in capture(Warns(), (x(2, 3, WIDTH),)).gm.graph.nodes)
 
 
 def test_graph_break_names_construct_and_line():

@@ -186,6 +186,30 @@ def test_what_is_written_in_a_kind_of_call_that_comes_later_is_written():
     assert t.count == 2
 
 
+class Allowed(Block):
+    """As layers of diffusers are: `maybe_allow_in_graph`, where torch is old enough."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_a_class_that_dynamo_may_take_as_an_operator_has_its_sites_where_a_call_breaks():
+    class Breaks(Net):
+        block = torch._dynamo.allow_in_graph(Allowed)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            torch._dynamo.graph_break()
+            return y
+
+    with pytest.warns(FallbackWarning, match="it breaks at .*test_fallback.py"):
+        t = moved(Breaks())
+        t(X)
+    whole = moved(Net())
+    whole.load_state_dict(t.state_dict())
+    assert_close(t(X), whole(X))
+
+
 def test_a_later_kind_of_call_without_any_graph_says_that_it_runs_plain():
     class Dropping(nn.Module):
         def __init__(self):

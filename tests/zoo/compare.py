@@ -24,9 +24,9 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def off_by_one(model: nn.Module) -> nn.Module:
-    """A copy of a model in bfloat16 whose weights are off by up to one unit in the last place, the same ones always."""
-    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+def off_by_one(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of a model in bfloat16 whose weights are off by up to one unit in the last place, the same of one seed."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             unit = torch.finfo(p.dtype).eps * (2 * torch.rand(p.shape, generator=generator) - 1)

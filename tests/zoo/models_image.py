@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tests.zoo.finished import without_noise, woken
 from tests.zoo.model import Inputs, Model
 
 
@@ -149,6 +150,7 @@ MONAI: dict[str, Model] = {
             "attention_levels": (False, True),
             "latent_channels": 3,
         },
+        finish=without_noise,
     ),
     "diffusion_unet": Model(
         "monai.networks.nets:DiffusionModelUNet",
@@ -162,6 +164,7 @@ MONAI: dict[str, Model] = {
             "attention_levels": (False, True),
             "num_head_channels": 8,
         },
+        finish=woken,
     ),
     "mednext": Model(
         "monai.networks.nets:MedNeXt",

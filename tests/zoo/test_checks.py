@@ -78,6 +78,27 @@ def test_a_parameter_without_gradient_fails_and_is_named():
     assert "no gradient: site" in run_check(fake_transform(used=False)).failure
 
 
+def test_as_many_as_the_model_cuts_off_may_have_none_if_that_is_written_down():
+    facts = {**ONE_SITE, "silent": 1, "notes": "rounds"}
+    result = run_check(fake_transform(cut=True), facts)
+    assert result.passed and "1 of 2 new parameters have no gradient: site_around_a_break, as" in result.notes[-1]
+    assert "2 of 2 new" in run_check(fake_transform(used=False, cut=True), facts).failure
+
+
+def test_a_model_that_changes_with_each_call_is_compared_from_the_same_state():
+    class Counting(Block):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += 1
+            return super().forward(self.seen * x)
+
+    made = lambda *_, train=False: (Counting().train(train), *fake_build("")[1:])
+    assert check("fake", fake_transform(), build=made, expected=ONE_SITE).passed
+
+
 def test_where_graphs_break_in_training_some_may_have_none():
     breaks = {**ONE_SITE, "graphs_train": 2}
     result = run_check(fake_transform(cut=True), breaks)
