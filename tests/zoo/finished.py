@@ -12,8 +12,9 @@ def without_noise(model: nn.Module) -> nn.Module:
 
 
 def woken(model: nn.Module) -> nn.Module:
-    """Random weights for convolutions that start at zero: behind them nothing has a gradient."""
+    """Random weights for convolutions and norms that start at zero: what lies in front of them has no gradient."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.02)
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            nn.init.normal_(weight, std=0.02)
     return model

@@ -64,6 +64,7 @@ VIT: dict[str, Model] = {
         "vit_pytorch.levit:LeViT",
         image(64),
         {"image_size": 64, "num_classes": 5, "dim": (32, 48, 64), "depth": 1, "heads": (2, 2, 2), "mlp_mult": 2},
+        finish=woken,
     ),
     "look_vit": Model(
         "vit_pytorch.look_vit:LookViT",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tests.zoo.finished import woken
 from tests.zoo.model import Model, Part
 
 _WAVES = {
@@ -115,6 +116,7 @@ SPEECHBRAIN: dict[str, Model] = {
             "dilation_cycle_length": 2,
             "total_steps": 10,
         },
+        finish=woken,
     ),
     "ecapa_tdnn": Model(
         f"{_LOBES}.ECAPA_TDNN:ECAPA_TDNN",
