@@ -67,7 +67,7 @@ LARGE = replace(
     ("net", "names"), [(WHOLE, ("set_eps", "change_by_hook", "step")), *also((LARGE, (*ACTIONS,)))]
 )
 def test_whole_networks_are_the_plan_of_a_fresh_trace(net, names):
-    check_whole_calls(net, tuple((name, 1, 1.0) for name in names))
+    check_whole_calls(net, tuple((name, 2, 1.0) for name in names))  # of layers, the first of a branch
 
 
 def test_a_part_of_a_whole_network_is_what_it_is_inside():

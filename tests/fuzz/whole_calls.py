@@ -61,6 +61,7 @@ class Pair:
         model: the transformed one.
         plain: the other.
         inputs: of both.
+        called: names of the modules that a call reaches.
     """
 
     def __init__(self, net: Network) -> None:
@@ -73,11 +74,12 @@ class Pair:
         self.config = Config(**options)
         self.model = mhc_compile.transform(model, example_inputs=copies(self.inputs), modes=("eval",), **options)
         self.initial = copy.deepcopy(dict(self.model.hyper_connections))
+        self.called = _called(self.plain, self.inputs)
         move(self.model.hyper_connections.parameters(), net.seed)
 
     def modules(self, kind: type[nn.Module] | tuple[type[nn.Module], ...], index: int) -> tuple[Any, ...]:
-        """A module of the one and the same of the other; () if there is none of this kind."""
-        names = [name for name, module in self.plain.named_modules() if isinstance(module, kind)]
+        """A module that is called of the one, and the same of the other; () if there is none of this kind."""
+        names = [name for name in self.called if isinstance(self.plain.get_submodule(name), kind)]
         if not names:
             return ()
         name = names[index % len(names)]
@@ -97,6 +99,17 @@ class Pair:
         with _buffers_kept(self.model, self.plain):
             expected = self.expected(self.model.hyper_connections)
             compare(expected, seeded(lambda: self.model(*copies(self.inputs))), f"after {what}: ", BOUND)
+
+
+def _called(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Names of the modules that a call reaches, in the order of the model: what is done to others has no effect."""
+    reached: set[str] = set()
+    hooks = [m.register_forward_pre_hook(lambda *_, n=n: reached.add(n)) for n, m in model.named_modules()]
+    with torch.no_grad(), _buffers_kept(model):
+        model(*copies(inputs))
+    for hook in hooks:
+        hook.remove()
+    return tuple(name for name, _ in model.named_modules() if name in reached)
 
 
 @contextmanager
@@ -153,7 +166,7 @@ def _set_dropout(pair: Pair, index: int, value: float) -> None:
 def _swap(pair: Pair, index: int, value: float) -> None:
     """Another layer of the same class, with other weights."""
     for model in (pair.model, pair.plain):
-        names = [n for n, m in pair.plain.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        names = [n for n in pair.called if isinstance(pair.plain.get_submodule(n), (nn.Linear, nn.Conv2d))]
         name = names[index % len(names)]
         other = copy.deepcopy(model.get_submodule(name))
         with torch.no_grad():
@@ -164,7 +177,7 @@ def _swap(pair: Pair, index: int, value: float) -> None:
 
 def _change_by_hook(pair: Pair, index: int, value: float) -> None:
     for layer in pair.modules((nn.Linear, nn.Conv2d), index):
-        layer.register_forward_hook(lambda module, args, out: out * 0.5)
+        layer.register_forward_hook(lambda module, args, out: out * 0.5 if isinstance(out, Tensor) else None)  # unused
 
 
 def _copy(pair: Pair, index: int, value: float) -> None:
