@@ -39,7 +39,7 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_entries(state)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.files.safetensors_file import write_file
+        from mhc_compile.files.safetensors_file import write_file  # late
 
         write_atomically(path, lambda beside: write_file(state, beside))
     else:
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
     """
     path = Path(path)
     if path.suffix == _SAFETENSORS:
-        from mhc_compile.files.safetensors_file import read_file
+        from mhc_compile.files.safetensors_file import read_file  # late
 
         state = read_file(path, map_location)
     else:

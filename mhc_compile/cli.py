@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(title: str, message: str, code: int, debug: bool) -> int:
-    from mhc_compile.commands.console import print_error
+    from mhc_compile.commands.console import print_error  # late
 
     if debug:
         traceback.print_exc()

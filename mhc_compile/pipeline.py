@@ -137,7 +137,7 @@ def _trace(model: Served, inputs: Inputs, mode: str, at: Sequence[str]) -> list[
 
 
 def _trace_once(model: Served, inputs: Inputs, training: bool | None, at: Sequence[str]) -> _Trace:
-    from mhc_compile.passes.order import rewrite_stages
+    from mhc_compile.passes.order import rewrite_stages  # late
 
     config = model._mhc.config
     captured = capture(disown(model, for_trace), inputs.args, inputs.kwargs)

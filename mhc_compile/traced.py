@@ -42,7 +42,7 @@ def rewrite(
         InputMismatchError: it cannot be run on `example_inputs`.
         MhcError: as for `mhc_compile.transform`.
     """
-    from mhc_compile.passes.order import make_plan, rewrite_graph
+    from mhc_compile.passes.order import make_plan, rewrite_graph  # late
 
     config = make_config(n, options)
     if not isinstance(gm, fx.GraphModule):

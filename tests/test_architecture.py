@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -166,13 +167,27 @@ def test_an_arrow_back_is_named_with_file_and_line_wherever_it_hides(source: str
     assert found == "passes/graph/values.py:2 imports mhc_compile.transform"
 
 
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_imports_inside_functions_are_marked(path):
+    """They spare the start of the package, or of a command, and hide no arrow: those are counted with the others."""
+    lines = path.read_text().splitlines()
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    inside = [n for f in functions for n in ast.walk(f) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    late = [n.lineno for n in inside if "mhc_compile" in ast.unparse(n)]
+    unmarked = [n for n in late if "#" not in lines[n - 1] + lines[n - 2]]
+    assert not unmarked, f"{label(path)}:{unmarked[0]} imports inside a function: add # late, or why"
+
+
 def test_a_circle_is_found_within_a_room():
     added = list(arrows("mhc_compile.passes.graph.values", "from mhc_compile.passes.graph import sums"))
     assert not against_the_order(added)
     assert circles([*every_arrow(), *added])
 
 
-@pytest.mark.parametrize("path", ALL, ids=label)
+HEADERS = sorted((ROOT / "kernels" / "cpu").glob("*.h"))
+
+
+@pytest.mark.parametrize("path", [*ALL, *HEADERS], ids=label)
 def test_no_file_outgrows_one_idea(path):
     assert path.read_text().count("\n") <= LINES
 
@@ -180,6 +195,12 @@ def test_no_file_outgrows_one_idea(path):
 def test_no_file_around_the_package_outgrows_one_idea():
     around = [path for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     assert not [label(path) for path in around if path.read_text().count("\n") > LINES]
+
+
+def test_every_room_is_in_the_wheel():
+    """Clones and editable installs find the folders that `packages` forgets; who installs the wheel does not."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(module_of(path) for path in ALL if path.name == "__init__.py")
 
 
 def test_no_room_outgrows_one_glance():

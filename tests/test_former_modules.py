@@ -33,6 +33,15 @@ def test_a_checkpoint_loads_and_computes_what_it_did(name: str) -> None:
         torch.testing.assert_close(model(X), torch.load(FILES / "mhc_output.pt"))
 
 
+@pytest.mark.parametrize(
+    "name", ["stage.Stage", "explain.Explanation", "explain.Break", "graphs.GraphRecord", "dynamo_model.Origin"]
+)
+def test_classes_are_found_under_their_names_of_then(name: str) -> None:
+    module, _, kind = name.partition(".")
+    found = pickle.loads(b"c" + f"mhc_compile.{module}\n{kind}\n.".encode())
+    assert found.__name__ == kind and found.__module__ != f"mhc_compile.{module}"
+
+
 def test_functions_of_the_package_do_not_become_modules() -> None:
     pickle.loads(pickle.dumps(mhc_compile.backend(n=2)))
     assert "backend" in FORMER and callable(mhc_compile.backend)

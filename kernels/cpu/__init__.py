@@ -1,1 +1,4 @@
-"""The fused steps in C++."""
+"""The fused steps in C++.
+
+Knows nothing of Triton, of graphs and of models.
+"""

@@ -197,45 +197,9 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     else store_gradient(tile, c0, width);
   }
 
-  // gX = R^T gv, gy = post . gv and the products of gv with X and y, for `width` channels from c0, where gv begins.
+  // gX = R^T gv, gy = post . gv and the products of gv with X and y, for `width` channels from c0, where gv begins. In backward_write.h.
   template <class RV, class RX, class RY>
-  void through_write(const Tile& tile, int64_t c0, int64_t width, const RV& gv, const RX& x, const RY& branch) {
-    const auto to = gX.rows(tile);
-    const auto to_branch = gy.rows(tile);
-    for (int t = 0; t < tile.count; ++t) {
-      const auto h_row = gv.row(t);
-      const auto in_row = x.row(t);
-      const auto* const branch_row = branch.at(0, t);
-      const auto out_row = to.row(t);
-      auto* const branch_out = to_branch.at(0, t);
-      vec<F> sums[N][M + 1];
-      MHC_UNROLL
-      for (int i = 0; i < N; ++i)
-        MHC_UNROLL
-        for (int j = 0; j <= M; ++j) sums[i][j] = dots[t][i][j];
-      for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
-        vec<F> h[N];
-        MHC_UNROLL
-        for (int i = 0; i < N; ++i) get(h[i], h_row.at(i) + (c - c0), count);
-        MHC_UNROLL
-        for (int j = 0; j <= M; ++j) {
-          vec<F> in, back = h[0] * w.at[0][j][t];
-          if (j < M) get(in, in_row.at(j) + c, count);
-          else get(in, branch_row + c, count);
-          MHC_UNROLL
-          for (int i = 0; i < N; ++i) sums[i][j] = fma(h[i], in, sums[i][j]);
-          MHC_UNROLL
-          for (int i = 1; i < N; ++i) back = fma(h[i], all<F>(w.at[i][j][t]), back);
-          if (j < M) gX.write(out_row.at(j) + c, back, count);
-          else gy.write(branch_out + c, back, count);
-        }
-      });
-      MHC_UNROLL
-      for (int i = 0; i < N; ++i)
-        MHC_UNROLL
-        for (int j = 0; j <= M; ++j) dots[t][i][j] = sums[i][j];
-    }
-  }
+  void through_write(const Tile& tile, int64_t c0, int64_t width, const RV& gv, const RX& x, const RY& branch);
 
   void store_gradient(const Tile& tile, int64_t c0, int64_t width) {
     const auto to = gX.rows(tile);
@@ -262,52 +226,5 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     }
   }
 };
-
-// The sums of all parts in order, as the gradients of phi, alpha and bias.
-template <class S, int STREAMS> void reduce_parameters(
-    const typename S::F* gphi_parts, const double* gsums_parts, typename S::Phi* gphi, typename S::Alpha* galpha,
-    typename S::Bias* gbias, const Shape& s, int64_t parts) {
-  using Z = Sizes<S>;
-  using F = typename S::F;
-  const int64_t part = Z::padded(s) * STREAMS * Z::KQ;
-  for (int i = 0; i < S::n; ++i)
-    for (int64_t c = 0; c < s.channels; ++c)
-      for (int k = 0; k < Z::K; ++k) {
-        const F* sums = gphi_parts + packed_at<S, true>(STREAMS, i % STREAMS, c, k);
-        F total = 0;
-        for (int64_t p = 0; p < parts; ++p) total += sums[p * part];
-        put(gphi[(i * s.channels + c) * Z::K + k], total);
-      }
-  for (int k = 0; k < 3 + Z::K; ++k) {
-    double total = 0;
-    for (int64_t p = 0; p < parts; ++p) total += gsums_parts[p * (3 + Z::K) + k];
-    if (k >= 3) put(gbias[k - 3], F(total));
-    else if (k < Logits<S>::ALPHAS) put(galpha[k], F(total));
-  }
-}
-
-template <class S, bool WRITES, bool GATES> void backward(
-    const typename S::O* g, const typename S::O* gu, const typename S::Gpre* gpre_next,
-    const typename S::Gmix* gmix_next, const typename S::X* X, const typename S::Y* y, const typename S::Mix* mix,
-    const typename S::Pre* pre, const typename S::Phi* phi, const typename S::Alpha* alpha,
-    const typename S::Bias* bias, const typename S::F* stat, typename S::X* gX, typename S::Y* gy,
-    typename S::Mix* gmix, typename S::Pre* gpre, typename S::Phi* gphi, typename S::Alpha* galpha, typename S::Bias* gbias,
-    typename S::F* phi_packed, typename S::F* gphi_parts, double* gsums_parts, Shape s, int64_t parts) {
-  using Step = Backward<S, WRITES, GATES>;
-  using Z = Sizes<S>;
-  const int64_t padded = Z::padded(s), part = padded * Step::STREAMS * Z::KQ;
-  if (GATES) pack_phi<S, Step::STREAMS, true>(phi, phi_packed, s);
-  expect_to_fill(gX, S::m * s.size());
-  if (WRITES) expect_to_fill(gy, s.size());
-  for_parts(s, parts, [&](int64_t p, int64_t first, int64_t end) {
-    typename S::F* own = gphi_parts + p * part;
-    double* sums = gsums_parts + p * (3 + Z::K);
-    if (GATES) std::fill(own, own + part, typename S::F(0)), std::fill(sums, sums + 3 + Z::K, 0.0);
-    Step step{{g, s, padded}, {gu, s, padded}, gpre_next, gmix_next, {X, s, padded}, {y, s, padded}, mix, pre, phi_packed,
-              alpha, bias, stat, {gX, s, padded}, {gy, s, padded}, gmix, gpre, own, sums, s};
-    step.run(first, end);
-  });
-  if (GATES) reduce_parameters<S, Step::STREAMS>(gphi_parts, gsums_parts, gphi, galpha, gbias, s, parts);
-}
 
 }  // namespace mhc

@@ -31,6 +31,8 @@ HEADERS = (
     "products.h",
     "forward.h",
     "backward.h",
+    "backward_write.h",
+    "backward_parts.h",
     "leave.h",
     "restore.h",
 )

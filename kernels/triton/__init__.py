@@ -1,1 +1,4 @@
-"""The fused steps in Triton."""
+"""The fused steps in Triton.
+
+Knows nothing of C++, of graphs and of models.
+"""

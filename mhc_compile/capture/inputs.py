@@ -133,7 +133,7 @@ def _for_decoder(model: Any, dummy: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_huggingface(model: nn.Module) -> dict[str, Any]:
     """For models of images and sound, which declare tokens as all of transformers do."""
-    from mhc_compile.targets.huggingface_inputs import default_inputs
+    from mhc_compile.targets.huggingface_inputs import default_inputs  # late
 
     kwargs = default_inputs(model, 2, torch.device("cpu"))[0]
     return {name: value for name, value in kwargs.items() if name != "use_cache"}

@@ -19,13 +19,13 @@ def run(arguments: argparse.Namespace) -> None:
     check_width(arguments)
     doing = "tracing, and counting one training step"
     with target(arguments, estimate_options(arguments), doing=doing) as (built, options):
-        import mhc_compile
+        import mhc_compile  # late
 
         found = mhc_compile.estimate(built.model, **options)
     if arguments.json:
         print(found.to_json())
         return
-    from mhc_compile.report.estimate_table import render_estimate
+    from mhc_compile.report.estimate_table import render_estimate  # late
 
     render_estimate(found, new_console(arguments.width), target=arguments.target)
 

@@ -18,13 +18,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     options = options_of(arguments)
     with target(arguments, {}) as (built, inputs):
-        from mhc_compile.dynamo.explain import explain_call
+        from mhc_compile.dynamo.explain import explain_call  # late
 
         found = explain_call(built.model, inputs.get("example_inputs"), inputs.get("example_kwargs"), Config(**options))
     if arguments.json:
         print(found.to_json())
     else:
-        from mhc_compile.report.terminal import render_explanation
+        from mhc_compile.report.terminal import render_explanation  # late
 
         render_explanation(found, new_console(arguments.width), target=arguments.target, show_all=arguments.all)
     if not found.sites:

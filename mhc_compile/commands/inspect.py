@@ -25,13 +25,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     options = options_of(arguments)
     if arguments.graph:
-        from mhc_compile.report.graph_svg import check_path
+        from mhc_compile.report.graph_svg import check_path  # late
 
         check_path(arguments.graph)
     if arguments.rewrites is not None:
         return _rewrites(arguments, options)
     with target(arguments, options) as (built, model_options):
-        import mhc_compile
+        import mhc_compile  # late
 
         plan = mhc_compile.plan(built.model, **model_options)
         plan = replace(plan, notes=(*built.notes, *plan.notes))
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _rewrites(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
     with target(arguments, {}) as (built, inputs):
-        from mhc_compile.report.rewrites import watch_rewrites
-        from mhc_compile.report.rewrites_table import render_rewrites
+        from mhc_compile.report.rewrites import watch_rewrites  # late
+        from mhc_compile.report.rewrites_table import render_rewrites  # late
 
         found = watch_rewrites(built.model, Config(**options), arguments.rewrites, **inputs)
     if arguments.json:
@@ -63,18 +63,18 @@ def _print_plan(plan: Plan, arguments: argparse.Namespace) -> None:
         return
     console = new_console(arguments.width)
     if arguments.why is None:
-        from mhc_compile.report.terminal import render
+        from mhc_compile.report.terminal import render  # late
 
         render(plan, console, target=arguments.target, show_all=arguments.all)
         return
-    from mhc_compile.report.roles import roles_of
-    from mhc_compile.report.terminal import render_roles
+    from mhc_compile.report.roles import roles_of  # late
+    from mhc_compile.report.terminal import render_roles  # late
 
     render_roles(roles_of(plan, arguments.why), console)
 
 
 def _draw(plan: Plan, path: str) -> None:
-    from mhc_compile.report.graph_svg import write_svg
+    from mhc_compile.report.graph_svg import write_svg  # late
 
     write_svg(plan, path)
     print(f"drawing written to {path}", file=sys.stderr)

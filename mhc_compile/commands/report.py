@@ -51,7 +51,7 @@ def write_report(
         InvalidOptionError: the file of diagnostics is none, or about another model.
         NothingToTransformError: there is no site; the page with the reasons is written all the same.
     """
-    import mhc_compile
+    import mhc_compile  # late
 
     plan = mhc_compile.plan(built.model, **options, **inputs)
     page = Page(arguments.target, replace(plan, notes=(*built.notes, *plan.notes)))
@@ -74,7 +74,7 @@ def write_report(
 
 def _with_cost(page: Page, arguments: Any, model: Any, options: dict[str, Any], inputs: dict[str, Any]) -> Page:
     """With an estimate for the number of streams that is asked for and the usual ones, where one can be made."""
-    import mhc_compile
+    import mhc_compile  # late
 
     numbers = sorted({options["n"], *_SIZES})
     found = {**options, "n": numbers, "connection": [options["connection"]], **cost_options(arguments), **inputs}
@@ -85,7 +85,7 @@ def _with_cost(page: Page, arguments: Any, model: Any, options: dict[str, Any], 
 
 
 def _with_code(page: Page, model: Any, options: dict[str, Any], inputs: dict[str, Any]) -> Page:
-    from mhc_compile.report.rewrites import watch_rewrites
+    from mhc_compile.report.rewrites import watch_rewrites  # late
 
     try:
         return replace(page, rewrites=watch_rewrites(model, Config(**options), **inputs))

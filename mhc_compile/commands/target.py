@@ -59,8 +59,8 @@ def target(
     """
     with progress() as say, redirect_stdout(sys.stderr):
         say("loading torch")
-        from mhc_compile.targets import parse_options, resolve
-        from mhc_compile.targets.files import file_of, importable
+        from mhc_compile.targets import parse_options, resolve  # late
+        from mhc_compile.targets.files import file_of, importable  # late
 
         say(f"building {arguments.target}")
         items = [item for text in arguments.config for item in _BEFORE_KEY.split(text)]

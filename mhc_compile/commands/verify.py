@@ -16,14 +16,14 @@ def run(arguments: argparse.Namespace) -> None:
     """
     options = options_of(arguments)
     with target(arguments, options, meta=False, doing="transforming, and running both") as (built, model_options):
-        import mhc_compile
-        from mhc_compile.verification.examine import raise_failures
+        import mhc_compile  # late
+        from mhc_compile.verification.examine import raise_failures  # late
 
         found = mhc_compile.verify(built.model, **model_options)
     if arguments.json:
         print(found.to_json())
     else:
-        from mhc_compile.report.verification import render_verification
+        from mhc_compile.report.verification import render_verification  # late
 
         render_verification(found, new_console(arguments.width), target=arguments.target)
     raise_failures(found)

@@ -144,7 +144,7 @@ class _Graph:
         positions = opened.positions(_telling_apart(opened, record.plan, held.config.chooses))
         made = _Rewritten(self._gm, record.plan, (), positions, opened.roots)
         if record.plan.sites:
-            from mhc_compile.passes.order import rewrite_graph
+            from mhc_compile.passes.order import rewrite_graph  # late
 
             held.create(model, record.plan)
             rewrite_graph(opened.gm, record.plan, held.config)

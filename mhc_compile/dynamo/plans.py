@@ -50,7 +50,7 @@ class GraphRecord:
     @property
     def left_out(self) -> list[str]:
         """Keys of the sites that `include` and `exclude` left out."""
-        from mhc_compile.passes.plan.reasons import Reason
+        from mhc_compile.passes.plan.reasons import Reason  # late
 
         return [r.detail for r in self.plan.rejected if r.reason is Reason.EXCLUDED]
 
@@ -70,8 +70,8 @@ def examine(
     a model and its parts that are traced by themselves.
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
-    from mhc_compile.passes.order import make_plan
-    from mhc_compile.passes.plan.keys import common_path, module_of
+    from mhc_compile.passes.order import make_plan  # late
+    from mhc_compile.passes.plan.keys import common_path, module_of  # late
 
     opened = open_graph(gm, inputs, model)
     frame = f"{origin.frame}({common_path(map(module_of, opened.inputs))})"
@@ -191,7 +191,7 @@ def _taken_before(parts: Mapping[str, tuple[str, ...]], origin: Origin) -> Itera
 
 
 def _unmatched(records: Sequence[GraphRecord], config: Config) -> str:
-    from mhc_compile.passes.plan.patterns import unmatched
+    from mhc_compile.passes.plan.patterns import unmatched  # late
 
     return unmatched(config, [key for record in records for key in record.found])
 
@@ -201,7 +201,7 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
 
     Only then may the other operand be its branch, with the break inside.
     """
-    from mhc_compile.passes.plan.reasons import Reason
+    from mhc_compile.passes.plan.reasons import Reason  # late
 
     outer = {n.name for n in gm.graph.nodes if any(operand.op == "placeholder" for operand in n.all_input_nodes)}
 
@@ -214,7 +214,7 @@ def _cut_by_a_break(gm: fx.GraphModule, plan: Plan) -> Plan:
 
 def _with_a_backward_of_its_own(plan: Plan) -> Plan:
     """The plan of code in an autograd function, whose sites were all left out, with the reason."""
-    from mhc_compile.passes.plan.reasons import Reason
+    from mhc_compile.passes.plan.reasons import Reason  # late
 
     def told(r: Rejection) -> Rejection:
         return replace(r, reason=Reason.CUSTOM_BACKWARD) if r.reason is Reason.EXCLUDED else r
@@ -223,7 +223,7 @@ def _with_a_backward_of_its_own(plan: Plan) -> Plan:
 
 
 def _unwanted(gm: fx.GraphModule, plan: Plan, config: Config, model: nn.Module, origin: Origin) -> list[str]:
-    from mhc_compile.passes.plan.patterns import is_chosen
+    from mhc_compile.passes.plan.patterns import is_chosen  # late
 
     if origin.custom_backward:
         return [site.key for site in plan.sites]

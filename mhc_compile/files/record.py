@@ -71,7 +71,7 @@ class Record:
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> Record:
-        from mhc_compile.passes.plan.from_json import plan_from_dict
+        from mhc_compile.passes.plan.from_json import plan_from_dict  # late
 
         plans = tuple(map(plan_from_dict, data["plans"]))
         if not plans:

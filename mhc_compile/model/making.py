@@ -107,7 +107,7 @@ def check_model(model: object) -> None:
 
 def plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     """The plan by `symbolic_trace`, which needs no inputs; programs are then traced at the first calls."""
-    from mhc_compile.passes.order import make_plan
+    from mhc_compile.passes.order import make_plan  # late
 
     if not any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
         raise NoFloatError(

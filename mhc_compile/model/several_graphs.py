@@ -36,7 +36,7 @@ def plan_in_parts(model: nn.Module, inputs: Inputs, config: Config, mode: str, e
         CaptureError: neither front end can do it; a `NoGraphError` if the code runs, but nothing can be rewritten.
         GraphBreakError: there is a graph break, under `strict=True`.
     """
-    from mhc_compile.dynamo.survey import survey
+    from mhc_compile.dynamo.survey import survey  # late
 
     try:
         records = survey(model, inputs.args, copy.copy(inputs.kwargs), config, {}, (mode,))

@@ -42,7 +42,7 @@ def training_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
 
 def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> Plan:
     """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
-    from mhc_compile.passes.order import make_plan
+    from mhc_compile.passes.order import make_plan  # late
 
     return make_plan(captured.gm, config, known=list(weights_of(known).items()))
 
@@ -54,7 +54,7 @@ def add_program(
 
     `whole` names modules with marks on their borders, where the model is distributed over processes.
     """
-    from mhc_compile.passes.order import rewrite_open
+    from mhc_compile.passes.order import rewrite_open  # late
 
     gm = rewrite_open(captured.gm, plan, owner._mhc.config)
     if whole:

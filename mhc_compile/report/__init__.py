@@ -1,4 +1,4 @@
 """What a person sees of a plan: tables, drawings, advice.
 
-Knows nothing of how anything is traced or run.
+Knows nothing of transformed models and of how they are called.
 """

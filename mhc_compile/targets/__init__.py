@@ -1,4 +1,7 @@
-"""From the name a user writes on the command line to a model and inputs that can be traced."""
+"""From the name a user writes on the command line to a model and inputs that can be traced.
+
+Knows nothing of what is done with them.
+"""
 
 from __future__ import annotations
 

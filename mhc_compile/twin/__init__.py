@@ -1,4 +1,4 @@
 """A second tree of modules over the parameters of a model, the child with the new parameters, and what they keep.
 
-Knows nothing of traces, graphs and compilers.
+Knows nothing of traces, plans in the making and compilers.
 """

@@ -21,7 +21,7 @@ def rename_former(state: MutableMapping[str, Any], plans: Sequence[Plan], prefix
         plans: of the model that takes it.
         prefix: begins the names of the model in it.
     """
-    from mhc_compile.passes.plan.keys import identifier
+    from mhc_compile.passes.plan.keys import identifier  # late
 
     child = prefix + KEY.partition(".")[0]
     pairs = dict(_former_keys(plans))
