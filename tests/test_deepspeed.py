@@ -13,7 +13,7 @@ from tests.parallel_models import IDS, transformed
 from tests.ranks import run_ranks
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
-pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]  # engines in processes of their own, where installed
 
 STEPS, RATE = 3, 0.1
 

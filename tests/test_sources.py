@@ -93,7 +93,7 @@ def test_sources_cross_the_borders_of_a_pipeline(connection: str):
     assert crossed[:2] == [sources[2], sources[4]]  # those that the first site behind the border reads
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # compiles each twice; `dynamo` and `kernels` have lists, too
 @pytest.mark.parametrize("connection", CONNECTIONS)
 def test_compiled_and_behind_the_backend_it_computes_the_same(connection: str):
     model = move(made(connection))

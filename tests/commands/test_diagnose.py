@@ -32,7 +32,7 @@ def test_json_is_all_that_is_printed(capsys):
     assert [s["key"] for s in found["sites"]] == ["blocks.0", "blocks.1"] and found["schema_version"] == 1
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # three commands, to see that one option is handed on
 def test_the_same_seed_gives_the_same_figures(capsys):
     outputs = []
     for seed in ("1", "1", "2"):

@@ -170,7 +170,7 @@ def test_fewer_tokens_are_a_part_of_all():
     assert [(s.tokens, s.all_tokens) for s in found.sites] == [(5, 16)] * 4
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # `model/test_kinds_of_calls.py` traces such calls
 def test_a_kind_of_call_that_is_new_is_traced_and_looked_at():
     model, ids = gpt("mhc")
     model.eval()

@@ -86,7 +86,7 @@ def test_an_interior_site_adds_two_launches_forward_and_four_backward_and_induct
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # another program to compile; `make gpu-proof` has it
 def test_an_interior_site_of_single_pass_adds_one_launch_forward_and_three_backward() -> None:
     forward, backward = both(program(depth=1, connection="mhc-single-pass"))
     sites = models.SITES_PER_BLOCK

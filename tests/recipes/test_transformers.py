@@ -60,7 +60,7 @@ def test_trainer_and_pipeline(name, tmp_path):
     assert text.replace(" ", "") == tokenizer().decode(wanted[0], skip_special_tokens=True).replace(" ", "")
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # a whole trainer; `test_caches.py` generates
 def test_seq2seq_trainer_predicts_by_generating(tmp_path):
     sizes = {"vocab_size": 32, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     plain = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
@@ -76,7 +76,7 @@ def test_seq2seq_trainer_predicts_by_generating(tmp_path):
     assert mhc_compile.revert(model) is not model
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # three runs of a trainer for each family
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_resumed_run_is_equal_to_the_last_bit(family):
     (row,) = resume.table([family])

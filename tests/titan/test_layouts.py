@@ -11,7 +11,7 @@ pytest.importorskip("torchtitan")
 from benchmarks.layouts.layout import EXTRAS, FAMILIES, LAYOUTS, exists
 from benchmarks.layouts.processes import Cell, results
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]  # engines in processes of their own, where installed
 
 
 def _world(cell):

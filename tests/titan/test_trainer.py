@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torchtitan")
-pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]  # engines in processes of their own, where installed
 ROOT = Path(__file__).parent.parent.parent
 
 FSDP2 = ("--parallelism.data_parallel_shard_degree", "2")

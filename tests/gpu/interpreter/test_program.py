@@ -60,7 +60,7 @@ def test_the_generated_program_computes_output_and_every_gradient(case: str, tmp
     assert_computes(generated(tmp_path, case), model, x)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive  # another program to interpret; `make gpu-proof` has it
 def test_a_program_for_any_batch_serves_another_one(tmp_path: Path) -> None:
     model, (x,) = models.CASES["transformer"]()
     program = generated(tmp_path, "transformer", "--any-batch")
