@@ -16,7 +16,7 @@ from mhc_compile.kernels.formulas.connections import (
     why_no_paper,
     why_not_kept,
 )
-from mhc_compile.kernels.formulas.limits import MAX_STREAMS
+from mhc_compile.kernels.formulas.projections import MAX_STREAMS
 from mhc_compile.versions import check_versions
 
 Init = Literal["preserve", "random", "paper"]

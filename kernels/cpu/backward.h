@@ -10,7 +10,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   using F = typename S::F;
   using Z = Sizes<S>;
   static constexpr int N = S::n, M = S::m, K = Z::K, STREAMS = WRITES ? N : M, INPUTS = M + WRITES;
-  static constexpr int COEFFICIENTS = Logits<S>::COEFFICIENTS;
+  static constexpr int COEFFICIENTS = Logits<S>::COEFFICIENTS, NORMS = S::hyper ? STREAMS : 1;
   static constexpr bool READS = GATES && (WRITES || !S::single);
   Input<S, typename S::O, N> g;
   Input<S, typename S::O, 1> gu;
@@ -30,7 +30,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   // of a tile: the coefficients of the write and their gradients, and of the gate what the streams' gradient takes
   WriteCoefficients<S> w;
   vec<F> dots[TILE][N][M + 1], read_dots[S::single ? TILE : 1][N];
-  F gq[TILE][Z::KQ], pre[N][TILE], shrink[TILE];
+  F gq[TILE][Z::KQ], pre[N][TILE], shrink[NORMS][TILE], mean[NORMS][TILE];
   // of a chunk: the streams behind the write, and their gradients
   alignas(64) typename Z::Chunk v[N], gv[N];
 
@@ -87,7 +87,7 @@ template <class S, bool WRITES, bool GATES> struct Backward {
     else read_gradients(gradients, tile, x, branch, read);
     Logits<S> logits(alpha, bias);
     for (int t = 0; t < tile.count; ++t) {
-      for (int k = 0; k < K; ++k) logits.z[k][t] = stat[(tile.first + t) * (K + 1) + k];
+      for (int k = 0; k < K; ++k) logits.z[k][t] = stat[(tile.first + t) * Logits<S>::ROW + k];
       for (int k = N; k < COEFFICIENTS; ++k)
         gradients[k][t] = F(value(gmix_next[(tile.first + t) * (COEFFICIENTS - N) + k - N]));
     }
@@ -143,18 +143,25 @@ template <class S, bool WRITES, bool GATES> struct Backward {
   }
 
   void through_logits(const Tile& tile, const Logits<S>& logits, const F (&glogits)[K][TILE]) {
+    F responses[K][TILE];
+    for (int k = 0; k < K; ++k)
+      for (int t = 0; t < TILE; t += W<F>) store(&responses[k][t], logits.respond(load(&logits.z[k][t])));
     std::memset(gq, 0, sizeof gq);
     for (int t = 0; t < tile.count; ++t) {
-      const F inverse = stat[(tile.first + t) * (K + 1) + K];
-      F along = 0;
+      const F* inverse = stat + (tile.first + t) * Logits<S>::ROW + K;
+      F along[NORMS] = {};
       for (int k = 0; k < K; ++k) {
-        const F gz = glogits[k][t] * logits.alpha[k];
-        gq[t][k] = gz * inverse;
-        along += gz * logits.z[k][t];
-        gsums[Logits<S>::part(k)] += double(glogits[k][t]) * logits.z[k][t];
+        const F response = responses[k][t], slope = S::hyper ? 1 - response * response : 1;
+        const F gz = glogits[k][t] * logits.alpha[k] * slope;
+        gq[t][k] = gz * inverse[k % NORMS];
+        along[k % NORMS] += gz * logits.z[k][t];
+        gsums[Logits<S>::part(k)] += double(glogits[k][t]) * response;
         gsums[3 + k] += glogits[k][t];
       }
-      shrink[t] = inverse * inverse * along / F(STREAMS * s.channels);
+      for (int i = 0; i < NORMS; ++i) {
+        shrink[i][t] = inverse[i] * inverse[i] * along[i] / F((S::hyper ? 1 : STREAMS) * s.channels);
+        mean[i][t] = S::hyper ? inverse[N + i] : 0;
+      }
     }
   }
 
@@ -182,7 +189,8 @@ template <class S, bool WRITES, bool GATES> struct Backward {
           const vec<F> stream = WRITES ? w.apply(i, t, in) : in[i];
           store(&v[i][t][c - c0], stream);
           if (READS) h = fma(u, all<F>(pre[i][t]), h);
-          store(&gv[i][t][c - c0], fma(stream, all<F>(-shrink[t]), h));
+          const vec<F> centred = S::hyper ? stream - mean[i % NORMS][t] : stream;
+          store(&gv[i][t][c - c0], fma(centred, all<F>(-shrink[i % NORMS][t]), h));
           if (S::single && READS) reads[i] = fma(u, stream, reads[i]);
         }
       });

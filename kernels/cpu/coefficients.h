@@ -1,5 +1,5 @@
 // Coefficients of a site and their backward, one token per lane: Sinkhorn, in the order of sinkhorn.py, and the gates.
-// MHC_SINKHORN_ITERATIONS and MHC_RMS_EPS are defined by whoever builds the source.
+// MHC_SINKHORN_ITERATIONS, MHC_RMS_EPS and MHC_LAYER_NORM_EPS are defined by whoever builds the source.
 
 namespace mhc {
 
@@ -79,11 +79,13 @@ template <class V, int N> struct Sinkhorn {
 };
 
 // Per token t of a tile, [coefficient][t]: K = pre, post, logits of the matrix. S says how they become coefficients.
+// Where S::hyper, what alpha scales is the tanh of z, and nothing is gated (norms.py). Column k belongs to stream k mod n.
 template <class S> struct Logits {
   using F = typename S::F;
   using Matrix = typename S::template Matrix<vec<F>>;
   static constexpr int N = S::n, L = Matrix::LOGITS, K = 2 * N + L, ALPHAS = L ? 3 : 2;
   static constexpr int COEFFICIENTS = 2 * N + N * N;  // pre, post, R row-major
+  static constexpr int ROW = K + (S::hyper ? 2 * N : 1);  // of `stat`: z, then what is kept of the norms
   alignas(64) F z[K][TILE] = {};
   F alpha[K], bias[K];
 
@@ -93,12 +95,14 @@ template <class S> struct Logits {
   }
   static MHC_ALWAYS constexpr int part(int k) { return k < N ? 0 : k < 2 * N ? 1 : 2; }
   static constexpr F height(int k) { return k < N ? F(1) : F(S::magnitude); }
-  vec<F> at(int k, int t) const { return load(&z[k][t]) * alpha[k] + bias[k]; }
+  static vec<F> respond(vec<F> z) { return S::hyper ? 1 - 2 / (exponential(z + z) + 1) : z; }
+  vec<F> at(int k, int t) const { return respond(load(&z[k][t])) * alpha[k] + bias[k]; }
 
   // coefficients[k][t] from z.
   void forward(F (&out)[COEFFICIENTS][TILE]) const {
     for (int t = 0; t < TILE; t += W<F>) {
-      for (int k = 0; k < 2 * N; ++k) store(&out[k][t], sigmoid(at(k, t)) * height(k) + F(S::eps));
+      for (int k = 0; k < 2 * N; ++k)
+        store(&out[k][t], S::hyper ? at(k, t) : sigmoid(at(k, t)) * height(k) + F(S::eps));
       vec<F> logits[L + 1];
       for (int k = 0; k < L; ++k) logits[k] = at(2 * N + k, t);
       Matrix result(logits);
@@ -110,9 +114,9 @@ template <class S> struct Logits {
   void backward(const F (&g)[COEFFICIENTS][TILE], F (&out)[K][TILE], F (&pre)[N][TILE]) const {
     for (int t = 0; t < TILE; t += W<F>) {
       for (int k = 0; k < 2 * N; ++k) {
-        const vec<F> s = sigmoid(at(k, t)), slope = s * (1 - s) * height(k);
-        if (k < N) store(&pre[k][t], s + F(S::eps));
-        store(&out[k][t], load(&g[k][t]) * slope);
+        const vec<F> logit = at(k, t), s = sigmoid(logit), slope = s * (1 - s) * height(k);
+        if (k < N) store(&pre[k][t], S::hyper ? logit : s + F(S::eps));
+        store(&out[k][t], S::hyper ? load(&g[k][t]) : load(&g[k][t]) * slope);
       }
       vec<F> logits[L + 1], G[N][N], back[L + 1];
       for (int k = 0; k < L; ++k) logits[k] = at(2 * N + k, t);

@@ -6,6 +6,28 @@ namespace mhc {
 
 constexpr int FEW = 4;  // tokens, such as those of one step of decoding
 
+// What the norms of a token are made of, added up in vectors: the squares of all streams, or squares and sum of each.
+template <class S, int STREAMS> struct Moments {
+  using F = typename S::F;
+  static constexpr int N = S::n, NORMS = S::hyper ? STREAMS : 1;
+  vec<F> squares[NORMS] = {}, sums[NORMS] = {};
+
+  // Those of single streams, STREAMS of them wherever this runs.
+  template <int COUNT> void take(const vec<F> (&square)[COUNT], const vec<F> (&sum)[COUNT]) {
+    if (!S::hyper) squares[0] = total(square);
+    for (int i = 0; S::hyper && i < NORMS; ++i) squares[i] = square[i % COUNT], sums[i] = sum[i % COUNT];
+  }
+
+  // 1 / rms; or 1 / std of each of n streams, then the mean of each.
+  void keep(F* to, int64_t channels) const {
+    if (!S::hyper) to[0] = 1 / std::sqrt(sum<F>(squares[0]) / F(STREAMS * channels) + F(MHC_RMS_EPS));
+    for (int i = 0; S::hyper && i < N; ++i) {
+      const F mean = sum<F>(sums[i % NORMS]) / F(channels), variance = sum<F>(squares[i % NORMS]) / F(channels) - mean * mean;
+      to[i] = 1 / std::sqrt((variance < 0 ? 0 : variance) + F(MHC_LAYER_NORM_EPS)), to[N + i] = mean;
+    }
+  }
+};
+
 // What is not computed has a null pointer.
 template <class S, bool WRITES, bool GATES> struct Forward {
   using F = typename S::F;
@@ -28,16 +50,16 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   void run(int64_t first, int64_t end) {
     for (; first < end; first += TILE) {
       const Tile tile(s, first, end), next(s, std::min(first + TILE, end), end);
-      vec<F> squares[TILE] = {};
-      if (CHUNKED) boundary(tile, next, squares);
-      else if (WRITES) write(tile, squares);
-      else copy(tile, squares);
-      if (GATES && !CHUNKED) gate(tile, next, squares);
+      Moments<S, STREAMS> moments[TILE];
+      if (CHUNKED) boundary(tile, next, moments);
+      else if (WRITES) write(tile, moments);
+      else copy(tile, moments);
+      if (GATES && !CHUNKED) gate(tile, next, moments);
     }
   }
 
   // Nothing has to wait for the coefficients: chunk by chunk, what is written is read and projected while it is near.
-  void boundary(const Tile& tile, const Tile& next, vec<F> (&squares)[TILE]) {
+  void boundary(const Tile& tile, const Tile& next, Moments<S, STREAMS> (&moments)[TILE]) {
     Projection<S> sums;
     WriteCoefficients<S> w;
     w.read(mix, tile);
@@ -51,7 +73,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     for (int64_t c0 = 0; c0 < s.channels; c0 += Z::CHUNK) {
       const int width = int(std::min<int64_t>(Z::CHUNK, s.channels - c0));
       for (int t = 0; t < tile.count; ++t) {
-        vec<F> square = squares[t];
+        vec<F> square = moments[t].squares[0];
         for_vectors<F>(c0, c0 + width, [&](int64_t c, auto count) MHC_ALWAYS {
           vec<F> x[M + 1], sum = {}, part = {};
           MHC_UNROLL
@@ -68,7 +90,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           u.write(read_to.at(0, t) + c, sum, count);
           square += part;
         });
-        squares[t] = square;
+        moments[t].squares[0] = square;
       }
       Ahead ahead;
       const bool last = c0 + Z::CHUNK >= s.channels;
@@ -79,7 +101,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     following.finish(tile);
     u.finish(tile);
     F coefficients[COEFFICIENTS][TILE];
-    coefficients_of(tile, sums, squares, coefficients);
+    coefficients_of(tile, sums, moments, coefficients);
   }
 
   void project(Projection<S>& sums, const F* from, int64_t token, int i, int64_t c, int width, int count, Ahead& ahead) {
@@ -88,7 +110,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
   }
 
   // Token by token, in the order of memory where channels are last, so that the hardware can read ahead.
-  void write(const Tile& tile, vec<F> (&squares)[TILE]) {
+  void write(const Tile& tile, Moments<S, STREAMS> (&moments)[TILE]) {
     WriteCoefficients<S> w;
     w.read(mix, tile);
     const auto from = X.rows(tile);
@@ -96,7 +118,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     const auto to = following.rows(tile);
     const auto kept = held.rows();
     for (int t = 0; t < tile.count; ++t) {
-      vec<F> square[N] = {};
+      vec<F> square[N] = {}, sum[N] = {};
       for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         vec<F> x[M + 1];
         MHC_UNROLL
@@ -109,19 +131,20 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           if (GATES) {
             store(kept.at(i, t) + c, v);
             square[i] = fma(v, v, square[i]);
+            if (S::hyper) sum[i] += v;
           }
         }
       });
-      squares[t] = total(square);
+      moments[t].take(square, sum);
     }
     following.finish(tile);
   }
 
-  void copy(const Tile& tile, vec<F> (&squares)[TILE]) {
+  void copy(const Tile& tile, Moments<S, STREAMS> (&moments)[TILE]) {
     const auto from = X.rows(tile);
     const auto kept = held.rows();
     for (int t = 0; t < tile.count; ++t) {
-      vec<F> square[M] = {};
+      vec<F> square[M] = {}, sum[M] = {};
       for_vectors<F>(0, s.channels, [&](int64_t c, auto count) MHC_ALWAYS {
         MHC_UNROLL
         for (int i = 0; i < M; ++i) {
@@ -129,13 +152,14 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           get(v, from.at(i, t) + c, count);
           store(kept.at(i, t) + c, v);
           square[i] = fma(v, v, square[i]);
+          if (S::hyper) sum[i] += v;
         }
       });
-      squares[t] = total(square);
+      moments[t].take(square, sum);
     }
   }
 
-  void gate(const Tile& tile, const Tile& next, const vec<F> (&squares)[TILE]) {
+  void gate(const Tile& tile, const Tile& next, const Moments<S, STREAMS> (&moments)[TILE]) {
     Projection<S> sums;
     const auto rows = held.rows();
     Ahead ahead;
@@ -147,7 +171,7 @@ template <class S, bool WRITES, bool GATES> struct Forward {
         project(sums, rows.at(i, 0) + c, rows.token, i, c, width, tile.count, ahead);
       }
     F coefficients[COEFFICIENTS][TILE];
-    coefficients_of(tile, sums, squares, coefficients);
+    coefficients_of(tile, sums, moments, coefficients);
     if (S::single) return;
     MHC_UNROLL
     for (int i = STREAMS; i < N; ++i)  // streams that are equal are read with the sum of pre
@@ -155,13 +179,13 @@ template <class S, bool WRITES, bool GATES> struct Forward {
     read(tile, coefficients);
   }
 
-  void coefficients_of(const Tile& tile, const Projection<S>& sums, const vec<F> (&squares)[TILE],
+  void coefficients_of(const Tile& tile, const Projection<S>& sums, const Moments<S, STREAMS> (&moments)[TILE],
                        F (&out)[COEFFICIENTS][TILE]) {
     Logits<S> logits(alpha, bias);
     for (int t = 0; t < tile.count; ++t) {
-      F* row = stat + (tile.first + t) * (K + 1);
-      row[K] = 1 / std::sqrt(sum<F>(squares[t]) / F(STREAMS * s.channels) + F(MHC_RMS_EPS));
-      for (int k = 0; k < K; ++k) logits.z[k][t] = row[k] = sums.q[t][k] * row[K];
+      F* row = stat + (tile.first + t) * Logits<S>::ROW;
+      moments[t].keep(row + K, s.channels);
+      for (int k = 0; k < K; ++k) logits.z[k][t] = row[k] = sums.q[t][k] * row[K + k % Moments<S, STREAMS>::NORMS];
     }
     logits.forward(out);
     for (int t = 0; t < tile.count; ++t) {

@@ -23,6 +23,18 @@ template <class V, int COUNT> struct Softmax {
   }
 };
 
+template <class V, int N> struct Unconstrained {
+  static constexpr int LOGITS = N * N;
+  V M[N][N];
+
+  explicit Unconstrained(const V* logits) {
+    for (int k = 0; k < N * N; ++k) M[k / N][k % N] = logits[k];
+  }
+  void backward(const V (&g)[N][N], V* out) const {
+    for (int k = 0; k < N * N; ++k) out[k] = g[k / N][k % N];
+  }
+};
+
 template <class V, int N> struct Identity {
   static constexpr int LOGITS = 0;
   V M[N][N] = {};

@@ -14,7 +14,7 @@ import torch
 from mhc_compile.kernels.cpu.source import C_TYPES, MATRICES, constants, kernel_of, parameters, result_dtype
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.layout import layout_of
-from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.lookup import manifold_of, sizes_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.schedules.restoring import passes
@@ -217,7 +217,7 @@ def _following(inputs: Specs, n: int) -> Spec:
 def _gate_results(X: Spec, n: int, axis: int, connection: str, *, single: bool = False) -> dict[str, Spec]:
     dtype, tokens = reference.coefficient_dtype(X.dtype), layout_of(X.shape[1:], axis).tokens
     pre = {"pre_out": Spec((tokens, n), dtype)} if single else {}
-    stat = Spec((tokens, manifold_of(connection).columns(n) + 1), dtype)
+    stat = Spec((tokens, sizes_of(connection, n)[2]), dtype)
     return {**pre, "mix_out": Spec((tokens, n * n + n), dtype), "stat": stat}
 
 

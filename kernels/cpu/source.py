@@ -44,6 +44,7 @@ MATRICES = {
     "kronecker": "Kronecker",
     "circulant": "Circulant",
     "identity": "Identity",
+    "unconstrained": "Unconstrained",
 }
 """Projection -> its struct in coefficients.h or projections.h."""
 
@@ -66,7 +67,7 @@ def constants(inputs: Specs, n: int, axis: int, connection: str | None, *, singl
     uses = " ".join(f"using {alias} = {ctype};" for alias, ctype in aliases.items())
     m, *stream = inputs["X"].shape
     manifold = manifold_of(connection or "mhc")
-    flags = {"last": axis == len(stream) - 1, "single": single}
+    flags = {"last": axis == len(stream) - 1, "single": single, "hyper": manifold.hyper}
     values = f"static constexpr int n = {n}, m = {m}; static constexpr bool "
     values += ", ".join(f"{name} = {str(value).lower()}" for name, value in flags.items())
     values += f"; static constexpr double magnitude = {manifold.magnitude!r}, eps = {manifold.eps!r};"
@@ -87,6 +88,7 @@ def _library() -> str:
     """The text of the headers, with the constants of the formulas, in an include guard."""
     constants = (
         f"#define MHC_SINKHORN_ITERATIONS {reference.SINKHORN_ITERATIONS}\n#define MHC_RMS_EPS {reference.RMS_EPS}\n"
+        f"#define MHC_LAYER_NORM_EPS {reference.LAYER_NORM_EPS}\n"
     )
     folder = files("mhc_compile.kernels.cpu")
     text = constants + "\n".join(folder.joinpath(name).read_text() for name in HEADERS)

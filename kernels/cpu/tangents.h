@@ -29,7 +29,7 @@ template <class S> struct Tangents {
     for (int k = 0; k < K; ++k) z[k] = {at(logits, K, k), at(along, K, k)};
     for (int k = 0; k < 2 * N; ++k) {
       const F height = k < N ? F(1) : F(S::magnitude);
-      const D s = sigmoid(z[k]), slope = s * (1 - s);
+      const D s = S::hyper ? z[k] : sigmoid(z[k]), slope = S::hyper ? D{1 - V{}, V{}} : s * (1 - s);
       const D g = k < N ? D{at(gpre, N, k), at(gpre_along, N, k)} : D{at(gmix, WIDE, k - N), V{}};
       const D moved_gate = g * slope;
       put_column(back, K, k, t, count, moved_gate.at * height);

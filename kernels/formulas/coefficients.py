@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels.formulas import reference
+from mhc_compile.kernels.formulas import norms, reference
 from mhc_compile.kernels.formulas.layout import to_rows
 from mhc_compile.kernels.formulas.lookup import manifold_of
 from mhc_compile.kernels.formulas.manifolds import Manifold
@@ -21,10 +21,10 @@ def gate(
     V: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, mix and stat."""
-    inverse = torch.rsqrt(V.square().mean((0, 2)) + reference.RMS_EPS)[:, None]
-    z = torch.einsum("mtc,mck->tk", V, blocks(phi, V, n)) * inverse
+    found = norms.statistics(V, n, manifold)
+    z = torch.einsum("mtc,mck->tk", V, blocks(phi, V, n)) * norms.inverses(found, n, manifold)
     pre, post, R = coefficients(z, alpha, bias, n, manifold)
-    return pre, torch.cat((post, R), 1), torch.cat((z, inverse), 1)
+    return pre, torch.cat((post, R), 1), torch.cat((z, found), 1)
 
 
 def gate_backward(
@@ -39,20 +39,23 @@ def gate_backward(
     manifold: Manifold,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the coefficients alone, from those of pre `[T, n]` and mix."""
-    z, inverse = stat[:, :-1], stat[:, -1:]
-    logits = z * columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
-    glogits = logits_backward(gpre, gmix, logits, n, manifold)
-    gz = glogits * columns(alpha.to(z.dtype), n, manifold)
-    gq = gz * inverse  # z = (v @ phi) * inverse, and inverse depends on v as well: the last term of gV
+    z, found = statistics(stat, n, manifold)
+    scale, response = columns(alpha.to(z.dtype), n, manifold), norms.response(z, manifold)
+    glogits = logits_backward(gpre, gmix, response * scale + bias.to(z.dtype), n, manifold)
+    gz = glogits * scale * norms.slopes(z, manifold)[0]
+    gq = gz * norms.inverses(found, n, manifold)  # z = (v @ phi) * inverse, which depends on v as well: the second term
     gV = gq @ blocks(phi, V, n).transpose(1, 2)
-    gV = gV - (inverse.square() * (gz * z).sum(1, keepdim=True) / (V.shape[0] * V.shape[2])) * V
+    shrink = norms.per_stream(found, V, n, manifold).square() * norms.own(gz * z, V, n, manifold)
+    gV = gV - shrink * norms.centred(V, found, n, manifold)
     gphi = (V.transpose(1, 2) @ gq).expand(n, -1, -1).reshape(phi.shape)
-    galpha = torch.stack([part.sum() for part in (glogits * z).split(manifold.parts(n), 1)])
+    galpha = torch.stack([part.sum() for part in (glogits * response).split(manifold.parts(n), 1)])
     return gV, gphi.to(phi.dtype), galpha.to(alpha.dtype), glogits.sum(0).to(bias.dtype)
 
 
 def logits_backward(gpre: Tensor, gmix: Tensor, logits: Tensor, n: int, manifold: Manifold) -> Tensor:
     """Gradients of the logits `[T, K]` from those of pre, and of post and R in `gmix`."""
+    if manifold.hyper:
+        return torch.cat((gpre, gmix), 1)
     gates = torch.sigmoid(logits[:, : 2 * n])
     slopes = gates * (1 - gates)
     backward = manifold.row.backward
@@ -64,11 +67,20 @@ def logits_backward(gpre: Tensor, gmix: Tensor, logits: Tensor, n: int, manifold
 
 def coefficients(z: Tensor, alpha: Tensor, bias: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from the normed projection."""
-    return from_logits(z * columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype), n, manifold)
+    logits = norms.response(z, manifold) * columns(alpha.to(z.dtype), n, manifold) + bias.to(z.dtype)
+    return from_logits(logits, n, manifold)
+
+
+def statistics(stat: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor]:
+    """The normed projection z `[T, K]`, and what is kept of the norms `[T, S]`."""
+    count = manifold.columns(n)
+    return stat[:, :count], stat[:, count:]
 
 
 def from_logits(logits: Tensor, n: int, manifold: Manifold) -> tuple[Tensor, Tensor, Tensor]:
     """Pre `[T, n]`, post `[T, n]` and R `[T, n * n]` from logits `[T, K]`."""
+    if manifold.hyper:
+        return logits[:, :n], logits[:, n : 2 * n], logits[:, 2 * n :]
     pre, post = torch.sigmoid(logits[:, :n]), manifold.magnitude * torch.sigmoid(logits[:, n : 2 * n])
     R = _matrices(logits[:, 2 * n :].t(), n, manifold)
     return pre + manifold.eps, post + manifold.eps, R.flatten(0, 1).t()

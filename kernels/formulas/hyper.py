@@ -49,6 +49,23 @@ def hyper_values(start: initial.Start) -> dict[str, Tensor]:
     return values
 
 
+def operands(params: Sequence[Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The parameters as phi, alpha and bias of the fused steps (see `norms.py`), in the layout of a manifold's.
+
+    Phi is block diagonal: each stream is projected on columns of its own, on `k * n + i` for stream i and kind k: what
+    it is read with, what is written to it, then what each stream takes of it. A norm takes the mean off a stream; here
+    it is taken off the columns instead, so that the streams are projected as they are.
+    """
+    dtype = reference.coefficient_dtype(params[0].dtype)
+    static_pre, static_post, static_res, w_pre, w_post, w_res, *scales = (p.to(dtype) for p in params)
+    weights = torch.cat((w_pre.unsqueeze(1), w_post.unsqueeze(1), w_res), 1)
+    weights = weights - weights.mean(0)
+    eye = torch.eye(n, dtype=weights.dtype, device=weights.device)
+    phi = weights[None, :, :, None] * eye[:, None, None, :]
+    bias = torch.cat((static_pre, static_post, static_res.t().flatten()))
+    return phi.reshape(-1, n * (n + 2)), torch.cat(scales), bias
+
+
 def paper_values(start: initial.Start) -> dict[str, Tensor]:
     """As the paper starts: no dynamic part."""
     return hyper_values(replace(start, init="preserve"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
@@ -83,14 +85,21 @@ def manifold_of(connection: str) -> Manifold:
     return manifold
 
 
-def sizes_of(connection: str, n: int) -> tuple[int, int]:
-    """How many columns phi has under a connection with fused steps, and how many entries alpha."""
+def operands_of(connection: str, params: Sequence[Tensor], n: int) -> Sequence[Tensor]:
+    """What the fused steps take for the parameters of a site: phi, alpha and bias."""
+    operands = _row(connection).operands
+    return params if operands is None else operands(params, n)
+
+
+def sizes_of(connection: str, n: int) -> tuple[int, int, int]:
+    """Of a connection with fused steps: how many columns phi has, how many entries alpha, how many columns stat."""
     return _kept_sizes(connection, n) if type(n) is int else _sizes(connection, n)  # a symbol cannot be looked up
 
 
-def _sizes(connection: str, n: int) -> tuple[int, int]:
+def _sizes(connection: str, n: int) -> tuple[int, int, int]:
     manifold = manifold_of(connection)
-    return manifold.columns(n), len(manifold.parts(n))
+    columns = manifold.columns(n)
+    return columns, len(manifold.parts(n)), columns + manifold.statistics(n)
 
 
 _kept_sizes = cache(_sizes)
@@ -119,7 +128,11 @@ def why_not_kept(connection: str, n: int) -> str:
         return f"connection={connection!r} starts as another function, for training from scratch"
     if row.about.keeps != EXACTLY:
         return f"connection={connection!r} keeps the function only {row.about.keeps}"
-    if row.manifold is not None and not initial.writes_one(row.manifold.magnitude, row.manifold.eps):
+    if (
+        row.manifold is not None
+        and not row.manifold.hyper
+        and not initial.writes_one(row.manifold.magnitude, row.manifold.eps)
+    ):
         least = 1 + initial.WRITE_DEPTH + row.manifold.eps
         return f"connection={connection!r} cannot write as much as a residual add: magnitude must be above {least:g}"
     return ""

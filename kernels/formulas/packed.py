@@ -9,8 +9,8 @@ Shapes, for n streams of C channels and T tokens:
 * `X [m, *x.shape]`, `m == n`, or `m == 1` at the entry of a segment, where all n streams are equal to X[0].
 * `pre [T, n]`: read weights, where they are an operand.
 * `mix [T, n + n * n]`: post, then R row-major (rows index the output stream), one row per token.
-* `stat [T, K + 1]`, K = 2n + L: the normed projection z, then 1 / rms. Kept for the backward, has no gradient. L is the
-  number of logits of the connection's matrix, n * n for Sinkhorn.
+* `stat [T, K + S]`, K = 2n + L: the normed projection z, then 1 / rms, or what else `norms.py` keeps. For the backward,
+  has no gradient. L is the number of logits of the connection's matrix, n * n for Sinkhorn.
 * `phi [n * C, K]`, `alpha [3]` (`[2]` where L = 0), `bias [K]`, order pre, post, R, as in
   `reference.manifold_coefficients`.
 
@@ -222,7 +222,8 @@ def _read_backward(
     """Gradients of a gate with its read, for the rows V, phi, alpha and bias."""
     manifold, rows = manifold_of(connection), coefficients.rows(gu[None], axis)[0]
     gpre = torch.einsum("tc,mtc->tm", rows, V).expand(-1, n)
-    pre = coefficients.coefficients(stat[:, :-1], alpha, bias, n, manifold)[0]
+    z, _ = coefficients.statistics(stat, n, manifold)
+    pre = coefficients.coefficients(z, alpha, bias, n, manifold)[0]
     gV, *parameters = coefficients.gate_backward(gpre, gmix, V, phi, alpha, bias, stat, n, manifold)
     return coefficients.per_stream(pre, V).t()[..., None] * rows + gV, *parameters  # type: ignore[return-value]
 

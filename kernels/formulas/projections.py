@@ -14,10 +14,11 @@ from torch import Tensor
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.about import About
-from mhc_compile.kernels.formulas.limits import MAX_STREAMS, MAX_STREAMS_LITE
 from mhc_compile.kernels.formulas.sinkhorn import sinkhorn as sinkhorn_of
 from mhc_compile.kernels.formulas.sinkhorn import sinkhorn_backward
 
+MAX_STREAMS = 8
+MAX_STREAMS_LITE = 4  # mhc-lite enumerates n! permutations
 # Logit of the diagonal at the start. Much larger ones saturate: from 8 on the gradient through Sinkhorn is dead.
 TAU = 2.0
 
@@ -216,6 +217,11 @@ PROJECTIONS: Mapping[str, Projection] = MappingProxyType(
             ),
             backward=lambda grad, logits, n: torch.zeros_like(logits),
         ),
-        "unconstrained": Projection(unconstrained, lambda n: n * n, lambda n: torch.eye(n).double().flatten()),
+        "unconstrained": Projection(
+            unconstrained,
+            lambda n: n * n,
+            lambda n: torch.eye(n).double().flatten(),
+            backward=lambda grad, logits, n: grad.flatten(0, 1),
+        ),
     }
 )

@@ -16,9 +16,8 @@ from mhc_compile.kernels.formulas import gated, hyper, reference, released, sour
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas.about import NEVER, About, Options
 from mhc_compile.kernels.formulas.initial_values import Start
-from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.kernels.formulas.manifolds import Manifold
-from mhc_compile.kernels.formulas.projections import PROJECTIONS
+from mhc_compile.kernels.formulas.projections import MAX_STREAMS, PROJECTIONS
 from mhc_compile.kernels.formulas.released import Release
 from mhc_compile.kernels.formulas.sources import Sources
 
@@ -39,6 +38,7 @@ class Connection:
         powers: n must be a power of two.
         single_pass: a site is read with the read weights of the site before (see `passes/decide/single_pass.py`).
         manifold: what the fused steps compute; None where there are none for it.
+        operands: parameters and n to the phi, alpha and bias which these take; None where they are the parameters.
         about: its row in the table for users.
         options: those it takes, with their values.
         paper: as `values`, where a release starts; None where no start was published.
@@ -56,6 +56,7 @@ class Connection:
     powers: bool = False
     single_pass: bool = False
     manifold: Manifold | None = None
+    operands: Callable[[Sequence[Tensor], int], Sequence[Tensor]] | None = None
     about: About = field(default_factory=lambda: About(""))
     options: Options = field(default_factory=dict)
     paper: Callable[[Start], dict[str, Tensor]] | None = None
@@ -101,10 +102,10 @@ def _manifold(name: str, manifold: Manifold, about: About, options: Options | No
         row.powers,
         manifold.single_pass,
         manifold if row.backward is not None else None,
-        about,
-        options or {},
-        None if release is None else partial(released.site_values, release, manifold),
-        release,
+        about=about,
+        options=options or {},
+        paper=None if release is None else partial(released.site_values, release, manifold),
+        release=release,
     )
 
 
@@ -212,8 +213,6 @@ _HYPER = About(
     "learned matrix and a part that depends on the token; nothing bounds the gain over depth",
     "learned vectors and such a part",
     "Zhu et al., arXiv 2409.19606",
-    forward=(4, 2),
-    backward=(9, 3),
 )
 
 
@@ -224,15 +223,16 @@ def _rows() -> Iterator[Connection]:
         hyper.hyper_shapes,
         hyper.hyper_values,
         reference.hyper_coefficients,
+        manifold=Manifold("unconstrained", magnitude=1.0, hyper=True),
+        operands=hyper.operands,
         about=_HYPER,
         paper=hyper.paper_values,
     )
     about = About("learned matrix", "learned vectors", _HYPER.source, forward=(3, 2), backward=(6, 3))
     shapes, values, coefficients = hyper.static_shapes, hyper.static_values, hyper.static_coefficients
     static = Connection("hc-static", shapes, values, coefficients, about=about, paper=values)
-    lanes = replace(
-        about, mixing="as hc-static, of 2 streams whatever n is", gates="as hc-static: sites read them in turn"
-    )
+    mixing, gates = "as hc-static, of 2 streams whatever n is", "as hc-static: sites read them in turn"
+    lanes = replace(about, mixing=mixing, gates=gates)
     yield from (static, replace(static, name="parallel-lanes", streams=2, about=lanes))
     for projection, row in PROJECTIONS.items():
         if row.connection and row.about and row.connection not in BUILDERS:
@@ -242,8 +242,9 @@ def _rows() -> Iterator[Connection]:
     yield from (build() for build in BUILDERS.values())
 
 
-BUILDERS: Mapping[str, Callable[..., Connection]] = MappingProxyType(
-    {"identity": _identity, "gated": _gated, "attention": _attention, "dense": _dense}
-)
+# Plain dicts, which nobody changes: Dynamo breaks a graph at a proxy behind any change of a dict.
+BUILDERS: Mapping[str, Callable[..., Connection]] = {
+    "identity": _identity, "gated": _gated, "attention": _attention, "dense": _dense
+}  # fmt: skip
 """Connections that take options."""
-CONNECTIONS: Mapping[str, Connection] = MappingProxyType({row.name: row for row in _rows()})
+CONNECTIONS: Mapping[str, Connection] = {row.name: row for row in _rows()}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mhc_compile.errors import KernelInputError
-from mhc_compile.kernels.formulas.limits import MAX_STREAMS
 from mhc_compile.kernels.formulas.lookup import sizes_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
+from mhc_compile.kernels.formulas.projections import MAX_STREAMS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -146,7 +146,7 @@ def _check_streams(X: Tensor, n: int, axis: int) -> None:
 
 
 def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: int, axis: int, connection: str) -> None:
-    columns, scales = sizes_of(connection, n)
+    columns, scales, _ = sizes_of(connection, n)
     _check_tensor("phi", phi, X, (n * X.shape[axis + 1], columns))
     _check_tensor("alpha", alpha, X, (scales,))
     _check_tensor("bias", bias, X, (columns,))
@@ -155,7 +155,7 @@ def _check_parameters(X: Tensor, phi: Tensor, alpha: Tensor, bias: Tensor, n: in
 def _check_gate_gradients(gmix: Tensor, X: Tensor, stat: Tensor, n: int, axis: int, connection: str) -> None:
     tokens = _tokens(X, axis)
     _check_tensor("gmix", gmix, X, (tokens, n + n * n))
-    _check_tensor("stat", stat, X, (tokens, sizes_of(connection, n)[0] + 1))
+    _check_tensor("stat", stat, X, (tokens, sizes_of(connection, n)[2]))
 
 
 def _check_tensor(name: str, tensor: Tensor, X: Tensor, shape: Any, what: str = "a floating point tensor") -> None:

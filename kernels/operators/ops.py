@@ -17,6 +17,7 @@ from torch import Tensor
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
 from mhc_compile.kernels.formulas import packed
+from mhc_compile.kernels.formulas.lookup import operands_of
 from mhc_compile.kernels.formulas.packed import FORWARD_STEPS, SINGLE_PASS, STEPS
 from mhc_compile.kernels.formulas.steps import complete, constants_of, tensors_of
 from mhc_compile.kernels.operators import checks
@@ -145,7 +146,7 @@ def gate(
     Raises:
         KernelInputError: shapes, dtypes or devices do not fit, here and in the functions below.
     """
-    return call("gate", X, *three(params), n, axis, connection)
+    return call("gate", X, *operands(params, n, connection), n, axis, connection)
 
 
 def write(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int) -> Tensor:
@@ -157,14 +158,14 @@ def boundary(
     X: Tensor, y: Tensor, mix: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = "mhc"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::boundary`; see `packed.boundary`."""
-    return call("boundary", X, y, mix, *three(params), n, axis, connection)
+    return call("boundary", X, y, mix, *operands(params, n, connection), n, axis, connection)
 
 
 def single_gate(
     X: Tensor, params: Sequence[Tensor], *, n: int, axis: int, connection: str = SINGLE_PASS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `mhc::single_gate`; see `packed.single_gate`."""
-    return call("single_gate", X, *three(params), n, axis, connection)
+    return call("single_gate", X, *operands(params, n, connection), n, axis, connection)
 
 
 def single_boundary(
@@ -179,7 +180,7 @@ def single_boundary(
     connection: str = SINGLE_PASS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `mhc::single_boundary`; see `packed.single_boundary`."""
-    return call("single_boundary", X, y, mix, pre, *three(params), n, axis, connection)
+    return call("single_boundary", X, y, mix, pre, *operands(params, n, connection), n, axis, connection)
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float) -> Tensor:
@@ -187,11 +188,12 @@ def leave(X: Tensor, y: Tensor, mix: Tensor, *, n: int, axis: int, scale: float)
     return call("leave", X, y, mix, n, axis, scale)
 
 
-def three(params: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The parameters of a site, checked to be phi, alpha and bias."""
-    if len(params) != 3:
-        raise KernelInputError(f"got {len(params)} parameters: write (phi, alpha, bias)")
-    return params
+def operands(params: Sequence[Tensor], n: int, connection: str) -> Sequence[Tensor]:
+    """Phi, alpha and bias from the parameters of a site, which are these themselves for all connections but `hc`."""
+    found = operands_of(connection, params, n)
+    if len(found) != 3:
+        raise KernelInputError(f"got {len(found)} parameters: write (phi, alpha, bias)")
+    return found
 
 
 def call(step: str, *args: Any) -> Any:

@@ -175,7 +175,7 @@ def boundary(
     connection: str = "mhc",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`ops.boundary`, with `recompute` as for `write`."""
-    return _call("boundary", (X, y, mix, *ops.three(params), n, axis, connection), recompute)
+    return _call("boundary", (X, y, mix, *ops.operands(params, n, connection), n, axis, connection), recompute)
 
 
 def single_boundary(
@@ -191,7 +191,9 @@ def single_boundary(
     connection: str = SINGLE_PASS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`ops.single_boundary`, with `recompute` as for `write`."""
-    return _call("single_boundary", (X, y, mix, pre, *ops.three(params), n, axis, connection), recompute)
+    return _call(
+        "single_boundary", (X, y, mix, pre, *ops.operands(params, n, connection), n, axis, connection), recompute
+    )
 
 
 def leave(X: Tensor, y: Tensor, mix: Tensor, recompute: Sequence[Tensor], *, n: int, axis: int, scale: float) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels.formulas import coefficients
+from mhc_compile.kernels.formulas import coefficients, norms
 from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.kernels.operators.implementations import chosen
 
 
@@ -58,28 +59,34 @@ class Gate:
 
     def second(self, gpre: Tensor, gpre_change: Tensor, gmix: Tensor) -> Second:
         """What follows from the gradients of pre `[T, n]`, which changes, and of mix, which stays."""
-        V, hV, n = self.V, self.change, self.n
-        z, inverse = self.stat[:, :-1], self.stat[:, -1:]
-        rate = -inverse.square() * (V * hV).mean((0, 2))[:, None]  # of inverse, relative to it
+        V, hV, n, row = self.V, self.change, self.n, manifold_of(self.connection)
+        z, kept = coefficients.statistics(self.stat, n, row)
+        W = norms.centred(V, kept, n, row)
+        factor = norms.per_stream(kept, V, n, row)
+        rates = -factor.square() * _mean(W * hV, row)  # of 1 / rms or 1 / std, relative to it
+        inverse, rate = norms.inverses(kept, n, row), _per_column(rates, n, row)
         hphi, halpha, hbias = self.along
         blocks, hblocks = self._blocks(self.params[0]), None if hphi is None else self._blocks(hphi)
         hz = _sum(torch.einsum("mtc,mck->tk", hV, blocks), None if hblocks is None else _project(V, hblocks))
         hz = hz * inverse + z * rate
         scale, hscale = self._columns(self.params[1]), None if halpha is None else self._columns(halpha)
-        along = _sum(_sum(hz * scale, None if hscale is None else z * hscale), hbias)
-        logits = z * scale + self.params[2].to(z.dtype)
+        t, (slope, bend) = norms.response(z, row), norms.slopes(z, row)
+        ht = hz * slope
+        along = _sum(_sum(ht * scale, None if hscale is None else t * hscale), hbias)
+        logits = t * scale + self.params[2].to(z.dtype)
         pre, hpre, hmix, back, hback = self._tangents()(
             logits, along, gpre.to(z.dtype), gpre_change.to(z.dtype), gmix.to(z.dtype), n, self.connection
         )
-        gz, hgz = back * scale, _sum(hback * scale, None if hscale is None else back * hscale)
+        gt, hgt = back * scale, _sum(hback * scale, None if hscale is None else back * hscale)
+        gz, hgz = gt * slope, hgt * slope + gt * bend * hz
         gq, hgq = gz * inverse, (hgz + gz * rate) * inverse
-        factor = -inverse.square() / (V.shape[0] * V.shape[2])
-        own = factor * (gz * z).sum(1, keepdim=True)  # by 1 / rms, which depends on V as well
-        hown = 2 * rate * own + factor * (hgz * z + gz * hz).sum(1, keepdim=True)
-        gV = gq @ blocks.mT + own * V
-        hgV = hgq @ blocks.mT + hown * V + own * hV
+        square = -factor.square()
+        own = square * norms.own(gz * z, V, n, row)  # by the norm, which depends on V as well
+        hown = 2 * rates * own + square * norms.own(hgz * z + gz * hz, V, n, row)
+        gV = gq @ blocks.mT + own * W
+        hgV = hgq @ blocks.mT + hown * W + own * (hV - hV.mean(2, keepdim=True) if row.hyper else hV)
         hgV = hgV if hblocks is None else hgV + gq @ hblocks.mT
-        return Second(pre, hpre, hmix, gV, hgV, self._parameters(gq, hgq, hback * z + back * hz, hback))
+        return Second(pre, hpre, hmix, gV, hgV, self._parameters(gq, hgq, hback * t + back * ht, hback))
 
     def _parameters(self, gq: Tensor, hgq: Tensor, scaled: Tensor, hback: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         phi, alpha, bias = self.params
@@ -97,6 +104,17 @@ class Gate:
         module = chosen(self.V.device.type, self.V.dtype, self.n, self.connection)
         found: Callable[..., tuple[Tensor, ...]] = getattr(module, "tangents", coefficients.tangents)
         return found
+
+
+def _mean(products: Tensor, row: Manifold) -> Tensor:
+    """Over what one norm takes, `[m or 1, T, 1]`."""
+    return products.mean(2, keepdim=True) if row.hyper else products.mean((0, 2))[None, :, None]
+
+
+def _per_column(rates: Tensor, n: int, row: Manifold) -> Tensor:
+    """`[m or 1, T, 1]` as `[T, K]`, or `[T, 1]` where all columns share one."""
+    rates = rates.squeeze(2).t()
+    return rates.expand(-1, n).repeat(1, row.columns(n) // n) if row.hyper else rates
 
 
 def _project(V: Tensor, blocks: Tensor) -> Tensor:

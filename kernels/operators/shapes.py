@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_compile.kernels.formulas.lookup import manifold_of
+from mhc_compile.kernels.formulas.lookup import sizes_of
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.reference import coefficient_dtype
 from mhc_compile.kernels.formulas.steps import tensors_of
@@ -27,7 +27,7 @@ def gate(
     """Of `(u, mix, stat)`."""
     tell_inductor()
     checks.check_gate(X, phi, alpha, bias, n, axis, connection)
-    stat = _table(X, axis, manifold_of(connection).columns(n) + 1)
+    stat = _table(X, axis, sizes_of(connection, n)[2])
     return X.new_empty(X.shape[1:]), _table(X, axis, n * n + n), stat
 
 

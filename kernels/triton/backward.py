@@ -11,8 +11,8 @@ import triton.language as tl
 
 from mhc_compile.kernels.triton.leave import leave_weights
 from mhc_compile.kernels.triton.logits import add_dots, zero_tiles
+from mhc_compile.kernels.triton.norms import projection_gradient, through_norm
 from mhc_compile.kernels.triton.parts import (
-    column,
     load_streams,
     load_tile,
     read_gates,
@@ -22,34 +22,6 @@ from mhc_compile.kernels.triton.parts import (
     write_weights,
     written,
 )
-
-
-@triton.jit
-def logit_scale(alpha, n: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
-    """Alpha, repeated over the columns it scales: `[KP]`; one that takes no logits has two entries."""
-    k = tl.arange(0, KP)
-    gates = tl.where(k < n, tl.load(alpha), tl.load(alpha + 1))
-    if 2 * n < K:
-        gates = tl.where(k < 2 * n, gates, tl.load(alpha + 2))
-    return gates
-
-
-@triton.jit
-def table(pointer, t, live, width: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
-    """The first K columns of a `[T, width]` table, `[BT, KP]`."""
-    k = tl.arange(0, KP)
-    return tl.load(pointer + (t * width)[:, None] + k[None, :], mask=live[:, None] & (k < K)[None, :], other=0.0)
-
-
-@triton.jit
-def projection_gradient(
-    glogits, stat, alpha, t, live, COUNT: tl.constexpr, n: tl.constexpr, K: tl.constexpr, KP: tl.constexpr
-):
-    """The gradient of `v @ phi`, `[BT, KP]`, and the factor of v that comes from the rms, `[BT, 1]`."""
-    inverse = column(stat, t, live, K + 1, K)
-    gz = table(glogits, t, live, K, K, KP) * logit_scale(alpha, n, K, KP)[None, :]
-    product = tl.sum(gz * table(stat, t, live, K + 1, K, KP), 1, keep_dims=True)
-    return gz * inverse, inverse * inverse * product / COUNT
 
 
 @triton.jit
@@ -74,18 +46,19 @@ def gate_backward_kernel(
     PRECISION: tl.constexpr,
     K: tl.constexpr,
     LEAST: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """The gradient of X in `packed.gate_backward`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
-    gq, factor = projection_gradient(glogits, stat, alpha, t, live, m * C, n, K, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST)
+    gq, factors = projection_gradient(glogits, stat, alpha, t, live, m, C, n, K, KP, STATS)
+    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST, STATS)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         read = load_tile(gu, at, mask)
         for i in tl.static_range(m):
             p = tl.trans(stream_phi(phi, i, c0, n, m, C, K, BC, KP))
-            h = pre[i] * read - factor * load_tile(X, i * stride + at, mask)
+            h = pre[i] * read - through_norm(factors, i, load_tile(X, i * stride + at, mask))
             h += tl.dot(gq, p, input_precision=PRECISION)
             tl.store(grad_X + i * stride + at, h.to(grad_X.dtype.element_ty), mask=mask)
 
@@ -203,14 +176,14 @@ def leave_backward_kernel(
 def boundary_backward_kernel(
     g, gu, X, y, mix, phi, alpha, bias, stat, glogits, grad_X, grad_y, grad_mix, T, inner, n: tl.constexpr,
     m: tl.constexpr, C: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, VEC: tl.constexpr,
-    LAST: tl.constexpr, PRECISION: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of streams, branch and `mix` in `packed.boundary_backward`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     post, R = write_weights(mix, t, live, n, m)
-    gq, factor = projection_gradient(glogits, stat, alpha, t, live, n * C, n, K, KP)
-    pre = read_gates(stat, alpha, bias, t, live, n, n, K, LEAST)
+    gq, factors = projection_gradient(glogits, stat, alpha, t, live, n, C, n, K, KP, STATS)
+    pre = read_gates(stat, alpha, bias, t, live, n, n, K, LEAST, STATS)
     dots = zero_tiles(n + n * m, BT, BC // VEC)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
@@ -221,7 +194,8 @@ def boundary_backward_kernel(
         gy = tl.zeros([BT, BC], tl.float32)
         for i in tl.static_range(n):
             p = tl.trans(stream_phi(phi, i, c0, n, n, C, K, BC, KP))
-            h = load_tile(g, i * stride + at, mask) + pre[i] * read - factor * written(xs, branch, post, R, i, m)
+            h = load_tile(g, i * stride + at, mask) + pre[i] * read
+            h -= through_norm(factors, i, written(xs, branch, post, R, i, m))
             h += tl.dot(gq, p, input_precision=PRECISION)
             gy += post[i] * h
             gxs = add_scaled(gxs, R, i * m, h)

@@ -11,14 +11,13 @@ import triton
 import triton.language as tl
 
 from mhc_compile.kernels.triton.matrices import store_closed
+from mhc_compile.kernels.triton.norms import add_moments, no_moments, store_statistics
 from mhc_compile.kernels.triton.parts import (
     gate_value,
     load_streams,
     load_tile,
     matrix_tile,
-    mixing_logits,
     read_gates,
-    sinkhorn_tile,
     stream_phi,
     tile,
     token_block,
@@ -26,19 +25,21 @@ from mhc_compile.kernels.triton.parts import (
     written,
     written_streams,
 )
+from mhc_compile.kernels.triton.sinkhorn import mixing_logits, sinkhorn_tile
 
 
 @triton.jit
 def store_coefficients(
     q,
-    square,
+    moments,
     alpha,
     bias,
     mix,
     stat,
     t,
     live,
-    COUNT: tl.constexpr,
+    streams: tl.constexpr,
+    C: tl.constexpr,
     EPS: tl.constexpr,
     ITERATIONS: tl.constexpr,
     n: tl.constexpr,
@@ -48,26 +49,23 @@ def store_coefficients(
     MATRIX: tl.constexpr,
     MAGNITUDE: tl.constexpr,
     LEAST: tl.constexpr,
+    STATS: tl.constexpr,
 ):
-    """`mix` and `stat` from the projection `q [BT, KP]` and the sum of squares `[BT]` of COUNT numbers.
+    """`mix` and `stat` from the projection `q [BT, KP]` and the moments of the streams.
 
     z goes through memory, because a register tile cannot be cut into columns; a barrier lies between.
     """
-    k = tl.arange(0, KP)
-    inverse = tl.rsqrt(square / COUNT + EPS)
-    at = (t * (K + 1))[:, None] + k[None, :]
-    tl.store(stat + at, q * inverse[:, None], mask=live[:, None] & (k < K)[None, :])
-    tl.store(stat + t * (K + 1) + K, inverse, mask=live)
+    store_statistics(q, moments, stat, t, live, streams, C, EPS, n, K, KP, STATS)
     tl.debug_barrier()
     for i in tl.static_range(n):
-        post = MAGNITUDE * gate_value(stat, alpha, bias, t, live, n, K, 1, i) + LEAST
+        post = MAGNITUDE * gate_value(stat, alpha, bias, t, live, n, K, STATS, 1, i) + LEAST
         tl.store(mix + (t * (n + n * n) + i)[:, None], post, mask=live[:, None])
     if MATRIX == "sinkhorn":
         logits, inside = mixing_logits(stat, alpha, bias, t, live, n, NP)
         at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
         tl.store(mix + at, sinkhorn_tile(logits, inside, ITERATIONS), mask=mask)
     else:
-        store_closed(mix, stat, alpha, bias, t, live, n, K, MATRIX)
+        store_closed(mix, stat, alpha, bias, t, live, n, K, MATRIX, STATS)
 
 
 @triton.jit
@@ -87,12 +85,13 @@ def read_kernel(
     LAST: tl.constexpr,
     K: tl.constexpr,
     LEAST: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """`u = sum_i pre_i V_i` over m streams."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     at, mask = tile(start, live, tl.program_id(1) * BC, inner, C, BC, LAST)
-    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST)
+    pre = read_gates(stat, alpha, bias, t, live, n, m, K, LEAST, STATS)
     total = pre[0] * load_tile(V, at, mask)
     for i in tl.static_range(1, m):
         total += pre[i] * load_tile(V, i * stride + at, mask)
@@ -124,21 +123,22 @@ def gate_coefficients_kernel(
     MATRIX: tl.constexpr,
     MAGNITUDE: tl.constexpr,
     LEAST: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """`packed.gate` but for its `u`."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     q = tl.zeros([BT, KP], tl.float32)
-    square = tl.zeros([BT, BC], tl.float32)
+    moments = no_moments(m, BT, BC, STATS)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         for i in tl.static_range(m):
             v = load_tile(X, i * stride + at, mask)
-            square += v * v
+            moments = add_moments(moments, i, v, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, K, BC, KP), q, input_precision=PRECISION)
     store_coefficients(
-        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, m * C, EPS, ITERATIONS, n, K, NP, KP, MATRIX,
-        MAGNITUDE, LEAST,
+        q, moments, alpha, bias, mix_out, stat, t, live, m, C, EPS, ITERATIONS, n, K, NP, KP, MATRIX, MAGNITUDE,
+        LEAST, STATS,
     )  # fmt: skip
 
 
@@ -147,14 +147,14 @@ def boundary_coefficients_kernel(
     X, y, mix, phi, alpha, bias, following, mix_out, stat, T, inner, n: tl.constexpr, m: tl.constexpr,
     C: tl.constexpr, NP: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, LAST: tl.constexpr,
     EPS: tl.constexpr, ITERATIONS: tl.constexpr, PRECISION: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr,
-    MAGNITUDE: tl.constexpr, LEAST: tl.constexpr,
+    MAGNITUDE: tl.constexpr, LEAST: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """`packed.boundary` but for its `u`: all n streams behind the write in one program, the gate on what is stored."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
     stride = tl.cast(T, tl.int64) * C
     post, R = write_weights(mix, t, live, n, m)
     q = tl.zeros([BT, KP], tl.float32)
-    square = tl.zeros([BT, BC], tl.float32)
+    moments = no_moments(n, BT, BC, STATS)
     for c0 in range(0, C, BC):
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         xs = load_streams(X, at, mask, stride, m)
@@ -163,11 +163,11 @@ def boundary_coefficients_kernel(
             stored = written(xs, branch, post, R, i, m).to(following.dtype.element_ty)
             tl.store(following + i * stride + at, stored, mask=mask)
             v = stored.to(tl.float32)
-            square += v * v
+            moments = add_moments(moments, i, v, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, K, BC, KP), q, input_precision=PRECISION)
     store_coefficients(
-        q, tl.sum(square, 1), alpha, bias, mix_out, stat, t, live, n * C, EPS, ITERATIONS, n, K, NP, KP, MATRIX,
-        MAGNITUDE, LEAST,
+        q, moments, alpha, bias, mix_out, stat, t, live, n, C, EPS, ITERATIONS, n, K, NP, KP, MATRIX, MAGNITUDE,
+        LEAST, STATS,
     )  # fmt: skip
 
 

@@ -16,13 +16,12 @@ from mhc_compile.kernels.triton.parts import (
     load_streams,
     load_tile,
     matrix_tile,
-    mixing_logits,
-    sinkhorn_tile_backward,
     tile,
     token_block,
     write_weights,
     written,
 )
+from mhc_compile.kernels.triton.sinkhorn import mixing_logits, sinkhorn_tile_backward
 
 
 @triton.jit
@@ -68,14 +67,20 @@ def store_logit_gradients(
     ITERATIONS: tl.constexpr,
     MATRIX: tl.constexpr,
     MAGNITUDE: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """`glogits [T, K]` from the gradients of pre (n columns) and of `mix`."""
     for i in tl.static_range(n):
-        pre = gate_value(stat, alpha, bias, t, live, n, K, 0, i)
-        tl.store(glogits + (t * K + i)[:, None], gpre[i] * pre * (1 - pre), mask=live[:, None])
-        half = gate_value(stat, alpha, bias, t, live, n, K, 1, i)
-        gpost = MAGNITUDE * column(gmix, t, live, n + n * n, i) * half * (1 - half)
-        tl.store(glogits + (t * K + n + i)[:, None], gpost, mask=live[:, None])
+        gpost = column(gmix, t, live, n + n * n, i)
+        slope = 1.0
+        half_slope = 1.0
+        if STATS == 1:
+            pre = gate_value(stat, alpha, bias, t, live, n, K, STATS, 0, i)
+            half = gate_value(stat, alpha, bias, t, live, n, K, STATS, 1, i)
+            slope = pre * (1 - pre)
+            half_slope = MAGNITUDE * half * (1 - half)
+        tl.store(glogits + (t * K + i)[:, None], gpre[i] * slope, mask=live[:, None])
+        tl.store(glogits + (t * K + n + i)[:, None], gpost * half_slope, mask=live[:, None])
     if MATRIX == "sinkhorn":
         at, mask, _ = matrix_tile(t, live, n + n * n, n, n, NP)
         gR = tl.load(gmix + at, mask=mask, other=0.0)
@@ -83,7 +88,7 @@ def store_logit_gradients(
         at, mask, _ = matrix_tile(t, live, K, 2 * n, n, NP)
         tl.store(glogits + at, sinkhorn_tile_backward(gR, logits, inside, ITERATIONS), mask=mask)
     else:
-        store_closed_backward(glogits, gmix, stat, alpha, bias, t, live, n, K, MATRIX)
+        store_closed_backward(glogits, gmix, stat, alpha, bias, t, live, n, K, MATRIX, STATS)
 
 
 @triton.jit
@@ -122,6 +127,7 @@ def gate_logits_kernel(
     K: tl.constexpr,
     MATRIX: tl.constexpr,
     MAGNITUDE: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """The gradients of a gate's logits."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
@@ -133,7 +139,9 @@ def gate_logits_kernel(
     gpre = ()
     for i in tl.static_range(n):
         gpre = gpre + (tl.sum(dots[i % m], 1, keep_dims=True),)
-    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE)
+    store_logit_gradients(
+        gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE, STATS
+    )
 
 
 @triton.jit
@@ -161,6 +169,7 @@ def boundary_logits_kernel(
     K: tl.constexpr,
     MATRIX: tl.constexpr,
     MAGNITUDE: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """The gradients of the logits of a gate behind a write."""
     t, live, start = token_block(tl.program_id(0), T, inner, C, BT, LAST)
@@ -173,4 +182,6 @@ def boundary_logits_kernel(
         dots = add_dots(dots, m, read, (load_tile(y, at, mask),), 1, VEC)
     post, R = write_weights(mix, t, live, n, m)
     gpre = read_gate_gradients(dots, post, R, n, m)
-    store_logit_gradients(gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE)
+    store_logit_gradients(
+        gpre, gmix, alpha, bias, stat, glogits, t, live, n, K, NP, ITERATIONS, MATRIX, MAGNITUDE, STATS
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mhc_compile.kernels.triton.parts import column
+from mhc_compile.kernels.triton.parts import column, respond
 
 
 @triton.constexpr_function
@@ -109,6 +109,8 @@ def closed_matrix(logits, like, n: tl.constexpr, MATRIX: tl.constexpr):
             products = products + (pair_product(weights, like, x, -1, factors),)
         for k in tl.static_range(n * n):
             entries = entries + (products[(k // n) ^ (k % n)],)
+    elif MATRIX == "unconstrained":
+        entries = logits
     else:
         tl.static_assert(MATRIX == "permutations")
         weights = softmax_columns(logits, 0, len(logits))
@@ -164,23 +166,28 @@ def closed_matrix_backward(grads, logits, like, n: tl.constexpr, MATRIX: tl.cons
                 along += grads[i * n + column_of(p, i, n)]
             alongs = alongs + (along,)
         back = softmax_columns_backward(alongs, weights, len(logits))
+    elif MATRIX == "unconstrained":
+        back = grads
     return back
 
 
 @triton.jit
-def matrix_logits(stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr):
+def matrix_logits(stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, STATS: tl.constexpr):
     """The K - 2n logits of the matrix."""
     logits = ()
     for k in tl.static_range(2 * n, K):
-        logits = logits + (column(stat, t, live, K + 1, k) * tl.load(alpha + 2) + tl.load(bias + k),)
+        scaled = respond(column(stat, t, live, K + STATS, k), STATS) * tl.load(alpha + 2)
+        logits = logits + (scaled + tl.load(bias + k),)
     return logits
 
 
 @triton.jit
-def store_closed(mix, stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr):
+def store_closed(
+    mix, stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr, STATS: tl.constexpr
+):
     """R into `mix`."""
-    logits = matrix_logits(stat, alpha, bias, t, live, n, K)
-    like = column(stat, t, live, K + 1, K)
+    logits = matrix_logits(stat, alpha, bias, t, live, n, K, STATS)
+    like = column(stat, t, live, K + STATS, K)
     entries = closed_matrix(logits, like, n, MATRIX)
     for k in tl.static_range(n * n):
         tl.store(mix + (t * (n + n * n) + n + k)[:, None], entries[k], mask=live[:, None])
@@ -188,13 +195,14 @@ def store_closed(mix, stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constex
 
 @triton.jit
 def store_closed_backward(
-    glogits, gmix, stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr
-):
+    glogits, gmix, stat, alpha, bias, t, live, n: tl.constexpr, K: tl.constexpr, MATRIX: tl.constexpr,
+    STATS: tl.constexpr,
+):  # fmt: skip
     """The gradients of the matrix's logits into `glogits`, from those of R in `gmix`."""
     grads = ()
     for k in tl.static_range(n * n):
         grads = grads + (column(gmix, t, live, n + n * n, n + k),)
-    logits = matrix_logits(stat, alpha, bias, t, live, n, K)
-    back = closed_matrix_backward(grads, logits, column(stat, t, live, K + 1, K), n, MATRIX)
+    logits = matrix_logits(stat, alpha, bias, t, live, n, K, STATS)
+    back = closed_matrix_backward(grads, logits, column(stat, t, live, K + STATS, K), n, MATRIX)
     for k in tl.static_range(len(back)):
         tl.store(glogits + (t * K + 2 * n + k)[:, None], back[k], mask=live[:, None])

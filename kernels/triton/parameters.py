@@ -8,9 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mhc_compile.kernels.triton.backward import logit_scale, table
 from mhc_compile.kernels.triton.logits import zero_tiles
-from mhc_compile.kernels.triton.parts import column, load_streams, load_tile, tile, token_block, write_weights, written
+from mhc_compile.kernels.triton.norms import column_scales, logit_scale, normed_gradient, table
+from mhc_compile.kernels.triton.parts import load_streams, load_tile, respond, tile, token_block, write_weights, written
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def store_products(
 @triton.jit
 def store_logit_sums(
     logit_sums, glogits, stat, share, T, inner, C: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
-    SHARES: tl.constexpr, BT: tl.constexpr, LAST: tl.constexpr
+    SHARES: tl.constexpr, BT: tl.constexpr, LAST: tl.constexpr, STATS: tl.constexpr
 ):  # fmt: skip
     """Sums of the logit gradients and of their products with z, into `logit_sums [SHARES, 2, K]`."""
     shift = tl.zeros([BT, KP], tl.float32)
@@ -56,7 +56,7 @@ def store_logit_sums(
         t, live, _ = token_block(block, T, inner, C, BT, LAST)
         glogit = table(glogits, t, live, K, K, KP)
         shift += glogit
-        scale += glogit * table(stat, t, live, K + 1, K, KP)
+        scale += glogit * respond(table(stat, t, live, K + STATS, K, KP), STATS)
     k = tl.arange(0, KP)
     tl.store(logit_sums + share * 2 * K + k, tl.sum(shift, 0), mask=k < K)
     tl.store(logit_sums + share * 2 * K + K + k, tl.sum(scale, 0), mask=k < K)
@@ -82,22 +82,24 @@ def gate_products_kernel(
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
     K: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """`X_i^T gq` for BC channels and a share of the tokens."""
     c0 = tl.program_id(0) * BC
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
-    scale = logit_scale(alpha, n, K, KP)[None, :]
+    scale = logit_scale(alpha, n, K, KP)
     sums = zero_tiles(m, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
         t, live, start = token_block(block, T, inner, C, BT, LAST)
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
-        gq = table(glogits, t, live, K, K, KP) * scale * column(stat, t, live, K + 1, K)
+        gz, _ = normed_gradient(glogits, stat, scale, t, live, n, K, KP, STATS)
+        gq = gz * column_scales(stat, t, live, n, K, KP, STATS)
         sums = add_products(sums, load_streams(X, at, mask, stride, m), gq, PRECISION)
     store_products(partial, share, sums, c0, m, C, K, BC, KP)
     if tl.program_id(0) == 0:
-        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST)
+        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST, STATS)
 
 
 @triton.jit
@@ -122,12 +124,13 @@ def boundary_products_kernel(
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
     K: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     """`X'_i^T gq` for BC channels and a share of the tokens, with X' computed again."""
     c0 = tl.program_id(0) * BC
     share = tl.program_id(1)
     stride = tl.cast(T, tl.int64) * C
-    scale = logit_scale(alpha, n, K, KP)[None, :]
+    scale = logit_scale(alpha, n, K, KP)
     sums = zero_tiles(n, BC, KP)
     first, last = block_share(share, T, inner, SHARES, BT, LAST)
     for block in range(first, last):
@@ -139,11 +142,12 @@ def boundary_products_kernel(
         vs = ()
         for i in tl.static_range(n):
             vs = vs + (written(xs, branch, post, R, i, m),)
-        gq = table(glogits, t, live, K, K, KP) * scale * column(stat, t, live, K + 1, K)
+        gz, _ = normed_gradient(glogits, stat, scale, t, live, n, K, KP, STATS)
+        gq = gz * column_scales(stat, t, live, n, K, KP, STATS)
         sums = add_products(sums, vs, gq, PRECISION)
     store_products(partial, share, sums, c0, n, C, K, BC, KP)
     if tl.program_id(0) == 0:
-        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST)
+        store_logit_sums(logit_sums, glogits, stat, share, T, inner, C, K, KP, SHARES, BT, LAST, STATS)
 
 
 @triton.jit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.schedules.restoring import passes
 from mhc_compile.kernels.schedules.schedule import Schedule, Spec
@@ -22,7 +21,7 @@ STREAMS = range(2, 9)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-PROJECTIONS = ("sinkhorn", "permutations", "kronecker", "circulant", "identity")
+PROJECTIONS = ("sinkhorn", "permutations", "kronecker", "circulant", "identity", "unconstrained")
 
 
 def covers(dtype: torch.dtype, n: int, projection: str | None = None) -> str | None:
@@ -43,9 +42,13 @@ def gate(inputs: Inputs, n: int, axis: int, connection: str = "mhc", tiles: Tile
     """`packed.gate`."""
     step = Step.of("gate", inputs, n, axis, tiles, connection)
     X = inputs["X"]
-    buffers = {"u": Spec(X.shape[1:], X.dtype), "mix_out": step.table(n + n * n), "stat": step.table(step.K + 1)}
+    buffers = {
+        "u": Spec(X.shape[1:], X.dtype),
+        "mix_out": step.table(n + n * n),
+        "stat": step.table(step.K + step.statistics),
+    }
     names = (*inputs, "mix_out", "stat")
-    first = step.scan(forward.gate_coefficients_kernel, names, step.gated, EPS=reference.RMS_EPS)
+    first = step.scan(forward.gate_coefficients_kernel, names, step.gated, EPS=step.eps)
     return Schedule(buffers, (first, step.read("X", step.m)), tuple(buffers))
 
 
@@ -64,10 +67,10 @@ def boundary(inputs: Inputs, n: int, axis: int, connection: str = "mhc", tiles: 
         "following": Spec((n, *shape), step.dtype),
         "u": Spec(shape, step.dtype),
         "mix_out": step.table(n + n * n),
-        "stat": step.table(step.K + 1),
+        "stat": step.table(step.K + step.statistics),
     }
     names = (*inputs, "following", "mix_out", "stat")
-    first = step.scan(forward.boundary_coefficients_kernel, names, step.gated, EPS=reference.RMS_EPS)
+    first = step.scan(forward.boundary_coefficients_kernel, names, step.gated, EPS=step.eps)
     return Schedule(buffers, (first, step.read("following", n)), tuple(buffers))
 
 
@@ -76,8 +79,8 @@ def single_gate(
 ) -> Schedule:
     """`packed.single_gate`."""
     step = Step.of("single_gate", inputs, n, axis, tiles, connection)
-    buffers = {"pre_out": step.table(n), "mix_out": step.table(n + n * n), "stat": step.table(step.K + 1)}
-    launch = step.scan(single.single_gate_kernel, (*inputs, *buffers), step.gated, EPS=reference.RMS_EPS)
+    buffers = {"pre_out": step.table(n), "mix_out": step.table(n + n * n), "stat": step.table(step.K + step.statistics)}
+    launch = step.scan(single.single_gate_kernel, (*inputs, *buffers), step.gated, EPS=step.eps)
     return Schedule(buffers, (launch,), tuple(buffers))
 
 
@@ -92,9 +95,9 @@ def single_boundary(
         "u": Spec(shape, step.dtype),
         "pre_out": step.table(n),
         "mix_out": step.table(n + n * n),
-        "stat": step.table(step.K + 1),
+        "stat": step.table(step.K + step.statistics),
     }
-    launch = step.scan(single.single_boundary_kernel, (*inputs, *buffers), step.gated, EPS=reference.RMS_EPS)
+    launch = step.scan(single.single_boundary_kernel, (*inputs, *buffers), step.gated, EPS=step.eps)
     return Schedule(buffers, (launch,), tuple(buffers))
 
 

@@ -45,8 +45,8 @@ class Step:
         dtype = torch.promote_types(X.dtype, inputs["y"].dtype) if "y" in inputs else X.dtype
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         last = axis == len(shape) - 1
-        tiles = tiles or configurations(name, inputs, n, axis)[0]
         manifold = manifold_of(connection)
+        tiles = tiles or configurations(name, inputs, n, axis, hyper=manifold.hyper)[0]
         return cls(n, m, shape[axis], outer, inner, last, dtype, widest(inputs), tiles, inputs, axis, manifold)
 
     @property
@@ -58,6 +58,16 @@ class Step:
     def K(self) -> int:
         """How many columns of phi a token is projected on."""
         return self.manifold.columns(self.n)
+
+    @property
+    def statistics(self) -> int:
+        """How many numbers a token keeps of its norms."""
+        return self.manifold.statistics(self.n)
+
+    @property
+    def eps(self) -> float:
+        """Of the norms."""
+        return reference.LAYER_NORM_EPS if self.manifold.hyper else reference.RMS_EPS
 
     @property
     def channels(self) -> int:
@@ -84,18 +94,23 @@ class Step:
     @property
     def projecting(self) -> dict[str, Any]:
         """Constants of the products with phi."""
-        return {"K": self.K, "KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
+        return {**self.widths, "KP": max(16, _power_of_two(self.K)), "PRECISION": self.precision}
 
     @property
     def matrices(self) -> dict[str, Any]:
         """Constants of post and of the matrices."""
         sinkhorn = {"NP": _power_of_two(self.n), "ITERATIONS": reference.SINKHORN_ITERATIONS}
-        return {"K": self.K, **sinkhorn, "MATRIX": self.manifold.projection, "MAGNITUDE": self.manifold.magnitude}
+        return {**self.widths, **sinkhorn, "MATRIX": self.manifold.projection, "MAGNITUDE": self.manifold.magnitude}
 
     @property
     def read_constants(self) -> dict[str, Any]:
         """Constants of the read weights."""
-        return {"K": self.K, "LEAST": self.manifold.eps}
+        return {**self.widths, "LEAST": self.manifold.eps}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of `stat`: the normed projection, and what is kept of the norms."""
+        return {"K": self.K, "STATS": self.statistics}
 
     def tiled_for(self, kernel: str) -> Step:
         """The same step for a kernel with tiles of its own."""

@@ -74,10 +74,14 @@ _FULL_MANY = {
 """The same for more than four streams, not timed: few spilled registers, and shared memory that an A100 has."""
 
 
-def configurations(kernel: str, inputs: Inputs, n: int, axis: int) -> tuple[Tiles, ...]:
-    """What is worth measuring on a real device; the first is what is taken without."""
+def configurations(kernel: str, inputs: Inputs, n: int, axis: int, *, hyper: bool = False) -> tuple[Tiles, ...]:
+    """What is worth measuring on a real device; the first is what is taken without.
+
+    `hyper`: each stream has a norm of its own, which takes registers.
+    """
     kernel = kernel.removeprefix("single_")  # not timed yet: those of the steps they differ little from
-    table = _table(widest(inputs) == 4, n > FEW, axis == len(inputs["X"].shape) - 2)
+    last = axis == len(inputs["X"].shape) - 2 and not (hyper and kernel == "boundary")
+    table = _table(widest(inputs) == 4, n > FEW, last)
     found = table.get(kernel, table["others"])
     return tuple(_for_amd(tiles, n) for tiles in found) if torch.version.hip else found
 

@@ -28,6 +28,7 @@ from mhc_compile.programs.coverage import check_parameters, check_sites
 from mhc_compile.programs.dispatch import FORWARD
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import original_forward, plain_calls
+from mhc_compile.twin.looks import with_traced_hooks
 from mhc_compile.twin.module_tree import original_class
 from mhc_compile.wording import names_text
 
@@ -59,6 +60,8 @@ class Fallback:
         backend._held = self._held
         self._forward = getattr(original_class(module), self._method)
         code = original_forward(module) if self._method == FORWARD else self._forward
+        if self._path and self._method == FORWARD:
+            code = with_traced_hooks(code)
         self._compiled, self._compilations = compiled_alone(module, code, backend), 0
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -54,7 +54,7 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
         with TRACING:  # first calls from several threads are traced one after the other
             program = entry.find(owner, flat, tree) or _trace(owner, entry, args, kwargs, kind)
             entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
-        if program is not None:
+        if program is not None and program.input_spec.tree == tree:
             return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
     refuse_fallback(owner, describe_call(owner, args, kwargs))
     _check_transforms(describe_call(owner, args, kwargs))

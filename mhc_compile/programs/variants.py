@@ -96,8 +96,10 @@ def _add(
     owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any], whole: frozenset[str]
 ) -> Program | None:
     plain, changing = plain_part(owner, entry.path, whole, entry.method), _changing(entry, args, kwargs)
-    args, kwargs = compat.tree_map(without_transforms, (tuple(args), dict(kwargs)))
-    with compat.functorch_left() if compat.functorch_active() else nullcontext():
+    transformed = compat.functorch_active()
+    if transformed:  # only then: objects that are made anew may have their entries in another order
+        args, kwargs = compat.tree_map(without_transforms, (tuple(args), dict(kwargs)))
+    with compat.functorch_left() if transformed else nullcontext():
         captured = capture(plain, args, kwargs, path=entry.path, open_axes=changing)
     if captured.effects:
         return None

@@ -96,6 +96,26 @@ class TracedHook:
         return changed if isinstance(changed, tuple) else (changed,), kwargs
 
 
+def with_traced_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward of a door, a function of the module and its inputs, between the hooks that are not run around it."""
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for hook in tuple(module._forward_pre_hooks.values()):
+            if isinstance(hook, TracedHook):
+                changed = hook(module, args, kwargs)
+                if changed is not None:
+                    args, kwargs = changed
+        result = forward(module, *args, **kwargs)
+        for hook in tuple(module._forward_hooks.values()):
+            if isinstance(hook, TracedHook):
+                changed = hook(module, args, kwargs, result)
+                if changed is not None:
+                    result = changed
+        return result
+
+    return call
+
+
 class TracedObject(TracedHook):
     """The same of a hook that is an object: `prune` and `remove_weight_norm` look for theirs by class."""
 

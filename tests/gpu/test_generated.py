@@ -102,6 +102,13 @@ def test_an_interior_site_of_single_pass_adds_one_launch_forward_and_three_backw
     }
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive  # another program to compile; `make gpu-proof` has it
+def test_hyper_connections_launch_what_mhc_does() -> None:
+    forward, backward = both(program(depth=1, connection="hc"))
+    assert (forward.ours, backward.ours) == expected()
+
+
 @pytest.mark.exhaustive  # four streams are in the test before
 @pytest.mark.parametrize("n", [2, 8])
 def test_inductor_knows_which_tensors_the_kernels_write(n: int) -> None:

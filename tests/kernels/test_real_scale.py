@@ -12,7 +12,7 @@ from tests.kernels.site_chain import site_parameters
 from tests.kernels.step_calls import assert_right, backward_arguments, forward_arguments, run
 from tests.tables import also
 
-FUSED = ("mhc", "mhc-lite", "kronecker", "circulant", "identity")
+FUSED = ("mhc", "mhc-lite", "kronecker", "circulant", "identity", "hc")
 OUTPUTS, GRADIENTS = 1.5e-2, 5e-2  # of bf16, as maths.md allows; relative to the largest entry
 LOGIT = 30.0
 B, S, C, n = 2, 5, 33, 4

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
+from transformers.utils import ModelOutput
 
 import mhc_compile
 from mhc_compile.errors import CaptureError
@@ -126,3 +129,33 @@ def test_sizes_that_change_at_every_call_are_for_dynamo_in_the_end(monkeypatch):
         x = torch.randn(2, 4, length)
         assert close(twin(x), mhc_compile.revert(twin)(x))
     assert programs(twin) <= 2
+
+
+@dataclass
+class Pair(ModelOutput):
+    first: torch.Tensor | None = None
+    second: torch.Tensor | None = None
+
+
+class TakesPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    def forward(self, x, pair=None):
+        for block in self.blocks:
+            x = block(x)
+        return x if pair is None else x + 2 * pair.first - 3 * pair.second
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_entries_of_an_object_are_told_apart_by_their_names_whatever_their_order(turned):
+    """An object that is made anew from its parts has its entries in the order of its class."""
+    model = TakesPair()
+    pair = Pair(second=torch.ones_like(X)) if turned else Pair(first=X)
+    pair["first"], pair["second"] = X, torch.ones_like(X)
+    assert list(pair) == (["second", "first"] if turned else ["first", "second"])
+    twin = transformed(model)
+    for _ in range(2):  # traced, and served by the trace
+        assert close(twin(X, pair), model(X, pair))
+    assert programs(twin) == 2

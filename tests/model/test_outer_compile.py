@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from mhc_compile.errors import NotPreservingWarning
 from tests.model.towers import X, close, transformed
 from tests.moved import move
 from tests.tables import also
-from tests.toy_models import WIDTH
+from tests.toy_models import WIDTH, Tower
 
 
 @pytest.mark.parametrize("backend", ["eager", *also("inductor")])  # of open sizes, `kernels/test_lowering.py` has some
@@ -21,6 +23,16 @@ def test_compiles_in_one_graph_with_an_open_batch(backend):
     for batch in (2, 3, 4, 6):
         x = torch.randn(batch, 3, WIDTH)
         assert close(compiled(x), twin(x))
+
+
+@pytest.mark.parametrize("connection", ["hc", *also("hc-static", "attention", "gated")])
+def test_so_does_a_copy_whatever_its_connection_is(connection):
+    """A copy restores itself at its first call: that changes a dict, behind which Dynamo trusts no view of another."""
+    torch._dynamo.reset()
+    twin = mhc_compile.transform(Tower(), n=2, example_inputs=(X,), connection=connection)
+    twin = copy.deepcopy(move(twin).eval())
+    compiled = torch.compile(twin, backend="eager", fullgraph=True)
+    assert close(compiled(X), twin(X))
 
 
 def test_compiled_call_of_a_new_kind_says_to_run_it_once():

@@ -6,6 +6,22 @@ from tests.mutants.mutant import Mutant
 
 CALLS = (
     Mutant(
+        "hooks of a module that is called alone are lost where Dynamo serves it",
+        "calls",
+        "            code = with_traced_hooks(code)\n",
+        "            pass\n",
+        ("tests/twin/test_hooks.py::test_so_do_those_of_a_module_that_is_called_alone",),
+    ),
+    Mutant(
+        "objects among the inputs are made anew before they are traced",
+        "calls",
+        "    if transformed:  # only then",
+        "    if True:  # only then",
+        (
+            "tests/model/test_kinds_of_calls.py::test_entries_of_an_object_are_told_apart_by_their_names_whatever_their_order",
+        ),
+    ),
+    Mutant(
         "a module that is called from outside runs plain",
         "calls",
         "        if door is not None and not runs_plain() and has_our_forward(type(self)):\n",

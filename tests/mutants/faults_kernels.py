@@ -30,6 +30,29 @@ KERNELS = (
         ("tests/kernels/formulas/test_packed.py::test_every_spelled_out_gradient_is_that_of_autograd",),
     ),
     Mutant(
+        "each stream of hyper-connections keeps its mean",
+        "kernels",
+        "    weights = weights - weights.mean(0)\n",
+        "",
+        (
+            "tests/kernels/formulas/test_packed.py::test_those_of_hyper_connections_are_the_formulas_with_the_gradient_of_every_parameter",
+        ),
+    ),
+    Mutant(
+        "the streams of hyper-connections share the scale of the first",
+        "kernels",
+        "= sums.q[t][k] * row[K + k % Moments<S, STREAMS>::NORMS];",
+        "= sums.q[t][k] * row[K];",
+        ("tests/kernels/cpu/test_launch.py::test_so_is_every_result_for_other_connections",),
+    ),
+    Mutant(
+        "the tanh of hyper-connections has no slope in the second derivative",
+        "kernels",
+        "hgt * slope + gt * bend * hz",
+        "hgt * slope",
+        ("tests/kernels/operators/test_ops.py::test_the_operators_pass_gradcheck_twice",),
+    ),
+    Mutant(
         "Sinkhorn runs once more",
         "kernels",
         "    M = torch.softmax(torch.log_softmax(logits, dim=0), dim=1)\n    for _ in range(iterations - 1):\n",

@@ -8,7 +8,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import HookNotRunWarning
-from tests.toy_models import Block, Tower
+from tests.toy_models import WIDTH, Block, Tower
 from tests.twin.towers import X, gradients, transformed
 
 
@@ -56,6 +56,42 @@ def test_hooks_that_were_there_and_collect_something_do_so_at_every_call():
         calls.clear()
         torch.testing.assert_close(module(X), expected)
         assert len(calls) == 1
+
+
+COLLECTED = []
+
+
+def note(value):
+    COLLECTED.append(value.detach().sum())
+    return value * 2
+
+
+NOTING = {
+    "before": lambda body: body.register_forward_pre_hook(lambda m, args: (note(args[0]),)),
+    "before, with keywords": lambda body: body.register_forward_pre_hook(
+        lambda m, args, kwargs: ((note(args[0]),), kwargs), with_kwargs=True
+    ),
+    "after": lambda body: body.register_forward_hook(lambda m, args, out: note(out)),
+    "after, with keywords": lambda body: body.register_forward_hook(
+        lambda m, args, kwargs, out: note(out), with_kwargs=True
+    ),
+    "both": lambda body: [NOTING[name](body) for name in ("before", "after")],
+}
+
+
+@pytest.mark.parametrize("kind", NOTING)
+def test_so_do_those_of_a_module_that_is_called_alone(kind):
+    """What they collect lies outside of the model, so the call is no program but goes through Dynamo."""
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Sequential(Block(), Block()))
+    NOTING[kind](model[1])
+    twin = transformed(model, modes=("train",))
+    COLLECTED.clear()
+    inside, within = twin(X), list(COLLECTED)
+    COLLECTED.clear()
+    alone = twin[1](twin[0](X))
+    torch.testing.assert_close(alone, inside)
+    torch.testing.assert_close(COLLECTED, within)
+    assert len(within) == (2 if kind == "both" else 1) and not torch.allclose(model(X), inside)
 
 
 def test_a_hook_that_will_never_fire_is_warned_of():

@@ -114,3 +114,24 @@ def test_a_model_without_sites_has_nothing_to_check():
             return self.linear(x)
 
     assert checked(Plain).notes == ("no sites",)
+
+
+def test_layers_that_start_at_zero_and_random_choices_hide_nothing():
+    class Sleeps(Net):
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.head.weight)
+
+        def forward_head(self, x):
+            return self.head(x[:, torch.randperm(x.shape[1])[:1]])
+
+    result = checked(Sleeps)
+    assert result.passed and result.ways["blocks"] == "one graph", result.failure
+
+
+def test_a_result_that_the_noise_does_not_reach_is_no_proof():
+    class Ends(Net):
+        def forward_head(self, x):
+            return self.head(x) * 0
+
+    assert "the noise changes the result by 0e+00 only" in checked(Ends).failure

@@ -38,7 +38,8 @@ def step_specs(
     sizes = {
         "g": shape if name == "leave_backward" else (n, *shape), "gu": shape, "gmix": (tokens, n + n * n),
         "X": (m, *shape), "y": shape, "mix": (tokens, n + n * n),
-        "phi": (n * C, K), "alpha": (len(manifold.parts(n)),), "bias": (K,), "stat": (tokens, K + 1),
+        "phi": (n * C, K), "alpha": (len(manifold.parts(n)),), "bias": (K,),
+        "stat": (tokens, K + manifold.statistics(n)),
         "pre": (tokens, n), "gpre": (tokens, n),
     }  # fmt: skip
     restored = ("X", *(f"{name}_{i}" for i in range(3) for name in ("y", "mix")))
@@ -71,13 +72,20 @@ class Row:
 
 
 def rows(
-    targets: Sequence[str], n: int, channels: Sequence[int], dtype: torch.dtype, steps: Sequence[str], axis: int = 1
+    targets: Sequence[str],
+    n: int,
+    channels: Sequence[int],
+    dtype: torch.dtype,
+    steps: Sequence[str],
+    axis: int = 1,
+    connection: str = "mhc",
 ) -> Iterator[Row]:
-    """Every kernel of every step, as the default configuration compiles it."""
+    """Every kernel of every step, as the default configuration compiles it; `connection` is that of gates."""
     for C, step, target in product(channels, steps, targets):
-        inputs = step_specs(step, n, C, dtype, axis=axis)
+        inputs = step_specs(step, n, C, dtype, axis=axis, connection=connection)
+        options = {"connection": connection} if "phi" in inputs and not step.startswith("single") else {}
         with patch.object(torch.version, "hip", "6.4" if target.startswith("gfx") else None):
-            plan = schedule(step, inputs, n, axis)
+            plan = schedule(step, inputs, n, axis, **options)
         for name, kernel in kernels(plan, inputs, TARGETS[target]).items():
             used = resources(kernel)
             yield Row(
@@ -94,11 +102,12 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", default=EVERY_STEP, choices=EVERY_STEP)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--connection", default="mhc")
     parser.add_argument("--axis", type=int, default=1, help="1: channels last, 0: first")
     o = parser.parse_args()
     titles = ("kernel", "C", "target", "registers", "spills", "shared", "tensor cores", "16-byte loads")
     print("{:<30}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*titles))
-    for row in rows(o.targets, o.streams, o.channels, getattr(torch, o.dtype), o.steps, o.axis):
+    for row in rows(o.targets, o.streams, o.channels, getattr(torch, o.dtype), o.steps, o.axis, o.connection):
         print("{:<30}{:>6} {:<7}{:>10}{:>8}{:>8}{:>14}{:>15}".format(*astuple(row)[1:]), flush=True)
 
 

@@ -19,6 +19,7 @@ PROJECTING = {
     "single_boundary_backward_kernel",
 }
 
+GATED = ("gate", "boundary", "gate_backward", "boundary_backward")
 SHARED_MEMORY = {"sm_80": 163 << 10, "gfx942": 64 << 10}
 """Bytes that a program may have; newer devices have more."""
 
@@ -47,7 +48,25 @@ def test_shared_memory_fits_the_device(target: str, dtype: torch.dtype, n: int, 
     assert [row for row in found if row.shared > SHARED_MEMORY[target]] == []
 
 
+BOUNDARY = ("boundary", "boundary_backward")
+
+
 @pytest.mark.exhaustive
-def test_wide_models_do_not_spill() -> None:
-    steps = ("boundary", "boundary_backward", "single_boundary", "single_boundary_backward")
-    assert [row for row in rows(["sm_90"], 4, [4096], torch.bfloat16, steps) if row.spills] == []
+@pytest.mark.parametrize(
+    ("connection", "steps"), [("mhc", (*BOUNDARY, "single_boundary", "single_boundary_backward")), ("hc", BOUNDARY)]
+)
+def test_wide_models_do_not_spill(connection: str, steps: tuple[str, ...]) -> None:
+    found = rows(["sm_90"], 4, [4096], torch.bfloat16, steps, connection=connection)
+    assert [row for row in found if row.spills] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "steps"),  # the gate is the least that has every function of these norms in its forward
+    [("sm_90", ("gate",)), *also(*((target, GATED) for target in ("sm_90", "sm_80", "sm_100", "gfx942")))],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} steps",
+)
+def test_no_kernel_of_hyper_connections_spills_more_than_two_registers(target: str, steps: tuple[str, ...]) -> None:
+    found = list(rows([target], 4, [1024], torch.bfloat16, steps, connection="hc"))
+    assert [row for row in found if row.spills > 8] == []
+    assert {row.kernel for row in found if row.tensor_cores} == PROJECTING & {row.kernel for row in found}

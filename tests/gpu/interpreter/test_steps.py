@@ -84,9 +84,10 @@ def test_every_result_is_that_of_the_formulas(n: int, equal: bool, layout: Any) 
 @pytest.mark.parametrize(
     ("connection", "n", "equal"),
     [
-        *((name, 4, False) for name in ("mhc-lite", "identity:magnitude=1.5,eps=0.01")),
-        *also(("kronecker", 4, False), ("circulant", 4, False)),
+        *((name, 4, False) for name in ("hc", "identity:magnitude=1.5,eps=0.01")),
+        *also(*((name, 4, False) for name in ("mhc-lite", "kronecker", "circulant"))),
         *also(("mhc-lite", 3, True), ("kronecker", 8, True), ("circulant", 3, True), ("identity", 8, True)),
+        *also(("hc", 3, True), ("hc", 3, False), ("hc", 8, True)),
     ],
 )
 def test_so_is_every_result_for_other_connections(connection: str, n: int, equal: bool) -> None:

@@ -66,8 +66,11 @@ def test_so_is_every_result_for_other_numbers_of_streams(n: int) -> None:
 @pytest.mark.parametrize(
     ("connection", "n"),
     [
-        *(("identity:magnitude=1.5,eps=0.01", 4), ("kronecker", 4), ("circulant", 4)),
+        *(("identity:magnitude=1.5,eps=0.01", 4), ("kronecker", 4), ("hc", 4)),
         *also(
+            ("hc", 3),
+            ("hc", 8),
+            ("circulant", 4),
             ("mhc-lite", 4),
             ("mhc-lite", 3),
             ("kronecker", 2),

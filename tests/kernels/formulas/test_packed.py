@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mhc_compile.kernels.formulas import packed
-from mhc_compile.kernels.formulas.lookup import find
+from mhc_compile.kernels.formulas.connections import parameter_shapes
+from mhc_compile.kernels.formulas.lookup import find, operands_of
 from mhc_compile.kernels.formulas.packed import FORWARD_STEPS
 from mhc_compile.kernels.formulas.steps import tensors_of
 from mhc_compile.kernels.operators import single_pass, streams
@@ -46,9 +47,37 @@ def test_the_steps_are_the_formulas(connection: str, n: int, layout: str, equal:
     torch.testing.assert_close(fused[2:], packed.single_gate(following, *params, n, data.axis, connection), **close)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+def test_those_of_hyper_connections_are_the_formulas_with_the_gradient_of_every_parameter(
+    n: int, layout: str, equal: bool
+) -> None:
+    """Streams have means and scales of their own, which a norm of each takes away."""
+    data = step_inputs(n, layout, equal=equal, dtype=torch.float64)
+    shapes = parameter_shapes("hc", n, data.X.shape[data.axis + 1])
+    params = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes.values()]
+    X = (data.X * torch.arange(1, 1 + len(data.X)).reshape(-1, *[1] * data.y.ndim) + 3).requires_grad_()
+    u, mix, _ = packed.gate(X, *operands_of("hc", params, n), n, data.axis, "hc")
+    full = X.expand(n, *X.shape[1:])
+    pre, post, R = find("hc", n).coefficients(full, params, n=n, axis=data.axis)
+    following, expected = packed.write(X, data.y, mix, n, data.axis), streams.reference.write(full, data.y, post, R)
+    close = {"rtol": 1e-10, "atol": 1e-11}
+    torch.testing.assert_close((u, following), (streams.read(full, pre), expected), **close)
+    found, wanted = (
+        torch.autograd.grad((out.sin().sum() + read.cos().sum()), [X, *params])
+        for out, read in ((following, u), (expected, streams.read(full, pre)))
+    )
+    torch.testing.assert_close(found, wanted, **close)
+
+
 @pytest.mark.parametrize(
     ("connection", "n", "layout"),
-    [*(("mhc", 3, layout) for layout in LAYOUTS), *((name, 4, "tiny") for name in FUSED[1:]), ("kronecker", 8, "tiny")],
+    [
+        *(("mhc", 3, layout) for layout in LAYOUTS),
+        *((name, 4, "tiny") for name in (*FUSED[1:], "hc")),
+        ("kronecker", 8, "tiny"),
+    ],
 )
 @pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
 def test_every_spelled_out_gradient_is_that_of_autograd(connection: str, n: int, layout: str, equal: bool) -> None:

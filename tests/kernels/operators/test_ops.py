@@ -58,9 +58,11 @@ def test_the_backward_operators_pass_opcheck(name: str) -> None:
     ("name", "connection", "equal"),  # an entry differs by the sum over streams: a step with a write, one without
     [
         *((name, "mhc", False) for name in STEPS),
+        ("boundary", "hc", False),
         *(("gate", "mhc", True), ("write", "mhc", True)),
         *also(("boundary", "mhc", True), ("leave", "mhc", True)),
         *also(*product(("boundary",), ("identity:eps=0.01", "mhc-lite", "kronecker", "circulant"), (False, True))),
+        *also(("boundary", "hc", True)),
     ],
 )
 def test_the_operators_pass_gradcheck_twice(name: str, connection: str, equal: bool) -> None:
@@ -166,7 +168,7 @@ def test_without_gradients_a_kernel_is_called_past_the_dispatcher_unless_somebod
         ops.call(name, *args)  # with gradients
 
 
-@pytest.mark.parametrize("connection", ["hc", "hc-static", "gated:rank=2"])
+@pytest.mark.parametrize("connection", ["hc-static", "gated:rank=2"])
 def test_sites_without_operators_pass_gradcheck_twice(connection: str) -> None:
     torch.manual_seed(0)
     values = noisy(site_parameters(connection, 2, 3))

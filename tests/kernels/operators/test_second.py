@@ -12,7 +12,7 @@ from mhc_compile.kernels.operators.implementations import chosen
 from tests.kernels.step_calls import forward_arguments
 from tests.tables import also
 
-CONNECTIONS = ["mhc", *also("identity:magnitude=1.5,eps=0.01", "mhc-lite", "kronecker", "circulant")]
+CONNECTIONS = ["mhc", "hc", *also("identity:magnitude=1.5,eps=0.01", "mhc-lite", "kronecker", "circulant")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

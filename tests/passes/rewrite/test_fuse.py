@@ -119,14 +119,14 @@ def test_sites_that_mix_over_different_axes_stay_apart():
     assert [(s.kind.name, s.gates) for s in plan.steps if s.reason is Unfused.AXES] == [("WRITE", ""), ("GATE", "f1")]
 
 
-@pytest.mark.parametrize("connection", ["hc", "hc-static", "gated"])
+@pytest.mark.parametrize("connection", ["hc-static", "gated"])
 def test_connections_without_fused_steps_stay_in_plain_pytorch(connection):
     plan = plan_of(net(chain), X, connection=connection)
     assert {(s.kind, s.reason, s.detail) for s in plan.steps} == {(StepKind.PLAIN, Unfused.CONNECTION, connection)}
 
 
-@pytest.mark.parametrize("connection", ["mhc-lite", "kronecker", "circulant", "identity:magnitude=1.5,eps=0.01"])
-def test_other_projections_run_through_the_same_steps(connection):
+@pytest.mark.parametrize("connection", ["hc", "mhc-lite", "kronecker", "circulant", "identity:magnitude=1.5,eps=0.01"])
+def test_other_connections_run_through_the_same_steps(connection):
     gm, plan = rewritten(net(chain), X, connection=connection)
     assert calls(gm) == ["entry_gate", "entry_boundary", "boundary", "leave"]
     assert plan.connection == connection and {s.reason for s in plan.steps} == {None}

@@ -115,7 +115,7 @@ def test_checkpointed_bodies_are_left_out_and_the_plan_says_so():
     assert any("in checkpointed blocks" in note for note in plan.notes)
 
 
-@pytest.mark.parametrize("connection", ["hc", "residual"])
+@pytest.mark.parametrize("connection", ["hc-static", "residual"])
 def test_where_nothing_can_be_restored_the_plan_says_so(connection):
     assert [f"connection='{connection}'" in n for n in plan_of(net(), X, connection=connection, recompute=2).notes] == [
         True
@@ -140,13 +140,13 @@ def test_segments_too_short_for_a_group_are_named():
     assert note == "recompute='auto' has no effect: segments this short make groups of one site"
 
 
-# For "hc" nothing is restored; one and eight streams make groups of another length.
+# For "hc-static" nothing is restored; one and eight streams make groups of another length.
 STREAMS = [
     (2, "mhc"),
     (4, "mhc"),
     (4, "mhc-single-pass"),
     (4, "hc"),
-    *also((4, "mhc-lite"), (1, "mhc"), (8, "mhc"), (2, "hc")),
+    *also((4, "mhc-lite"), (1, "mhc"), (8, "mhc"), (2, "hc-static")),
 ]
 
 
