@@ -163,7 +163,7 @@ def test_a_saved_program_runs_without_this_package(tmp_path: Path) -> None:
 # What packages are made of runs in `make test`: the kernels in programs of Inductor, and refusals of the next test.
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize(("connection", "n"), [("mhc", 4), ("hc", 2)])  # with "hc" they hold nothing of ours
+@pytest.mark.parametrize(("connection", "n"), [("mhc", 4), ("hc-static", 2)])  # of the other they hold nothing of ours
 def test_a_package_of_aotinductor_runs_without_this_package(connection: str, n: int, tmp_path: Path) -> None:
     model = exported_gpt()[0] if connection == "mhc" else moved(gpt(), characters(2, 12), connection, n=n)
     exported = exported_gpt()[1] if connection == "mhc" else export(model, characters(2, 12))

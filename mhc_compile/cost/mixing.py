@@ -21,7 +21,8 @@ from mhc_compile.cost.traffic import (
     step_traffic,
 )
 from mhc_compile.errors import CaptureError
-from mhc_compile.kernels.formulas.connections import parameter_shapes
+from mhc_compile.kernels.formulas.connections import find, parameter_shapes
+from mhc_compile.kernels.formulas.manifolds import Manifold
 from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.passes.plan.steps import StepKind
 
@@ -85,8 +86,14 @@ class Mixing:
     @cached_property
     def columns(self) -> int:
         """Coefficients that are computed from the streams of a token."""
+        if self._manifold is not None:
+            return self._manifold.columns(self.n)
         shapes = parameter_shapes(self.config.effective_connection, self.n, 1)
         return sum(shape[-1] for name, shape in shapes.items() if name == "phi" or name.startswith("w_"))
+
+    @cached_property
+    def _manifold(self) -> Manifold | None:
+        return find(self.config.effective_connection, self.n).manifold
 
     def product_flops(self, site: Site) -> float:
         """FLOPs of the coefficients of a token, forward and twice that backward: streams times phi."""
@@ -139,7 +146,8 @@ class Mixing:
             yield from ((key, size) for key in segment.sites)
 
     def _kept_coefficients(self) -> int:
-        return self.n * self.n + self.n + self.columns + 1
+        statistics = 1 if self._manifold is None else self._manifold.statistics(self.n)
+        return self.n * self.n + self.n + self.columns + statistics
 
     def _steps(self) -> Iterator[tuple[Site, Traffic, StepKind]]:
         first = {segment.sites[0] for segment in self.plan.segments}

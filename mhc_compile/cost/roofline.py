@@ -53,7 +53,7 @@ def row_of(mixing: Mixing, device: Device, plain: PlainStep) -> Row:
     before = plain.memory.value + _STATES * SINGLE * mixing.plan.parameters
     schemes = tuple(_schemes(mixing, device, plain))
     restoring = mixing.restoring().total / device.byte_rate
-    per_site = "per site: T C b (n {}+ 1) + 4 T (n^2 + n + columns + 1)"
+    per_site = "per site: T C b (n {}+ 1) + 4 T (n^2 + n + columns + statistics)"
     recomputed = (
         Figure(less, "B", f"{per_site.format('/ L ')}, L = sqrt(n sites / (n + 2))"),
         Figure(before + less, "B", "the same with kept, recomputed"),

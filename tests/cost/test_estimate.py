@@ -24,7 +24,7 @@ from tests.toy_models import WIDTH, Tower
 @pytest.fixture(scope="module")
 def found() -> Any:
     return mhc_compile.estimate(
-        Tower(), n=(2, 3, 4), connection=("mhc", "kronecker", "hc"), example_inputs=(torch.randn(4, 5, WIDTH),)
+        Tower(), n=(2, 3, 4), connection=("mhc", "kronecker", "hc-static"), example_inputs=(torch.randn(4, 5, WIDTH),)
     )
 
 
@@ -36,7 +36,7 @@ def test_there_is_a_row_for_each_pair_that_exists(found) -> None:
         (4, "mhc"),
         (2, "kronecker"),
         (4, "kronecker"),
-        *((n, "hc") for n in (2, 3, 4)),
+        *((n, "hc-static") for n in (2, 3, 4)),
     ]
     assert "powers of two" in found.notes[0]
     assert found.sites == 3 and found.tokens == 20 and found.dtype == "bfloat16"
@@ -61,7 +61,7 @@ def test_more_streams_cost_more_and_fusion_costs_less(found) -> None:
         assert row.kept_recomputed.value <= row.kept.value
         assert row.seconds_recomputed.value >= row.ours.seconds.value
     assert found.row(4, "kronecker").kept_recomputed is not None
-    other = found.row(4, "hc")
+    other = found.row(4, "hc-static")
     assert other.kept_recomputed is other.memory_recomputed is other.seconds_recomputed is None
 
 

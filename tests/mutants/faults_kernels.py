@@ -111,8 +111,8 @@ KERNELS = (
     Mutant(
         "the Triton kernels gate streams that are not rounded",
         "kernels",
-        "            v = stored.to(tl.float32)\n            square += v * v\n",
-        "            v = written(xs, branch, post, R, i, m)\n            square += v * v\n",
+        "            v = stored.to(tl.float32)\n            moments = ",
+        "            v = written(xs, branch, post, R, i, m)\n            moments = ",
         ("tests/gpu/interpreter/test_steps.py::test_the_next_site_reads_the_streams_as_they_are_stored",),
         interpreted=True,
     ),

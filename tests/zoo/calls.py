@@ -7,30 +7,26 @@ numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
 
 import mhc_compile
 from mhc_compile.capture.inputs import resolve_inputs
-from mhc_compile.model.fallback import Fallback
-from mhc_compile.programs.program import Program
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import EXPECTED
 from tests.zoo.checks import has_gradient
 from tests.zoo.generators import Generator, build_generator
 from tests.zoo.result import CheckError, failure_of
 from tests.zoo.specs import SEQUENCE
+from tests.zoo.ways import counted, ways_of
 
 NOISE = 0.3
 LENGTH = 4  # tokens that are generated
 BOUND = 1e-4
-ONE_GRAPH, DYNAMO = "one graph", "Dynamo"  # the ways of a call
 APART = 1e-3  # outputs are others than the plain model's where they differ by more
 
 Build = Callable[[str], Generator]
@@ -81,37 +77,6 @@ def move(parameters: Iterator[nn.Parameter], seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in parameters:
             parameter += NOISE * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-
-
-@contextmanager
-def counted() -> Iterator[dict[str, int]]:
-    """How many calls in the block were served by programs, and how many by Dynamo."""
-    counts = {ONE_GRAPH: 0, DYNAMO: 0}
-
-    def counting(way: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            counts[way] += 1
-            return function(*args)
-
-        return call
-
-    with (
-        mock.patch.object(Program, "__call__", counting(ONE_GRAPH, Program.__call__)),
-        mock.patch.object(Fallback, "__call__", counting(DYNAMO, Fallback.__call__)),
-    ):
-        yield counts
-
-
-def ways_of(counts: Mapping[str, int]) -> str:
-    """Who has served the calls that were `counted`.
-
-    Raises:
-        CheckError: nobody has, so that the model ran plain.
-    """
-    ways = [way for way, count in counts.items() if count]
-    if not ways:
-        raise CheckError("neither a program nor Dynamo was asked")
-    return " + ".join(ways)
 
 
 @dataclass
@@ -183,9 +148,11 @@ class _Run:
         loss.backward()
         new = dict(hyper.get_submodule("hyper_connections").named_parameters())
         idle = _in_untrained_layers(hyper, learning)
-        silent = [name for name, parameter in new.items() if not has_gradient(parameter) and id(parameter) not in idle]
-        known = EXPECTED.get(self.result.target, {})
-        text = f"{len(silent)} of {len(new)} have no gradient: {', '.join(silent[:3])}"
+        self._learn(new, [name for name, p in new.items() if not has_gradient(p) and id(p) not in idle])
+
+    def _learn(self, new: Mapping[str, nn.Parameter], silent: Sequence[str]) -> None:
+        known, text = EXPECTED.get(self.result.target, {}), f"{len(silent)} of {len(new)} have no gradient: "
+        text += ", ".join(silent[:3])
         if len(silent) != known.get("silent_in_training", 0):
             raise CheckError(text)
         if silent:

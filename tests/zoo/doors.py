@@ -23,10 +23,11 @@ from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.names import lies_in, named_modules
 from mhc_compile.verification.compare import distance
 from tests.zoo.build import build as build_zoo
-from tests.zoo.calls import APART, counted, move, ways_of
+from tests.zoo.calls import APART, move
 from tests.zoo.checks import Build, site_count
 from tests.zoo.compare import cast
 from tests.zoo.result import CheckError, failure_of
+from tests.zoo.ways import counted, ways_of
 
 BOUND = 1e-3  # also in single precision, behind noise
 LEAST = 1e-12  # that the noise must change a result by, above the rounding of double precision

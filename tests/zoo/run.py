@@ -27,13 +27,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.zoo.build import EXPECTED
-from tests.zoo.calls import ONE_GRAPH, CallsResult, check_calls
+from tests.zoo.calls import CallsResult, check_calls
 from tests.zoo.checks import check
 from tests.zoo.doors import DoorsResult, check_doors
 from tests.zoo.generators import generators
 from tests.zoo.result import Result
 from tests.zoo.second import missing
 from tests.zoo.verified import check_verified
+from tests.zoo.ways import ONE_GRAPH
 from tests.zoo.workers import call_isolated
 
 AnyResult = Result | CallsResult | DoorsResult

@@ -20,7 +20,7 @@ def roles(gm):
 
 
 def test_a_chain_becomes_entry_then_streams_then_a_readout():
-    gm, _ = rewritten(net(chain), X, connection="hc")
+    gm, _ = rewritten(net(chain), X, connection="hc-static")
     assert roles(gm) == [
         ("entry_coefficients", "f0"), ("entry_read", "f0"), ("entry_write", "f0"),
         ("coefficients", "f1"), ("read", "f1"), ("write", "f1"), ("reduce", None),
@@ -28,7 +28,7 @@ def test_a_chain_becomes_entry_then_streams_then_a_readout():
 
 
 def test_the_original_adds_are_gone_and_nodes_carry_their_place():
-    gm, plan = rewritten(net(chain), X, front_end="dynamo", connection="hc")
+    gm, plan = rewritten(net(chain), X, front_end="dynamo", connection="hc-static")
     names = {n.name for n in gm.graph.nodes}
     assert not names & {add for s in plan.sites for add in s.adds}
     write = next(n for n in gm.graph.nodes if n.target is streams.write)
