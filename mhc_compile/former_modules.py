@@ -28,6 +28,8 @@ LATE = {"stage": "model.stage"}
 class _Former(types.ModuleType):
     """Stands for a module of today that is imported late."""
 
+    __file__ = __file__  # tools ask a module where it comes from
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,9 @@ def test_classes_are_found_under_their_names_of_then(name: str) -> None:
 def test_functions_of_the_package_do_not_become_modules() -> None:
     pickle.loads(pickle.dumps(mhc_compile.backend(n=2)))
     assert "backend" in FORMER and callable(mhc_compile.backend)
+
+
+def test_every_module_of_the_package_says_where_it_lies() -> None:
+    """The runner of faults looks whether all code came from its copy, as coverage and reloading tools do."""
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "mhc_compile"}
+    assert [name for name, module in ours.items() if not Path(module.__file__ or "").is_file()] == []
