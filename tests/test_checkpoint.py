@@ -112,9 +112,13 @@ def test_optimizer_and_counters_go_into_the_same_file(trained, tmp_path):
     trained(X).sum().backward()
     optimizer.step()
     checkpoint.save({"model": trained.state_dict(), "optimizer": optimizer.state_dict(), "step": 3}, tmp_path / "x.pt")
-    state = checkpoint.load(tmp_path / "x.pt")
-    optimizer.load_state_dict(state["optimizer"])
+    state, fresh = checkpoint.load(tmp_path / "x.pt"), torch.optim.AdamW(mhc_compile.parameter_groups(trained))
+    fresh.load_state_dict(state["optimizer"])
     assert state["step"] == 3
+    named = [(name, p) for name, p in trained.named_parameters() if p in optimizer.state]
+    moments = {name: optimizer.state[p]["exp_avg"] for name, p in named}
+    assert all(torch.equal(fresh.state[p]["exp_avg"], moments[name]) for name, p in named)
+    assert any(name.startswith("hyper_connections.") and value.any() for name, value in moments.items())
 
 
 @pytest.mark.parametrize("options", [{"n": 3}, {"connection": "identity"}, {"reduce": "learned"}])

@@ -11,6 +11,7 @@ from mhc_compile.errors import GraphBreakError
 from mhc_compile.passes.plan.reasons import Reason
 from tests.dynamo.breaking import HALVES, LOOP, Halves, Loop, made
 from tests.dynamo.towers import distance, inputs, randomise
+from tests.moved import move
 from tests.tables import also
 from tests.toy_models import WIDTH, Block
 
@@ -28,9 +29,12 @@ def test_with_and_without_the_break_the_same_parameters_are_used() -> None:
     model, x = made(Halves), inputs()
     compiled = torch.compile(model, backend=mhc_compile.backend(inner="eager"))
     compiled(x)
+    new = [id(p) for p in model.hyper_connections.parameters()]
     model.eval()  # one graph
-    compiled(x)
-    assert list(model.hyper_connections) == HALVES
+    whole = compiled(x)
+    move(model)
+    assert list(model.hyper_connections) == HALVES and [id(p) for p in model.hyper_connections.parameters()] == new
+    assert distance(compiled(x), whole) > 1e-3
 
 
 def test_attach_finds_the_keys_of_later_calls() -> None:

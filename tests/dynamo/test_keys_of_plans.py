@@ -36,3 +36,6 @@ def test_a_layer_left_out_of_a_compiled_model_takes_its_parameters_with_it():
         model["block"].hyper_connections[keys[0]].bias.add_(1.0)
     assert torch.allclose(compiled(X, both=False), plain(X, both=False), atol=1e-5)
     assert list(model["block"].hyper_connections) == keys
+    with torch.no_grad():
+        model["block"].hyper_connections[keys[1]].bias.add_(1.0)
+    assert not torch.allclose(compiled(X, both=False), plain(X, both=False), atol=1e-2)

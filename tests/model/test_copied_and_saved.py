@@ -11,6 +11,7 @@ import torch
 import mhc_compile
 from tests.capture.readers import InTensors
 from tests.model.towers import X, close, programs, transformed
+from tests.moved import move
 from tests.toy_models import WIDTH, Tower
 
 
@@ -35,14 +36,14 @@ def test_deepcopy_does_not_share_constants():
 
 
 def test_pickle_restores_class_parameters_and_plan():
-    twin = transformed()
+    twin = move(transformed())
     other = pickle.loads(pickle.dumps(twin))
     assert isinstance(other, Tower) and other.mhc_plan == twin.mhc_plan
     assert programs(other) == 0 and close(other(X), twin(X)) and programs(other) == 1
 
 
 def test_torch_save_and_load():
-    twin, file = transformed(), io.BytesIO()
+    twin, file = move(transformed()), io.BytesIO()
     torch.save(twin, file)
     file.seek(0)
     assert close(torch.load(file, weights_only=False)(X), twin(X))

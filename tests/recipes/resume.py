@@ -90,12 +90,12 @@ def resume(name: str, folder: Path) -> list[str]:
     made = trainer(model, family, folder, [])
     made.train(resume_from_checkpoint=str(checkpoint))
     now = model.state_dict()
-    weights = max(apart(now[key], value) for key, value in whole["weights"].items())
+    weights = furthest([apart(now[key], value) for key, value in whole["weights"].items()])
     steps = [
         apart(torch.tensor(a), torch.tensor(b))
         for a, b in zip(losses(made)[HALF:], whole["losses"][HALF:], strict=True)
     ]
-    return [told(max(steps)), told(weights), told(apart(predicted, whole["predicted"]))]
+    return [told(furthest(steps)), told(weights), told(apart(predicted, whole["predicted"]))]
 
 
 def trainer(model: Any, family: Family, folder: Path, callbacks: list[TrainerCallback]) -> Trainer:
@@ -115,6 +115,11 @@ def losses(made: Trainer) -> list[float]:
 def apart(value: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference."""
     return (value.double() - other.double()).abs().max().item()
+
+
+def furthest(differences: list[float]) -> float:
+    """The largest; NaN if one is, which `max` may pass over."""
+    return torch.tensor(differences).max().item()
 
 
 def told(difference: float) -> str:
