@@ -34,6 +34,7 @@ from tests.fuzz.whole_calls import cases as whole_cases
 from tests.fuzz.whole_calls import check_whole_calls
 
 BATCH = 50
+TOLD = 500  # cases between two lines of a log
 LEARN_EVERY = 5  # one case in so many is also trained
 
 
@@ -120,9 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     columns = (TextColumn("fuzz"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("fuzz", total=options.cases)
+        task, done = progress.add_task("fuzz", total=options.cases), 0
         for cases, failure in fuzz(options.cases, options.seed, options.jobs, options.what):
             progress.advance(task, cases)
+            done += cases
+            if not console.is_terminal and done % TOLD == 0:  # a log shows no bar
+                console.print(f"{done} of {options.cases}")
             if failure is not None:
                 console.print(report(failure, options.what), markup=False, highlight=False)
                 return 1
