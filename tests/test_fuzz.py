@@ -191,3 +191,10 @@ def test_layers_fit_their_layout(is_image):
     x = torch.randn(family.shape)
     for layer in (family.mix(), family.norm(), lambda v: operator.mul(v, family.vector())):
         assert layer(x).shape == x.shape
+
+
+def test_a_long_skip_around_what_an_encoder_goes_on_in_is_open_to_debate():
+    """Its inside belongs to the chain of the encoder then, and both may be converted."""
+    long = Long((Recall(), Res()), tail=False)
+    assert settle((long,), owned=True) == (long,)
+    assert settle((long,), owned=True, after=1) == (Recall(), Res())

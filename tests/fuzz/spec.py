@@ -139,7 +139,7 @@ def settle(chain: Sequence[Element], owned: bool, after: int = 0) -> tuple[Eleme
     """
     found: list[Element] = []
     for element in chain:
-        found.append(_settle_element(element, owned))
+        found.append(_settle_element(element, owned, after))
         owned = _owned_after(element, owned)
     unsure = next(
         (i for i, e in enumerate(found) if isinstance(e, Long) and _outer_wins(found, i, after) is None), None
@@ -151,15 +151,15 @@ def settle(chain: Sequence[Element], owned: bool, after: int = 0) -> tuple[Eleme
     return settle((*found[:unsure], *inner.inner, *found[unsure + 1 :]), False, after)
 
 
-def _settle_element(element: Element, owned: bool) -> Element:
+def _settle_element(element: Element, owned: bool, after: int) -> Element:
     if isinstance(element, Res) and element.kind == "onto_skip" and not owned:
         return replace(element, kind="onto_fresh")
     if isinstance(element, Long):
         # Without a tail the chain must end in a residual: `x + (f(x) - x)` is no skip.
         tail = element.tail or not isinstance(element.inner[-1], Res)
-        inner = settle(element.inner, element.head)
+        inner = settle(element.inner, element.head, after)
         return replace(element, inner=inner if element.head or tail else _first_without_inner(inner), tail=tail)
-    return replace(element, inner=settle(element.inner, True)) if isinstance(element, UNet) else element
+    return replace(element, inner=settle(element.inner, True, after)) if isinstance(element, UNet) else element
 
 
 def _first_without_inner(chain: tuple[Element, ...]) -> tuple[Element, ...]:
@@ -181,16 +181,24 @@ def _outer_wins(chain: Sequence[Element], i: int, after: int = 0) -> bool | None
     """Whether the long skip is longer than, or as long as, the chain inside it; None if that is open to debate.
 
     Without a layer in front, the inner chain begins where the outer one passes: then the sites before may be counted
-    for both or for none, so the outer one must win, or lose, either way.
+    for both or for none, so the outer one must win, or lose, either way. What it recalls may go on in it: then it has
+    the sites of that chain besides.
     """
     element = chain[i]
     assert isinstance(element, Long)
+    joined = after if _recalls(element.inner) else 0
     inner = [max(lengths, default=0) for lengths in (_run_lengths(element.inner, s) for s in (True, False))]
     shortest, longest = sorted((_run_around(chain, i, sure) for sure in (True, False)), key=lambda run: run[0] + run[1])
     run = sum(shortest) if element.head else shortest[1]
-    if max(inner) < run or (max(inner) == run and count(element.inner) <= run):
+    most = max(inner) + joined
+    if most < run or (most == run and count(element.inner) + joined <= run):
         return True
     return False if min(inner) > sum(longest) + after else None
+
+
+def _recalls(chain: Sequence[Element]) -> bool:
+    """Whether a chain, or one inside it, multiplies its stream by a hidden state."""
+    return any(isinstance(e, Recall) or (isinstance(e, Long | UNet) and _recalls(e.inner)) for e in chain)
 
 
 def _run_around(chain: Sequence[Element], i: int, sure: bool) -> tuple[int, int]:
