@@ -195,6 +195,7 @@ def test_layers_fit_their_layout(is_image):
 
 def test_a_long_skip_around_what_an_encoder_goes_on_in_is_open_to_debate():
     """Its inside belongs to the chain of the encoder then, and both may be converted."""
-    long = Long((Recall(), Res()), tail=False)
+    residual = Res("plain", "mlp")
+    long = Long((Recall(), residual), tail=False)
     assert settle((long,), owned=True) == (long,)
-    assert settle((long,), owned=True, after=1) == (Recall(), Res())
+    assert settle((long,), owned=True, after=1) == (Recall(), residual)

@@ -43,8 +43,11 @@ def guard_while_compiled(check: Callable[[], bool], what: str) -> None:
 _EXPORT_ROOT = "L['self']._modules['_export_root']"
 """How Dynamo names the model in the guards of `dynamo_graph_capture`."""
 
-_GLOBALS = re.compile(r"\bG\[")
-"""The same of the globals of the traced code."""
+_GLOBALS = re.compile(r"(?<![\w.])G\[")
+"""The same of the globals of the traced code; an attribute may be called so, too."""
+
+_LOCALS = re.compile(r"(?<![\w.])L\[")
+"""And of the inputs of the call, which have guards of their own."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def recorded_guards() -> Iterator[list[GuardRecord]]:
         for guard in graph.guards:
             create = guard.create_fn
             name = guard.name.replace(_EXPORT_ROOT, "root")
-            if "L[" not in name:
+            if not _LOCALS.search(name):
                 kind, arguments = getattr(create, "func", create).__name__, dict(getattr(create, "keywords", {}))
                 found.append(GuardRecord(kind, _GLOBALS.sub("scope[", name), arguments, graph.global_scope))
         # Compiling them takes an eighth of a capture and serves constraints on sizes, of which there are none.

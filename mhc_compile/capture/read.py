@@ -44,7 +44,7 @@ class Read:
 
     Attributes:
         place: where it was found.
-        kind: `equal`, `same` (the object itself), `type`, `length`, `keys`, `contains`, `absent`, `has`, `gives` (a
+        kind: `equal`, `same` (the object itself), `type`, `length` (of a container of a class), `keys`, `contains`, `absent`, `has`, `gives` (a
             function that was called), `environment`, or `parameter` (or a buffer, or an attribute read like one).
         value: what it was; for `absent` the name of the attribute, for `has` and `contains` a name and whether it was
             there, for `parameter` dtype, device, shape and whether it requires gradients, None if nobody asks.
@@ -144,8 +144,10 @@ def _read_of_value(place: Place, kind: str, value: Any) -> Read | None:
         return Read(place, "equal", copy.deepcopy(value))
     if kind in _IDENTITY and not _is_pytorchs(value):
         return Read(place, "same", value)
-    if kind == "EMPTY_NN_MODULE_HOOKS_DICT" or (kind in _LENGTH and hasattr(value, "__len__")):
-        return Read(place, "length", len(value))
+    if kind == "EMPTY_NN_MODULE_HOOKS_DICT":
+        return Read(place, "length", (None, len(value)))
+    if kind in _LENGTH and hasattr(value, "__len__"):
+        return Read(place, "length", (type(value), len(value)))
     if kind.startswith("DICT_KEYS") and isinstance(value, Mapping) and place.tail != "._modules":
         return Read(place, "keys", tuple(value))
     if kind == "TYPE_MATCH" and not place.tail.startswith("._"):
@@ -184,7 +186,8 @@ def agrees(read: Read, found: Any) -> bool:
     if read.kind == "type":
         return type(found) is read.value
     if read.kind == "length":
-        return hasattr(found, "__len__") and len(found) == read.value
+        kind, length = read.value
+        return hasattr(found, "__len__") and len(found) == length and kind in (None, type(found))
     if read.kind == "keys":
         return isinstance(found, Mapping) and tuple(found) == read.value
     if read.kind == "contains":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
 from mhc_compile.errors import CaptureError, DetachedModuleWarning
 from mhc_compile.model.method_doors import set_method_doors
@@ -78,7 +79,8 @@ def _check_exporting(owner: Served, path: str) -> None:
     Raises:
         CaptureError: with what to write.
     """
-    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+    exporting = torch.compiler.is_exporting() and compat.dispatch_modes()  # in this thread: traces switch it on in all
+    if exporting and not torch.compiler.is_dynamo_compiling():
         raise CaptureError(
             f"{path} is a part of a transformed {owner._mhc.original.__name__}, whose hyper_connections hold the new "
             "parameters: export the model, write torch.export.export(..., strict=True), or transform the part alone"

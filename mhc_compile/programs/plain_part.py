@@ -42,10 +42,13 @@ def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}
-    for registry in (r for module in modules.values() for r in (module._parameters, module._buffers)):
+    for registry, kind in (r for m in modules.values() for r in ((m._parameters, nn.Parameter), (m._buffers, None))):
         for name, tensor in registry.items():
-            moved = tensor is not None and tensor.is_meta and (id(registry), name) in loaded
-            if tensor is not None and (id(tensor) in dtypes or moved or compat.is_cut(tensor) or is_wrapped(tensor)):
+            if tensor is None:
+                continue
+            moved = tensor.is_meta and (id(registry), name) in loaded
+            other = kind is not None and not isinstance(tensor, kind)  # `functional_call` puts plain tensors there
+            if id(tensor) in dtypes or moved or other or compat.is_cut(tensor) or is_wrapped(tensor):
                 device = loaded[id(registry), name][1] if moved else tensor.device
                 seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
     return seen

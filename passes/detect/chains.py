@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mhc_compile.passes.detect.links import Link, find_links
 from mhc_compile.passes.detect.residuals import Candidate
-from mhc_compile.passes.detect.towers import foreign_adds
+from mhc_compile.passes.detect.towers import foreign_adds, seen_through_weight
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.values import traced_sizes
 
@@ -53,7 +53,7 @@ def resolve_nesting(
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    around = _surroundings(candidates, find_links(graph, candidates))
+    around = _surroundings(graph, candidates, find_links(graph, candidates))
     if not any(around.values()):
         return list(candidates), {}
     conflicts = _conflicts(around)
@@ -83,16 +83,19 @@ def _lengths(graph: Ancestry, candidates: Sequence[Candidate], mixers: Sequence[
     joining = [m for m in mixers if not adds & m.branch_nodes]
     everything = sorted([*candidates, *joining], key=lambda c: c.add)
     links = find_links(graph, everything)
-    return chain_lengths(everything, links, _surroundings(everything, links))
+    return chain_lengths(everything, links, _surroundings(graph, everything, links))
 
 
-def _surroundings(candidates: Sequence[Candidate], links: Mapping[int, Link]) -> dict[int, frozenset[int]]:
+def _surroundings(
+    graph: Ancestry, candidates: Sequence[Candidate], links: Mapping[int, Link]
+) -> dict[int, frozenset[int]]:
     """For each candidate's add, the adds of the candidates in whose branch it lies."""
     by_add = {c.add: c for c in candidates}
     around: dict[int, set[int]] = {add: set() for add in by_add}
     for outer in candidates:
         inside = outer.branch_nodes & around.keys()
-        for inner in inside - foreign_adds(outer, by_add, links):  # others are those of a tower updated in between
+        towers = foreign_adds(outer, by_add, links)  # updated in between, unless one of them is all that is added
+        for inner in inside - {i for i in towers if seen_through_weight(graph, i, outer)}:
             around[inner].add(outer.add)
     return {add: frozenset(outers) for add, outers in around.items()}
 

@@ -2,27 +2,26 @@
 
 A norm names the axis by its parameters, a linear layer, a convolution or a product with a weight by what it contracts
 and what it makes. Token mixers contract tokens, so a branch may disagree with itself: then the norms in it decide, and
-the sites of equal shape around it. What stays undecided is no site, for its parameters would be bound to a guess.
+the sites of its chain, then those of equal shape. What stays undecided is no site, for its
+parameters would be bound to a guess.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from mhc_compile.passes.detect.evidence import Evidence, Vote, votes_of
+from mhc_compile.passes.detect.links import find_links
 from mhc_compile.passes.detect.residuals import Candidate, Rejected
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.axes import Axes, carry
 from mhc_compile.passes.graph.op_kinds import Kind, leaf_module
 from mhc_compile.passes.graph.values import shape_of, traced_sizes
 from mhc_compile.passes.plan.reasons import Reason
-
-_Groups = Mapping[tuple[object, ...], Counter[int]]
-"""For each shape without the batch, how many sites show which axis beyond doubt."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,21 @@ class Channels:
 
 def find_channels(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Channels | Rejected]:
     """The channels of each candidate by the position of its add, or why it has none of fixed number."""
-    ballots = {c.add: _ballot(graph, c) for c in candidates}
+    ballots, links = {c.add: _ballot(graph, c) for c in candidates}, find_links(graph, candidates)
+    kinds: dict[int, list[tuple[object, ...]]] = {}  # of streams: the chain of a site, then all of its shape
     groups: dict[tuple[object, ...], Counter[int]] = {}
-    for add, votes in ballots.items():
+    for candidate in candidates:
+        add, votes = candidate.add, ballots[candidate.add]
+        shape, chain = shape_of(graph.nodes[add])[1:], add
+        while chain in links:
+            chain = links[chain].source
+        kinds[add] = [(chain, shape), shape]
         axes = {vote.axis for vote in votes}
-        if len(axes) == 1:
-            groups.setdefault(_kind_of_stream(graph, add), Counter())[axes.pop()] += 1
-    return {c.add: _channels(graph, c, _settle(graph, c, ballots[c.add], groups)) for c in candidates}
-
-
-def _kind_of_stream(graph: Ancestry, add: int) -> tuple[object, ...]:
-    return shape_of(graph.nodes[add])[1:]
+        for kind in kinds[add] if len(axes) == 1 else ():
+            groups.setdefault(kind, Counter())[next(iter(axes))] += 1
+    return {
+        c.add: _channels(graph, c, _settle(ballots[c.add], [groups.get(k) for k in kinds[c.add]])) for c in candidates
+    }
 
 
 def _ballot(graph: Ancestry, candidate: Candidate) -> list[Vote]:
@@ -58,17 +61,21 @@ def _ballot(graph: Ancestry, candidate: Candidate) -> list[Vote]:
     fixed = [axis for axis, size in enumerate(shape) if axis > 0 and isinstance(size, int)]
     found = votes_of(graph, candidate, _axes_at_add(graph, candidate))
     sure = [vote for vote in found if vote.axis in fixed]
+    if any(vote.axis == 0 for vote in found) and not sure:
+        return []  # the channels lie where batches do
     if not sure and len(fixed) == 1 and shape[fixed[0]] != 1:  # what is 1 there is mostly open elsewhere
         return [Vote(fixed[0], Evidence.SIZE, "every other size is open")]
     strong = [vote for vote in sure if vote.evidence is not Evidence.STATISTIC]
     return strong or sure
 
 
-def _settle(graph: Ancestry, candidate: Candidate, votes: Sequence[Vote], groups: _Groups) -> int | str:
-    """The axis, or why there is none."""
-    around = groups.get(_kind_of_stream(graph, candidate.add), Counter()).most_common()
-    if around and (len(around) == 1 or around[0][1] > around[1][1]):
-        return around[0][0]
+def _settle(votes: Sequence[Vote], around: Sequence[Counter[int] | None]) -> int | str:
+    """The axis, or why there is none: what its chain shows, what it shows itself, what others of its shape show."""
+    own, alike = (_most(Counter() if group is None else group) for group in around)
+    shown = {vote.axis for vote in votes}
+    found = own if own is not None else next(iter(shown)) if len(shown) == 1 else alike
+    if found is not None:
+        return found
     norms = {vote.axis for vote in votes if vote.evidence is Evidence.NORM}
     if len(norms) == 1:
         return norms.pop()
@@ -79,6 +86,12 @@ def _settle(graph: Ancestry, candidate: Candidate, votes: Sequence[Vote], groups
         return ranked[0][0]
     told = {axis: next(vote.name for vote in votes if vote.axis == axis) for axis, _ in ranked}
     return " but ".join(f"{name} shows axis {axis}" for axis, name in told.items())
+
+
+def _most(axes: Counter[int]) -> int | None:
+    """What more sites show than any other axis."""
+    ranked = axes.most_common()
+    return ranked[0][0] if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]) else None
 
 
 def _channels(graph: Ancestry, candidate: Candidate, axis: int | str) -> Channels | Rejected:

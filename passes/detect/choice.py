@@ -9,7 +9,13 @@ from mhc_compile.config import Config
 from mhc_compile.errors import PatternError
 from mhc_compile.passes.detect.chains import company, resolve_nesting
 from mhc_compile.passes.detect.channels import Channels, find_channels
-from mhc_compile.passes.detect.look_alikes import find_biases, find_constants, find_injections, find_merges
+from mhc_compile.passes.detect.look_alikes import (
+    find_biases,
+    find_collections,
+    find_constants,
+    find_injections,
+    find_merges,
+)
 from mhc_compile.passes.detect.residuals import Candidate, Rejected, find_mixers, find_residuals
 from mhc_compile.passes.detect.towers import find_crossings, find_exchanges, find_own_streams
 from mhc_compile.passes.graph.ancestry import Ancestry
@@ -85,7 +91,16 @@ def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[
     Each changes what follows what: first what is told by its own operands, then what is told by the others around.
     """
     dropped: list[Rejected] = []
-    looks = (find_merges, find_own_streams, find_biases, find_injections, find_constants, _exchanges, find_crossings)
+    looks = (
+        find_collections,
+        find_merges,
+        find_own_streams,
+        find_biases,
+        find_injections,
+        find_constants,
+        _exchanges,
+        find_crossings,
+    )
     for look in looks:
         rejected = list(look(graph, found))
         dropped += rejected

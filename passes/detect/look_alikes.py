@@ -50,6 +50,29 @@ def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int,
     return bool(inside) and find_link(graph, candidate.branches[0].node, inside) is not None
 
 
+def find_collections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
+    """Sums of three or more states of one stream, such as the mean of the last four layers: a readout, and no site."""
+    by_add = {c.add: c for c in found}
+    for candidate in found:
+        states = [_state(graph, branch.node) for branch in candidate.branches]
+        if len(states) > 1 and all(_comes_from(by_add, state, candidate.skip.base) for state in states):
+            detail = f"{len(states) + 1} states from {graph.names[candidate.skip.base]} on"
+            yield Rejected(candidate.total.adds, Reason.COLLECTED, detail)
+
+
+def _state(graph: Ancestry, i: int) -> int:
+    while graph.kinds[i] in _PLAIN | {Kind.SCALE} and len(graph.inputs[i]) == 1:
+        i = graph.inputs[i][0]
+    return i
+
+
+def _comes_from(by_add: Mapping[int, Candidate], state: int, base: int) -> bool:
+    """Whether a sum continues the stream that had `base` for a value, one site after the other."""
+    while state in by_add and state != base:
+        state = by_add[state].skip.base
+    return state == base
+
+
 def find_biases(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
     """Candidates whose skip is added to other values as well, and is seen by the branch through those sums alone.
 

@@ -97,8 +97,14 @@ def _is_stream(graph: Ancestry, foreign: int, candidate: Candidate) -> bool:
     A mask or a position added in every layer has the real sites in its branch, but is of another size than they are, or
     is added to them as they come.
     """
-    seen = all(through_weight(graph.reach(foreign, b.node)) for b in candidate.branches)
-    return seen and same_shape(graph.nodes[foreign], graph.nodes[candidate.add])
+    return seen_through_weight(graph, foreign, candidate) and same_shape(
+        graph.nodes[foreign], graph.nodes[candidate.add]
+    )
+
+
+def seen_through_weight(graph: Ancestry, inner: int, outer: Candidate) -> bool:
+    """Whether all that `outer` adds sees an add in its branch through a weight, rather than as it is."""
+    return all(through_weight(graph.reach(inner, b.node)) for b in outer.branches)
 
 
 def _reads_itself(graph: Ancestry, candidate: Candidate, foreign: set[int]) -> bool:

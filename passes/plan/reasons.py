@@ -37,6 +37,7 @@ class Reason(Enum):
 
     # passes/detect/look_alikes.py, towers.py: alone it would be a residual, among the others it is none
     INJECTED = "the same value is added in layer after layer: a bias, or an injection, which streams pass"
+    COLLECTED = "adds up several states of one stream, as a readout of the last layers does, and no layer"
     MERGE = "takes one operand or the other by a mask, so it is no sum of both"
     MULTI_STREAM = "the model already keeps several residual streams here"
 

@@ -7,8 +7,8 @@ from torch import nn
 from mhc_compile.passes.detect.chains import resolve_nesting
 from mhc_compile.passes.detect.links import find_links
 from mhc_compile.passes.detect.residuals import find_mixers, find_residuals
-from tests.passes.graphs import graph_of
-from tests.passes.layers import Net, conv, images, mlps, tokens
+from tests.passes.graphs import graph_of, plan_of, reasons
+from tests.passes.layers import Net, Net2, conv, images, mlps, tokens
 
 X = tokens()
 
@@ -145,3 +145,15 @@ def test_two_skips_from_one_value_conflict():
 
 def test_a_site_of_several_branches_conflicts_with_the_one_inside_a_branch():
     assert kept(lambda m, x: x + m.f0(x) + m.f1((h := m.f2(x)) + m.f3(h)), "inner") == [0]
+
+
+def test_what_is_all_that_a_site_adds_lies_inside_it_though_it_began_elsewhere():
+    """`x + h`, where h is the stream of another tower, is no layer of its own beside the last one of that tower."""
+
+    def body(m, x, y):
+        y = y + m.f0(y)
+        h = x * y
+        return x + (h + m.f1(h))
+
+    plan = plan_of(Net2(body, **mlps(2)).double().eval(), X, X.clone())
+    assert [site.weights[0][:2] for site in plan.sites] == ["f0", "f1"] and "NESTED" in reasons(plan)

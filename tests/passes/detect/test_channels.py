@@ -140,3 +140,22 @@ def test_a_stream_whose_length_depends_on_the_data_has_channels():
 
     plan = plan_of(Net(body, **mlps(1)), tokens().float(), front_end="dynamo")
     assert [(site.channels, site.channel_axis) for site in plan.sites] == [(8, 1)]
+
+
+def test_a_layer_of_a_segment_of_its_own_is_not_overruled_by_others_of_its_shape():
+    def body(m, x):
+        for f in (m.c0, m.c1, m.c2):
+            x = x + f(x)
+        x = m.between(x.mT)
+        for f in (m.f0, m.f1):
+            x = x + f(x)
+        return x
+
+    layers = {"between": nn.Linear(8, 8), **mlps(2), **{f"c{i}": nn.Conv1d(8, 8, 1) for i in range(3)}}
+    assert axes(body, tokens(2, 8, 8), **layers) == [(1, 1, 8)] * 3 + [(2, 2, 8)] * 2
+
+
+def test_channels_on_the_first_axis_are_no_reason_to_take_the_other():
+    weights = {f"w{i}": nn.Parameter(torch.randn(8, 8)) for i in range(2)}
+    plan = plan_of(Net(lambda m, x: x + m.w0 @ x, **weights).double().eval(), torch.randn(8, 5).double())
+    assert not plan.sites and "UNKNOWN_CHANNELS" in reasons(plan)

@@ -117,3 +117,34 @@ def test_a_part_taken_away_from_the_stream_is_no_branch(name):
 
     (sites, _), plan = found(body, **mlps(2))
     assert sites == 2 and reasons(plan).count("NO_WEIGHT") >= 2
+
+
+READOUTS = {
+    "mean of the last four": lambda states: torch.stack(states[-4:]).mean(0),
+    "sum of the last three": lambda states: torch.stack(states[-3:]).sum(0),
+    "one after the other": lambda states: states[-4] + states[-3] + states[-2] + states[-1],
+    "Python's sum": lambda states: sum(states[-4:]),
+    "scaled": lambda states: 0.5 * states[-3] + 0.25 * states[-2] + 0.25 * states[-1],
+}
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_a_readout_of_the_last_layers_costs_no_site(name):
+    def body(m, x):
+        states = []
+        for f in (m.f0, m.f1, m.f2, m.f3, m.f4):
+            x = x + f(x)
+            states.append(x)
+        return READOUTS[name](states)
+
+    (sites, segments), plan = found(body, **mlps(5))
+    assert (sites, segments) == (5, 1) and "COLLECTED" in reasons(plan)
+
+
+def test_a_sum_over_parallel_branches_that_are_residuals_inside_is_a_site():
+    def body(m, x):
+        a, b = m.f0(x), m.f1(x)
+        return x + (a + m.f2(a)) + (b + m.f3(b))
+
+    _, plan = found(body, **mlps(4))
+    assert "COLLECTED" not in reasons(plan) and len(plan.sites) >= 1
