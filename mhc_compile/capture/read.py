@@ -44,8 +44,9 @@ class Read:
 
     Attributes:
         place: where it was found.
-        kind: `equal`, `same` (the object itself), `type`, `length` (of a container of a class), `keys`, `contains`, `absent`, `has`, `gives` (a
-            function that was called), `environment`, or `parameter` (or a buffer, or an attribute read like one).
+        kind: `equal`, `same` (the object itself), `type`, `length` (and class), `keys`, `contains`, `absent`, `has`,
+            `gives` (a function that was called), `environment`, or `parameter` (or a buffer, or an attribute read like
+            one).
         value: what it was; for `absent` the name of the attribute, for `has` and `contains` a name and whether it was
             there, for `parameter` dtype, device, shape and whether it requires gradients, None if nobody asks.
     """

@@ -16,6 +16,7 @@ from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import MODES, Config
 from mhc_compile.errors import CaptureError, NoGraphError, UncompiledCodeWarning
 from mhc_compile.model.several_graphs import in_several_graphs, plan_in_parts
+from mhc_compile.passes.plan.apart import joined
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.variants import plan_of, training_mode
 
@@ -50,7 +51,21 @@ def trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequenc
             raise why
         message = f"{str(why).splitlines()[0]}. In {mode} mode the model runs without hyper-connections"
         warnings.warn(message, UncompiledCodeWarning, stacklevel=4)
-    return variants
+    return _in_agreement(variants, config)
+
+
+def _in_agreement(variants: list[ModeTrace], config: Config) -> list[ModeTrace]:
+    """A segment that ends in one mode ends in all: what is evaluated is what was trained."""
+    agreed = list(variants)
+    for i, variant in reversed(list(enumerate(variants))):  # later ones have followed those before them
+        others = [other.plan for other in agreed if other is not variant]
+        if variant.captured is not None and joined(variant.plan, others):
+            found = plan_of(variant.captured, config, [*others, variant.plan])
+            agreed[i] = replace(variant, plan=replace(found, notes=(*variant.plan.notes, _AGREED)))
+    return agreed
+
+
+_AGREED = "segments end where they do in another mode, by what lies between two sites there"
 
 
 def _trace_mode(

@@ -1,0 +1,74 @@
+"""Train and eval mode are one function: where streams end in one of them, they end in the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import mhc_compile
+from tests.moved import move
+from tests.tables import also
+from tests.toy_models import WIDTH
+
+X = torch.randn(2, 5, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Itself(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+BETWEEN = {
+    "a function with a derivative of its own": Itself.apply,
+    "noise by what is there": lambda x: x + 0 * torch.randn_like(x) * x.detach().std(),
+    "a transform and back": lambda x: torch.fft.ifft(torch.fft.fft(x)).real,
+    "an order": lambda x: torch.sort(x, 1)[0] * 0 + x,
+}
+
+
+class Differs(nn.Module):
+    """Four layers; behind the second one something stands in one mode, and nothing in the other."""
+
+    def __init__(self, between, training: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.between, self.where = between, training
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            x = x + layer(x).tanh()
+            if i == 1 and self.training is self.where:
+                x = self.between(x)
+        return x
+
+
+@pytest.mark.parametrize("made_in", [True, *also(False)])
+@pytest.mark.parametrize("where", [True, False], ids=["in train", "in eval"])
+@pytest.mark.parametrize("name", [next(iter(BETWEEN)), *also(*list(BETWEEN)[1:])])
+def test_a_segment_that_ends_in_one_mode_ends_in_both(name, where, made_in):
+    model = Differs(BETWEEN[name], where).double().train(made_in)
+    twin = move(mhc_compile.transform(model, n=2, example_inputs=(X,), verify=True))
+    assert [len(segment.sites) for segment in twin.mhc_plan.segments] == [2, 2]
+    for x in (X, X[:1], torch.cat([X, X], 1)):
+        torch.testing.assert_close(twin.train()(x), twin.eval()(x))
+    noted = any("in another mode" in note for note in twin.mhc_plan.notes)
+    assert noted == (where is not made_in)
+
+
+def test_a_mode_that_is_traced_later_ends_its_segments_where_the_first_does():
+    model = Differs(Itself.apply, True).double()
+    twin = move(mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",)))
+    torch.testing.assert_close(twin.train()(X), twin.eval()(X))
+    assert not torch.allclose(twin(X), model(X))
+
+
+def test_modes_that_agree_are_left_as_they_are():
+    model = Differs(nn.Identity(), True).double()
+    twin = mhc_compile.transform(model, n=2, example_inputs=(X,))
+    assert [len(segment.sites) for segment in twin.mhc_plan.segments] == [4] and twin.mhc_plan.notes == ()
