@@ -13,8 +13,10 @@ from mhc_compile.passes.decide.planner import plan_graph
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.checkpointed import inline_checkpoints, outline_checkpoints
 from mhc_compile.passes.graph.devices import follow_inputs
+from mhc_compile.passes.graph.ends import end_streams
 from mhc_compile.passes.graph.normalise import normalise
 from mhc_compile.passes.history import Watch, unwatched
+from mhc_compile.passes.plan.apart import joined
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.passes.plan.keys import Known
 from mhc_compile.passes.rewrite.fuse import fuse
@@ -27,12 +29,18 @@ from mhc_compile.passes.split.partition import StageGraph, partition
 
 
 def make_plan(
-    gm: fx.GraphModule, config: Config, taken: Collection[str] = (), known: Known = (), watch: Watch = unwatched
+    gm: fx.GraphModule,
+    config: Config,
+    taken: Collection[str] = (),
+    known: Known = (),
+    watch: Watch = unwatched,
+    others: Sequence[Plan] = (),
 ) -> Plan:
     """Plan the rewrite of a traced graph; nodes carry fake values in `meta["val"]` or `meta["example_value"]`.
 
     Site keys in `taken` belong to other graphs of the same model: a module used again there gets the next number. What
     `known` names are sites of other traces with their weights: the same weights have the same key in all of them.
+    What `others`, the plans of these traces, have in two segments is in two here: streams are made to end between them.
     `watch` is entered around every pass.
 
     The graph is normalised in place (in-place writes become functional, checkpointed bodies are inlined); what it
@@ -47,7 +55,12 @@ def make_plan(
         with watch("normalise", gm):
             normalise(gm)
         with watch("plan", gm):
-            return plan_graph(Ancestry(gm), config, taken, known)
+            found, ended = plan_graph(Ancestry(gm), config, taken, known), set[str]()
+            while more := set(joined(found, others)) - ended:
+                end_streams(gm, more)
+                ended |= more
+                found = plan_graph(Ancestry(gm), config, taken, known)
+            return found
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = unwatched) -> fx.GraphModule:

@@ -11,6 +11,7 @@ from torch import nn
 
 from mhc_compile.config import Config
 from mhc_compile.dynamo.compiled_doors import Compile, attach_doors
+from mhc_compile.dynamo.frame import Origin
 from mhc_compile.dynamo.holders import owner_of, second_model
 from mhc_compile.dynamo.new_parameters import Claims, connections_of, create, fill, names_of
 from mhc_compile.dynamo.plans import GraphRecord, warn_of_unmatched
@@ -34,6 +35,7 @@ class Held:
         several: whether another model may take the place of the first.
         claims: see `mhc_compile.dynamo.plans.examine`.
         records: what was found in each graph that was compiled, in order.
+        surveyed: the same of those that were only looked at, by `attach`.
     """
 
     def __init__(self, config: Config, compile_alone: Compile, *, several: bool) -> None:
@@ -42,9 +44,14 @@ class Held:
         self._compile_alone = compile_alone
         self.claims: Claims = {}
         self.records: list[GraphRecord] = []
+        self.surveyed: list[GraphRecord] = []
         self._model: Callable[[], nn.Module | None] = lambda: None
         self._loaded: dict[str, torch.Tensor] = {}
         self._complete = False
+
+    def others(self, origin: Origin) -> list[Plan]:
+        """The plans of what was seen of the same function in other modes and for other shapes, or by `attach`."""
+        return [r.plan for r in self.surveyed] + [r.plan for r in self.records if r.origin.function == origin.function]
 
     def take(self, model: nn.Module) -> None:
         """Hold this model.
@@ -57,6 +64,7 @@ class Held:
             raise second_model(known, type(model).__name__)
         if known is not model:
             self._complete = False
+            self.surveyed.clear()
         self._model = weakref.ref(model)
         child = connections_of(model)
         self.claims = {} if child is None else child.graphs

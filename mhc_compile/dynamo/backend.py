@@ -155,6 +155,7 @@ class Backend:
             with torch.no_grad(), suppress(RuntimeError):  # some autograd functions break graphs with gradients only,
                 records += find(("eval",))  # and some models differentiate inside their forward
         check_found(records, self.config)
+        self._held.surveyed += records
         self._held.create_all(owner, [record.plan for record in records])
         return records
 

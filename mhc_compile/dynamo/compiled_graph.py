@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.dynamo.attached import Held
+from mhc_compile.dynamo.breaks import warn_of_joined
 from mhc_compile.dynamo.frame import Origin, compiled_module, find_model, origin_of, traced_code
 from mhc_compile.dynamo.frozen import as_compiled, watched
 from mhc_compile.dynamo.graph_form import OpenGraph, close_graph, describe_added
@@ -139,7 +140,10 @@ class _Graph:
 
     def _rewrite(self, inputs: Sequence[Any], model: nn.Module) -> _Rewritten:
         held = self._held
-        opened, record = examine(self._gm, inputs, self.origin, model, held.config, held.claims)
+        opened, record = examine(
+            self._gm, inputs, self.origin, model, held.config, held.claims, held.others(self.origin)
+        )
+        warn_of_joined(record.plan, [r.plan for r in held.records if r.origin.function == self.origin.function])
         held.records.append(record)
         positions = opened.positions(_telling_apart(opened, record.plan, held.config.chooses))
         made = _Rewritten(self._gm, record.plan, (), positions, opened.roots)

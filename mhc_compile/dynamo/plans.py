@@ -61,13 +61,14 @@ class GraphRecord:
 
 
 def examine(
-    gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module, config: Config, claims: Claims
-) -> tuple[OpenGraph, GraphRecord]:
+    gm: fx.GraphModule, inputs: Sequence[Any], origin: Origin, model: nn.Module, config: Config, claims: Claims,
+    others: Sequence[Plan] = (),
+) -> tuple[OpenGraph, GraphRecord]:  # fmt: skip
     """Plan one graph of Dynamo's, called with `inputs`, on a copy of it.
 
     A module used on both sides of a graph break gets one key per use, as in one graph: `claims` knows the keys used
-    before the break, and is extended. A frame traced again (another shape, another mode) gets the same keys, and so do
-    a model and its parts that are traced by themselves.
+    before the break, and is extended. A frame traced again (another shape, another mode) gets the same keys, as a model
+    and its parts do that are traced by themselves, and its segments end where those of `others` do.
     Residual adds inside a part that `mhc_compile.transform` made are left out: its graph holds the streams already.
     """
     from mhc_compile.passes.order import make_plan  # late
@@ -81,13 +82,13 @@ def examine(
     everything = replace(config, include=(), exclude=())
     child = connections_of(model)
     known = list(child.weights.items()) if child is not None else []
-    plan = make_plan(opened.gm, everything, taken, known)
+    plan = make_plan(opened.gm, everything, taken, known, others=others)
     keys = [site.key for site in plan.sites]
     parts[frame] = tuple(dict.fromkeys((*parts.get(frame, ()), *(keys if origin.break_reason else ()))))
     left_out: list[str] = []
     while more := _unwanted(opened.gm, plan, config, model, origin):  # what a site left out displaced comes back
         left_out += more
-        plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken, known)
+        plan = make_plan(opened.gm, replace(everything, exclude=tuple(left_out)), taken, known, others=others)
     check_owner(model, opened, plan)
     check_parts(model)
     plan = _with_a_backward_of_its_own(plan) if origin.custom_backward else plan
@@ -108,11 +109,8 @@ def check_cut(origin: Origin, config: Config) -> None:
             "write torch._dynamo.config.optimize_ddp = False, or raise bucket_cap_mb of DistributedDataParallel"
         )
     if config.strict and not origin.whole:
-        what = (
-            f"breaks at {origin.break_location}: {origin.break_reason}"
-            if origin.break_reason
-            else "lies behind a break"
-        )
+        breaks = f"breaks at {origin.break_location}: {origin.break_reason}"
+        what = breaks if origin.break_reason else "lies behind a break"
         raise GraphBreakError(
             f"the graph of {origin.frame} {what}\n"
             "Streams are reduced at a graph break and expanded after it: remove the break, or write strict=False"

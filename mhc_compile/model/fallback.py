@@ -20,6 +20,7 @@ from mhc_compile.capture.undisturbed import residuals_shown
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT, compiled_alone
 from mhc_compile.dynamo.attached import Held
 from mhc_compile.dynamo.backend import Backend, compile_alone
+from mhc_compile.dynamo.frame import Origin
 from mhc_compile.dynamo.inner import Inner, InnerChoice
 from mhc_compile.dynamo.plans import GraphRecord, no_graph
 from mhc_compile.errors import FallbackWarning, RecompilationWarning, UncompiledCodeWarning
@@ -133,6 +134,10 @@ class _HeldTransformed(Held):
     def create(self, model: nn.Module, plan: Plan) -> None:
         assert isinstance(model, Served)
         check_parameters(model, plan)
+
+    def others(self, origin: Origin) -> list[Plan]:
+        owner = self._owner()
+        return [*super().others(origin), *([] if owner is None else owner._mhc.plans)]
 
     def report(self, new: Sequence[GraphRecord], path: str) -> None:
         """Warn of what the graphs of a call mean for the streams: breaks, sites that are in none, segments cut.

@@ -13,8 +13,6 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
-from mhc_compile.passes.graph.ends import end_streams
-from mhc_compile.passes.plan.apart import joined
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites, stay_plain, warn_of_foreign
 from mhc_compile.programs.dispatch import Entry
@@ -43,19 +41,10 @@ def training_mode(model: nn.Module, training: bool | None) -> Iterator[None]:
 
 
 def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> Plan:
-    """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model.
-
-    Sites that these have in two segments are in two here: streams are made to end between them.
-    """
+    """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.order import make_plan  # late
 
-    names, ended = list(weights_of(known).items()), set[str]()
-    found = make_plan(captured.gm, config, known=names)
-    while more := set(joined(found, known)) - ended:
-        end_streams(captured.gm, more)
-        ended |= more
-        found = make_plan(captured.gm, config, known=names)
-    return found
+    return make_plan(captured.gm, config, known=list(weights_of(known).items()), others=known)
 
 
 def add_program(

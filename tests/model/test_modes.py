@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import mhc_compile
+from mhc_compile.errors import StreamsCutWarning
 from tests.moved import move
 from tests.tables import also
 from tests.toy_models import WIDTH
@@ -72,3 +73,25 @@ def test_modes_that_agree_are_left_as_they_are():
     model = Differs(nn.Identity(), True).double()
     twin = mhc_compile.transform(model, n=2, example_inputs=(X,))
     assert [len(segment.sites) for segment in twin.mhc_plan.segments] == [4] and twin.mhc_plan.notes == ()
+
+
+@pytest.mark.parametrize("where", [True, False], ids=["in train", "in eval"])
+def test_so_it_is_behind_the_backend_where_both_modes_were_looked_at(where):
+    torch.compiler.reset()
+    model = Differs(Itself.apply, where).double()
+    backend = mhc_compile.backend(n=2, inner="eager")
+    backend.attach(model, (X,))
+    move(model)
+    compiled = torch.compile(model, backend=backend)
+    outputs = [compiled(X) for mode in (True, False) if model.train(mode) is model]
+    torch.testing.assert_close(*outputs)
+
+
+def test_a_backend_that_learns_of_a_mode_too_late_says_so():
+    torch.compiler.reset()
+    model = Differs(Itself.apply, False).double()
+    compiled = torch.compile(model, backend=mhc_compile.backend(n=2, inner="eager"))
+    compiled(X)
+    model.eval()
+    with pytest.warns(StreamsCutWarning, match="which was compiled before"):
+        compiled(X)
