@@ -108,6 +108,10 @@ class DeferredForwardError(MhcError):
     """The forward of a model is a coroutine or a generator, which computes only after it was called."""
 
 
+class LazyParametersError(MhcError):
+    """A model has parameters that get their shapes at its first call."""
+
+
 class OwnChildrenError(MhcError):
     """A compiled model goes over its own children, of which the hyper-connections are one."""
 

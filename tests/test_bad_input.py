@@ -121,3 +121,12 @@ def test_error_in_the_other_mode_restores_training_flags():
     with pytest.raises(errors.GraphBreakError, match="in eval mode"):
         mhc_compile.transform(model, n=2, strict=True, **GIVEN)
     assert same(before, snapshot(model))
+
+
+def test_a_lazy_module_that_was_not_called_is_an_error_that_says_so():
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU())
+    with pytest.raises(errors.LazyParametersError, match=r"0\.weight gets its shape at the first call"):
+        mhc_compile.transform(model, example_inputs=(torch.randn(2, 3),))
+    model(torch.randn(2, 3))
+    with pytest.warns(errors.NothingToTransformWarning):
+        mhc_compile.transform(model, example_inputs=(torch.randn(2, 3),))

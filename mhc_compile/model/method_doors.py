@@ -40,9 +40,15 @@ class OwnedMethod(MethodDoor):
 
 
 def set_method_doors(owner: Served) -> None:
-    """Put doors in the places of the methods of `owner` and its modules that add up a site of the plan."""
+    """Put doors in the places of methods of `owner` and its modules: of those that add up a site of the plan.
+
+    And of those that call the forward of a class past the module, as `super().forward(x)` does, if it has sites inside.
+    """
     modules = dict(named_modules(owner))
-    for path, name in {at for plan in owner._mhc.plans for site in plan.sites for at in _method_of(site, modules)}:
+    sites = [site for plan in owner._mhc.plans for site in plan.sites]
+    around = {path for site in sites for path in modules if lies_in(site.module, path)}
+    past = {(path, name) for path in around for name in _past_the_module(cast(Any, original_class(modules[path])))}
+    for path, name in past.union(*(_method_of(site, modules) for site in sites)):
         module = modules[path]
         if name not in vars(module) or isinstance(vars(module)[name], MethodDoor):
             vars(module)[name] = OwnedMethod(owner, path, module, name)
@@ -64,6 +70,20 @@ def _function_at(kind: Any, location: str) -> str:
     file, _, line = location.rpartition(":")
     found = (name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code))
     return next(found, "")
+
+
+@functools.cache
+def _past_the_module(kind: Any) -> list[str]:
+    """Methods beside `forward` that look `forward` up in a class: by `super`, or by the name of a base."""
+    found = []
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        for name, value in vars(base).items():
+            if isinstance(value, types.FunctionType) and name not in _FORWARD and "forward" in value.__code__.co_names:
+                names = value.__code__.co_names
+                classes = (value.__globals__.get(other) for other in names)
+                if "super" in names or any(isinstance(c, type) and c in kind.__mro__ for c in classes):
+                    found.append(name)
+    return found
 
 
 @functools.cache

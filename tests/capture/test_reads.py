@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -141,3 +143,48 @@ def test_a_module_of_another_class_or_one_that_is_new_is_named():
     other = net()
     other.blocks[0].more = nn.Linear(2, 2)
     assert "blocks.0.more is new" in str(bind(other._mhc.programs[0].reads, other))
+
+
+G = {"gain": 1.0}
+
+
+class InOddNames(Net):
+    """Names that end as those end which Dynamo has for the inputs, `L`, and for the globals, `G`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.MODEL, self.L, self.G = {"gain": 1.0}, {"gain": 1.0}, {"gain": 1.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.MODEL["gain"] * self.L["gain"] * self.G["gain"] * G["gain"]
+
+
+class InKinds(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes, self.names = [1.0], {"gain": 1.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        x = 2 * x if isinstance(self.sizes, tuple) else x
+        return x if type(self.names) is dict else 3 * x
+
+
+@pytest.mark.parametrize("name", ["MODEL", "L", "G", "global"])
+def test_a_value_is_read_anew_whatever_the_name_of_its_place_ends_with(name, monkeypatch):
+    t = net(InOddNames)
+    before = t(X)
+    place = G if name == "global" else getattr(t, name)
+    monkeypatch.setitem(place, "gain", 4.0)
+    assert_close(t(X), 4 * before)
+
+
+def test_a_list_that_became_a_tuple_is_another_value():
+    t = net(InKinds)
+    before = t(X)
+    t.sizes = (1.0,)
+    assert_close(t(X), 2 * before)
+    t.names = OrderedDict(gain=1.0)
+    assert_close(t(X), 6 * before)
+    t.sizes, t.names = [1.0], {"gain": 1.0}
+    assert_close(t(X), before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import warnings
 from typing import Any
 
@@ -120,6 +121,52 @@ def test_a_method_with_residual_connections_of_its_own_is_a_door(make):
         assert_close((other if make is Methodical else other.inner).features(X), part.features(X))
     plain = mhc_compile.revert(t)
     assert "features" not in vars(plain if make is Methodical else plain.inner)
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x
+
+
+class PastTheModule(Base):
+    def by_super(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def by_name(self, x: Tensor) -> Tensor:
+        return Base.forward(self, x)
+
+    def by_itself(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+
+@pytest.mark.parametrize("name", ["by_super", "by_name", "by_itself"])
+@pytest.mark.parametrize("inside", [False, True], ids=["model", "part"])
+def test_a_method_that_calls_the_forward_of_a_class_is_a_door(name, inside):
+    t = moved(nn.Sequential(PastTheModule()) if inside else PastTheModule())
+    part = t[0] if inside else t
+    assert_close(getattr(part, name)(X), t(X))
+    assert not torch.allclose(t(X), mhc_compile.revert(t)(X))
+
+
+def test_a_part_is_called_while_another_model_is_traced_in_a_thread():
+    t, other, errors = moved(nn.Sequential(Block(), Block())), nn.Sequential(Block(), Block()), []
+    expected = t[1](X)
+    thread = threading.Thread(target=lambda: mhc_compile.transform(other, n=2, example_inputs=(X,)))
+    thread.start()
+    while thread.is_alive():
+        try:
+            assert_close(t[1](X), expected)
+        except CaptureError as error:
+            errors.append(error)
+            break
+    thread.join()
+    assert not errors
 
 
 def test_an_export_of_a_part_says_what_to_do():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import mhc_compile
 from mhc_compile.errors import CaptureError
 from mhc_compile.programs.dispatch import kind_of
 from tests.moved import Net, X, moved, net, programs
@@ -156,6 +157,19 @@ def test_other_parameters_for_one_call_lead_to_no_trace():
     other.load_state_dict(values, strict=False)
     assert_close(found, other(X))
     assert programs(t) == 1
+
+
+@pytest.mark.parametrize("path", ["", "blocks.1"])
+def test_the_first_call_of_a_kind_may_be_one_with_other_parameters(path):
+    """Plain tensors then are in the places of parameters, and a trace must take them for such."""
+    t = net()
+    part, x = t.get_submodule(path), X[0]
+    values = {name: p.detach().clone().requires_grad_() for name, p in part.named_parameters()}
+    found = torch.func.functional_call(part, values, (x,))
+    found.sum().backward()
+    assert all(value.grad is not None for value in values.values())
+    assert_close(found, part(x))
+    assert not torch.allclose(found, mhc_compile.revert(t).get_submodule(path)(x))
 
 
 def test_frozen_parts_lead_to_no_trace():
