@@ -21,7 +21,7 @@ import mhc_compile
 from mhc_compile.errors import DetachedModuleWarning, NothingToTransformWarning, StreamsCutWarning
 from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.names import lies_in, named_modules
-from mhc_compile.verification.compare import distance
+from mhc_compile.verification.compare import distance, floats
 from tests.zoo.build import build as build_zoo
 from tests.zoo.calls import APART, move
 from tests.zoo.checks import Build, site_count
@@ -169,11 +169,13 @@ def _in_double(
     given = cast(args, torch.float64), cast(kwargs, torch.float64)
     try:
         with torch.no_grad():
-            model.double()(*given[0], **given[1])
+            result = model.double()(*given[0], **given[1])
+        if all(value.isfinite().all() for value in floats(result)):
+            return given
     except Exception:  # whatever a model makes of it
-        model.float()
-        return args, kwargs
-    return given
+        pass
+    model.float()
+    return args, kwargs
 
 
 def _seeded(call: Callable[[], Any]) -> Any:
