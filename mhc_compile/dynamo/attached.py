@@ -49,9 +49,13 @@ class Held:
         self._loaded: dict[str, torch.Tensor] = {}
         self._complete = False
 
+    def compiled(self, origin: Origin) -> list[Plan]:
+        """The plans of what was compiled of the same function in other modes and for other shapes."""
+        return [r.plan for r in self.records if r.origin.function == origin.function]
+
     def others(self, origin: Origin) -> list[Plan]:
-        """The plans of what was seen of the same function in other modes and for other shapes, or by `attach`."""
-        return [r.plan for r in self.surveyed] + [r.plan for r in self.records if r.origin.function == origin.function]
+        """The same, and what `attach` has seen."""
+        return [*(record.plan for record in self.surveyed), *self.compiled(origin)]
 
     def take(self, model: nn.Module) -> None:
         """Hold this model.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from mhc_compile.dynamo.frame import Origin
-from mhc_compile.errors import StreamsCutWarning, UncompiledCodeWarning
-from mhc_compile.passes.plan.apart import joined
-from mhc_compile.passes.plan.data import Plan
+from mhc_compile.errors import UncompiledCodeWarning
 
 _SEQUENTIAL = (
     "the segments of checkpoint_sequential, but the last one, run with Dynamo switched off, that is, without "
@@ -25,17 +23,6 @@ def remark_on(reason: str) -> str:
     if "checkpoint_sequential" in reason:
         return _SEQUENTIAL
     return _DISABLED if "torch.compiler.disable" in reason else ""
-
-
-def warn_of_joined(plan: Plan, before: Sequence[Plan]) -> None:
-    """Say that a graph compiled before has streams between sites that this one, of another mode, keeps apart."""
-    if any(joined(other, [plan]) for other in before):
-        warnings.warn(
-            "streams end in this mode between sites where they go on in another one, which was compiled before: what "
-            "is evaluated is not what was trained. Call backend.attach(model, inputs) first: it looks at both modes",
-            StreamsCutWarning,
-            stacklevel=4,
-        )
 
 
 def warn_of_segments(origins: Iterable[Origin]) -> None:

@@ -12,7 +12,6 @@ from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.dynamo.attached import Held
-from mhc_compile.dynamo.breaks import warn_of_joined
 from mhc_compile.dynamo.frame import Origin, compiled_module, find_model, origin_of, traced_code
 from mhc_compile.dynamo.frozen import as_compiled, watched
 from mhc_compile.dynamo.graph_form import OpenGraph, close_graph, describe_added
@@ -23,6 +22,7 @@ from mhc_compile.dynamo.plans import check_cut, examine, warn_of_limit, warn_of_
 from mhc_compile.dynamo.state_names import name_state
 from mhc_compile.errors import SecondModelError
 from mhc_compile.passes.plan.data import Plan
+from mhc_compile.programs.coverage import warn_of_joined
 from mhc_compile.programs.nothing_found import warn_of_nothing
 
 
@@ -143,7 +143,7 @@ class _Graph:
         opened, record = examine(
             self._gm, inputs, self.origin, model, held.config, held.claims, held.others(self.origin)
         )
-        warn_of_joined(record.plan, [r.plan for r in held.records if r.origin.function == self.origin.function])
+        warn_of_joined(record.plan, held.compiled(self.origin))
         held.records.append(record)
         positions = opened.positions(_telling_apart(opened, record.plan, held.config.chooses))
         made = _Rewritten(self._gm, record.plan, (), positions, opened.roots)

@@ -135,9 +135,10 @@ class _HeldTransformed(Held):
         assert isinstance(model, Served)
         check_parameters(model, plan)
 
-    def others(self, origin: Origin) -> list[Plan]:
+    def compiled(self, origin: Origin) -> list[Plan]:
+        """With those of the programs, which serve other calls."""
         owner = self._owner()
-        return [*super().others(origin), *([] if owner is None else owner._mhc.plans)]
+        return [*super().compiled(origin), *([] if owner is None else owner._mhc.plans)]
 
     def report(self, new: Sequence[GraphRecord], path: str) -> None:
         """Warn of what the graphs of a call mean for the streams: breaks, sites that are in none, segments cut.

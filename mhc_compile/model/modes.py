@@ -57,11 +57,12 @@ def trace_modes(model: nn.Module, inputs: Inputs, config: Config, modes: Sequenc
 def _in_agreement(variants: list[ModeTrace], config: Config) -> list[ModeTrace]:
     """A segment that ends in one mode ends in all: what is evaluated is what was trained."""
     agreed = list(variants)
-    for i, variant in reversed(list(enumerate(variants))):  # later ones have followed those before them
-        others = [other.plan for other in agreed if other is not variant]
+    for i in [*range(len(agreed))] * len(agreed):  # where streams fork, an end for one site is one for others, too
+        variant, others = agreed[i], [other.plan for other in (*agreed[:i], *agreed[i + 1 :])]
         if variant.captured is not None and joined(variant.plan, others):
             found = plan_of(variant.captured, config, [*others, variant.plan])
-            agreed[i] = replace(variant, plan=replace(found, notes=(*variant.plan.notes, _AGREED)))
+            notes = dict.fromkeys((*variant.plan.notes, _AGREED))
+            agreed[i] = replace(variant, plan=replace(found, notes=tuple(notes)))
     return agreed
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
 from mhc_compile.errors import CaptureError, DetachedModuleWarning, MissingSitesWarning, StreamsCutWarning
+from mhc_compile.passes.plan.apart import joined
 from mhc_compile.passes.plan.data import Plan, Site
 from mhc_compile.passes.plan.keys import common_path, module_of
 from mhc_compile.programs.specs import specs_of
@@ -96,6 +97,18 @@ def warn_of_cut(path: str, found: Collection[str], plans: Iterable[Plan]) -> Non
                 stacklevel=6,
             )
             return
+
+
+def warn_of_joined(plan: Plan, before: Sequence[Plan]) -> None:
+    """Say that a trace from before has streams between sites that this one, of another mode, keeps apart."""
+    if any(joined(other, [plan]) for other in before):
+        warnings.warn(
+            "streams end in this mode between sites where they go on in another one, which was traced before: what is "
+            "evaluated is not what was trained. Let both be seen first: write transform(..., modes=('train', 'eval')), "
+            "or behind a backend call backend.attach(model, inputs)",
+            StreamsCutWarning,
+            stacklevel=5,
+        )
 
 
 def stay_plain(owner: Owner, plan: Plan) -> list[str]:

@@ -14,7 +14,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
-from mhc_compile.programs.coverage import check_parameters, check_sites, stay_plain, warn_of_foreign
+from mhc_compile.programs.coverage import check_parameters, check_sites, stay_plain, warn_of_foreign, warn_of_joined
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
@@ -105,6 +105,7 @@ def _add(
         return None
     plan = plan_of_part(captured, owner) if entry.called else plan_of_whole(captured, owner)
     check_parameters(owner, plan)
+    warn_of_joined(plan, owner._mhc.plans)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
     check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -62,11 +64,38 @@ def test_a_segment_that_ends_in_one_mode_ends_in_both(name, where, made_in):
     assert noted == (where is not made_in)
 
 
+class Forks(Differs):
+    """Two chains go on from the second layer, one of them behind what stands there in one mode."""
+
+    def forward(self, x):
+        for layer in self.layers[:2]:
+            x = x + layer(x).tanh()
+        a = self.between(x) if self.training is self.where else x
+        return a + self.layers[2](a).tanh(), x + self.layers[3](x).tanh()
+
+
+@pytest.mark.parametrize("where", [True, False], ids=["in train", "in eval"])
+def test_so_does_one_where_streams_fork_and_nobody_is_warned(where):
+    twin = move(mhc_compile.transform(Forks(Itself.apply, where).double(), n=2, example_inputs=(X,), verify=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(twin.train()(X), twin.eval()(X))
+        with torch.no_grad():
+            torch.testing.assert_close(twin.train()(X), twin.eval()(X))
+
+
 def test_a_mode_that_is_traced_later_ends_its_segments_where_the_first_does():
     model = Differs(Itself.apply, True).double()
     twin = move(mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",)))
     torch.testing.assert_close(twin.train()(X), twin.eval()(X))
     assert not torch.allclose(twin(X), model(X))
+
+
+def test_a_mode_that_ends_them_and_is_traced_too_late_says_so():
+    model = Differs(Itself.apply, False).double()
+    twin = mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",))
+    with pytest.warns(StreamsCutWarning, match="which was traced before"):
+        twin.eval()(X)
 
 
 def test_modes_that_agree_are_left_as_they_are():
@@ -93,5 +122,5 @@ def test_a_backend_that_learns_of_a_mode_too_late_says_so():
     compiled = torch.compile(model, backend=mhc_compile.backend(n=2, inner="eager"))
     compiled(X)
     model.eval()
-    with pytest.warns(StreamsCutWarning, match="which was compiled before"):
+    with pytest.warns(StreamsCutWarning, match="which was traced before"):
         compiled(X)
