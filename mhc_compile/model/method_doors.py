@@ -46,7 +46,7 @@ def set_method_doors(owner: Served) -> None:
     """
     modules = dict(named_modules(owner))
     sites = [site for plan in owner._mhc.plans for site in plan.sites]
-    around = {path for site in sites for path in modules if lies_in(site.module, path)}
+    around = {path for place in {site.module for site in sites} for path in _up_from(place)} & modules.keys()
     past = {(path, name) for path in around for name in _past_the_module(cast(Any, original_class(modules[path])))}
     for path, name in past.union(*(_method_of(site, modules) for site in sites)):
         module = modules[path]
@@ -70,6 +70,14 @@ def _function_at(kind: Any, location: str) -> str:
     file, _, line = location.rpartition(":")
     found = (name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code))
     return next(found, "")
+
+
+def _up_from(path: str) -> Iterator[str]:
+    """A module's name, and those of the modules around it."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 @functools.cache
