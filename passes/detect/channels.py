@@ -41,12 +41,11 @@ def find_channels(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int,
     ballots, links = {c.add: _ballot(graph, c) for c in candidates}, find_links(graph, candidates)
     kinds: dict[int, list[tuple[object, ...]]] = {}  # of streams: the chain of a site, then all of its shape
     groups: dict[tuple[object, ...], Counter[int]] = {}
-    for candidate in candidates:
-        add, votes = candidate.add, ballots[candidate.add]
-        shape, chain = shape_of(graph.nodes[add])[1:], add
-        while chain in links:
-            chain = links[chain].source
-        kinds[add] = [(chain, shape), shape]
+    root: dict[int, int] = {}  # first add of the chain of each
+    for add, votes in sorted(ballots.items()):
+        root[add] = root[links[add].source] if add in links else add
+        shape = shape_of(graph.nodes[add])[1:]
+        kinds[add] = [(root[add], shape), shape]
         axes = {vote.axis for vote in votes}
         for kind in kinds[add] if len(axes) == 1 else ():
             groups.setdefault(kind, Counter())[next(iter(axes))] += 1

@@ -55,7 +55,7 @@ def find_collections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Re
     by_add = {c.add: c for c in found}
     for candidate in found:
         states = [_state(graph, branch.node) for branch in candidate.branches]
-        if len(states) > 1 and all(_comes_from(by_add, state, candidate.skip.base) for state in states):
+        if len(states) > 1 and _come_from(by_add, states, candidate.skip.base):
             detail = f"{len(states) + 1} states from {graph.names[candidate.skip.base]} on"
             yield Rejected(candidate.total.adds, Reason.COLLECTED, detail)
 
@@ -66,11 +66,18 @@ def _state(graph: Ancestry, i: int) -> int:
     return i
 
 
-def _comes_from(by_add: Mapping[int, Candidate], state: int, base: int) -> bool:
-    """Whether a sum continues the stream that had `base` for a value, one site after the other."""
-    while state in by_add and state != base:
-        state = by_add[state].skip.base
-    return state == base
+def _come_from(by_add: Mapping[int, Candidate], states: Sequence[int], base: int) -> bool:
+    """Whether sums continue the stream that had `base` for a value, one site after the other."""
+    known = {base}
+    for state in sorted(states):
+        way = set()
+        while state in by_add and state not in known:
+            way.add(state)
+            state = by_add[state].skip.base
+        if state not in known:
+            return False
+        known |= way
+    return True
 
 
 def find_biases(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
