@@ -2,15 +2,16 @@
 
 A norm names the axis by its parameters, a linear layer, a convolution or a product with a weight by what it contracts
 and what it makes. Token mixers contract tokens, so a branch may disagree with itself: then the norms in it decide, and
-the sites of its chain, then those of equal shape. What stays undecided is no site, for its
-parameters would be bound to a guess.
+the sites of its chain, then those of equal shape, first those of one mind, then those that were decided. What stays
+undecided is no site, for its parameters would be bound to a guess.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import nn
 
@@ -22,6 +23,10 @@ from mhc_compile.passes.graph.axes import Axes, carry
 from mhc_compile.passes.graph.op_kinds import Kind, leaf_module
 from mhc_compile.passes.graph.values import shape_of, traced_sizes
 from mhc_compile.passes.plan.reasons import Reason
+
+
+Group: TypeAlias = tuple[object, ...]
+"""Of sites that are alike: a shape, or a chain with one."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,34 @@ class Channels:
 
 def find_channels(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, Channels | Rejected]:
     """The channels of each candidate by the position of its add, or why it has none of fixed number."""
-    ballots, links = {c.add: _ballot(graph, c) for c in candidates}, find_links(graph, candidates)
-    kinds: dict[int, list[tuple[object, ...]]] = {}  # of streams: the chain of a site, then all of its shape
-    groups: dict[tuple[object, ...], Counter[int]] = {}
+    ballots = {c.add: _ballot(graph, c) for c in candidates}
+    kinds = _kinds(graph, candidates)
+    sure = {add: votes[0].axis for add, votes in ballots.items() if len({vote.axis for vote in votes}) == 1}
+    groups = _by_kind(sure, kinds)
+    settled = {add: _settle(votes, [groups.get(k) for k in kinds[add]]) for add, votes in ballots.items()}
+    groups = _by_kind({add: axis for add, axis in settled.items() if isinstance(axis, int)}, kinds)
+    for add in [add for add, votes in ballots.items() if votes and isinstance(settled[add], str)]:  # as its neighbours
+        near = (_most(groups.get(kind, Counter())) for kind in kinds[add])
+        settled[add] = next((axis for axis in near if axis is not None), settled[add])
+    return {c.add: _channels(graph, c, settled[c.add]) for c in candidates}
+
+
+def _kinds(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int, list[Group]]:
+    """Of the stream at each add: the chain of its site, then all of its shape."""
+    links = find_links(graph, candidates)
     root: dict[int, int] = {}  # first add of the chain of each
-    for add, votes in sorted(ballots.items()):
+    for add in sorted(c.add for c in candidates):
         root[add] = root[links[add].source] if add in links else add
-        shape = shape_of(graph.nodes[add])[1:]
-        kinds[add] = [(root[add], shape), shape]
-        axes = {vote.axis for vote in votes}
-        for kind in kinds[add] if len(axes) == 1 else ():
-            groups.setdefault(kind, Counter())[next(iter(axes))] += 1
-    return {
-        c.add: _channels(graph, c, _settle(ballots[c.add], [groups.get(k) for k in kinds[c.add]])) for c in candidates
-    }
+    shapes = {add: shape_of(graph.nodes[add])[1:] for add in root}
+    return {add: [(first, shapes[add]), shapes[add]] for add, first in root.items()}
+
+
+def _by_kind(axes: Mapping[int, int], kinds: Mapping[int, list[Group]]) -> dict[Group, Counter[int]]:
+    groups: dict[Group, Counter[int]] = {}
+    for add, axis in axes.items():
+        for kind in kinds[add]:
+            groups.setdefault(kind, Counter())[axis] += 1
+    return groups
 
 
 def _ballot(graph: Ancestry, candidate: Candidate) -> list[Vote]:

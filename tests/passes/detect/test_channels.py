@@ -159,3 +159,16 @@ def test_channels_on_the_first_axis_are_no_reason_to_take_the_other():
     weights = {f"w{i}": nn.Parameter(torch.randn(8, 8)) for i in range(2)}
     plan = plan_of(Net(lambda m, x: x + m.w0 @ x, **weights).double().eval(), torch.randn(8, 5).double())
     assert not plan.sites and "UNKNOWN_CHANNELS" in reasons(plan)
+
+
+def test_a_branch_that_shows_both_axes_follows_what_others_were_decided_to_be():
+    """The outer layer's own operators are of two minds, and so is its neighbour's branch, whose norm decides."""
+    mix = lambda m, x: x + m.tokens @ (m.norm(x) @ m.channels)
+
+    def body(m, x):
+        x = mix(m, m.stem(x))
+        return x + mix(m, mix(m, m.head(x)))
+
+    square = {"tokens": nn.Parameter(torch.randn(3, 3)), "channels": nn.Parameter(torch.randn(4, 4))}
+    layers = {"stem": nn.Linear(4, 4), "head": nn.Linear(4, 4), "norm": nn.LayerNorm(4), **square}
+    assert axes(body, tokens(2, 3, 4), **layers) == [(2, 2, 4)] * 2
