@@ -49,7 +49,7 @@ def find_channels(graph: Ancestry, candidates: Sequence[Candidate]) -> dict[int,
     groups = _by_kind(sure, kinds)
     settled = {add: _settle(votes, [groups.get(k) for k in kinds[add]]) for add, votes in ballots.items()}
     groups = _by_kind({add: axis for add, axis in settled.items() if isinstance(axis, int)}, kinds)
-    for add in [add for add, votes in ballots.items() if votes and isinstance(settled[add], str)]:  # as its neighbours
+    for add in [add for add, axis in settled.items() if isinstance(axis, str)]:  # as its neighbours
         near = (_most(groups.get(kind, Counter())) for kind in kinds[add])
         settled[add] = next((axis for axis in near if axis is not None), settled[add])
     return {c.add: _channels(graph, c, settled[c.add]) for c in candidates}

@@ -172,3 +172,14 @@ def test_a_branch_that_shows_both_axes_follows_what_others_were_decided_to_be():
     square = {"tokens": nn.Parameter(torch.randn(3, 3)), "channels": nn.Parameter(torch.randn(4, 4))}
     layers = {"stem": nn.Linear(4, 4), "head": nn.Linear(4, 4), "norm": nn.LayerNorm(4), **square}
     assert axes(body, tokens(2, 3, 4), **layers) == [(2, 2, 4)] * 2
+
+
+def test_a_mixer_follows_a_neighbour_whose_norm_decided():
+    def body(m, x):
+        x = m.norm(m.stem(x))
+        x = m.norm(x + torch.fft.fft(x, dim=1).real)
+        return m.norm(x + m.tokens @ (m.norm(x) @ m.channels))
+
+    square = {"tokens": nn.Parameter(torch.randn(3, 3)), "channels": nn.Parameter(torch.randn(4, 4))}
+    layers = {"stem": nn.Linear(4, 4), "norm": nn.LayerNorm(4), **square}
+    assert axes(body, tokens(2, 3, 4), **layers) == [(2, 2, 4)] * 2
