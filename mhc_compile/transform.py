@@ -16,6 +16,8 @@ from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_twin import disown
+from mhc_compile.twin.reserved import PLAN
+from mhc_compile.verification.start import is_quick, starts_otherwise
 
 if TYPE_CHECKING:
     from mhc_compile.verification.examine import Verification
@@ -30,7 +32,7 @@ def transform(
     example_inputs: Sequence[Any] | Any | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     modes: Sequence[str] = MODES,
-    verify: bool = False,
+    verify: bool | None = None,
     **options: Any,
 ) -> Module:
     """Rewrite the residual connections of a model into n-stream hyper-connections.
@@ -45,13 +47,14 @@ def transform(
         modes: trace for `"train"`, `"eval"` or both now. Any other kind of call is traced when it first happens.
         verify: run copies of the model and of the result, in every traced mode, and raise an error if the result
             computes something else: the inputs need values then, and they do matter. See `mhc_compile.verify`.
+            None: only whether the result starts as the model, and only where that is quick (`docs/api.md`).
         **options: fields of `Config`: connection, init, reduce, include, exclude, nested, min_sites, strict,
             recompute.
 
     Returns:
         An object of (a subclass of) the model's class with the child `hyper_connections` and the attribute `mhc_plan`.
         New parameters are fp32, or fp64 where the residual stream is. If there is nothing to rewrite, a warning is
-        given (an error under `strict=True`) and the model itself is returned.
+        given (an error under `strict=True`) and the model itself is returned, with a plan that says why.
 
     Raises:
         MhcError: one class per cause, see `mhc_compile.errors`; the model is left as it was.
@@ -63,12 +66,18 @@ def transform(
         from mhc_compile.verification import examine  # with the kernels, which `import mhc_compile` does without
 
         examine.check_values(model, inputs)
-    made = make(model, inputs, config, check_modes(modes), keep_graphs=verify)
+    made = make(model, inputs, config, check_modes(modes), keep_graphs=bool(verify))
     if made.owner is None:
         warn_of_nothing(made.plans[0], config)
+        vars(model)[PLAN] = made.plans[0]
         return model
     if verify:
         examine.raise_failures(examine.verification_of(model, made))
+    elif verify is None and is_quick(model, inputs) and starts_otherwise(model, made):
+        from mhc_compile.verification import examine  # see above
+
+        again = make(model, inputs, config, check_modes(modes), keep_graphs=True)  # to say who is to blame
+        examine.raise_failures(examine.verification_of(model, again))
     return made.owner  # type: ignore[return-value]  # a subclass of type(model), made on the fly
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -108,12 +110,14 @@ def test_revert_of_a_plain_model():
         mhc_compile.revert(Tower())
 
 
-def test_nothing_to_transform_returns_the_model_itself_with_a_warning():
+def test_nothing_to_transform_returns_the_model_itself_with_a_warning_and_an_empty_plan():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     before = set(vars(model))
-    with pytest.warns(NothingToTransformWarning, match="unchanged"):
-        out = mhc_compile.transform(model, n=2, example_inputs=(torch.randn(2, 4),))
-    assert out is model and set(vars(model)) == before
+    for _ in range(2):  # its plan is in nobody's way
+        with pytest.warns(NothingToTransformWarning, match="unchanged"):
+            out = mhc_compile.transform(model, n=2, example_inputs=(torch.randn(2, 4),))
+    assert out is model and set(vars(model)) - before == {"mhc_plan"}
+    assert not out.mhc_plan.sites and not pickle.loads(pickle.dumps(out)).mhc_plan.sites
     with pytest.raises(NothingToTransformError, match="include, exclude and min_sites"):
         mhc_compile.transform(model, n=2, example_inputs=(torch.randn(2, 4),), strict=True)
 

@@ -38,12 +38,14 @@ class Trace:
     Attributes:
         mode: "train" or "eval".
         training: the flag all modules have, None for the flags of the model.
-        gm: the graph before it is rewritten; None where the call is no one graph.
+        one_graph: whether the call is one; else Dynamo serves it.
+        gm: the graph before it is rewritten, if those were to be kept.
         plan: made from it.
     """
 
     mode: str
     training: bool | None
+    one_graph: bool
     gm: fx.GraphModule | None
     plan: Plan
 
@@ -57,7 +59,7 @@ class Made:
         inputs: those it was traced with.
         config: the options.
         plans: of all traces.
-        traces: with their graphs, if those were to be kept.
+        traces: one for each kind of call.
     """
 
     owner: Served | None
@@ -83,7 +85,7 @@ def make(
                 variants = []
         if not any(p.sites for p in plans):
             return Made(None, inputs, config, tuple(plans))
-        traces = tuple(_trace(model, variant) for variant in variants) if keep_graphs else ()
+        traces = tuple(_trace(model, variant, keep_graphs) for variant in variants)
         owner = own(model, initial_sites(plans, config, model), plans, config)
         owner.hyper_connections.weights.update(weights_of(plans))
         mark_as_others(model, owner.hyper_connections.parameters())
@@ -125,12 +127,13 @@ def plan_without_inputs(model: nn.Module, config: Config) -> Plan:
     return found
 
 
-def _trace(model: nn.Module, variant: ModeTrace) -> Trace:
-    """A copy of the graph, which is rewritten in place; parameters are those of the model."""
+def _trace(model: nn.Module, variant: ModeTrace, keep_graph: bool) -> Trace:
+    """With a copy of the graph, which is rewritten in place; parameters are those of the model."""
     training = model.training if variant.training is None else variant.training
-    captured = variant.captured
-    gm = None if captured is None else fx.GraphModule(captured.gm, copy.deepcopy(captured.gm.graph))
-    return Trace("train" if training else "eval", variant.training, gm, variant.plan)
+    captured, gm = variant.captured, None
+    if keep_graph and captured is not None:
+        gm = fx.GraphModule(captured.gm, copy.deepcopy(captured.gm.graph))
+    return Trace("train" if training else "eval", variant.training, captured is not None, gm, variant.plan)
 
 
 def _serve(owner: Served, variant: ModeTrace, inputs: Inputs | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mhc_compile.errors import ReservedNameError
+from mhc_compile.passes.plan.data import Plan
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections
 
 PLAN, OWNERSHIP = "mhc_plan", "_mhc"
@@ -47,6 +48,6 @@ def _kind_of(model: nn.Module, name: str) -> str | None:
             return None if isinstance(getattr(own[name], "itself", None), HyperConnections) else kind
     # A wrapper that hands on attributes has none of its own, so it is not asked with getattr.
     found = inspect.getattr_static(model, name, _NOTHING)
-    if found is _NOTHING:
+    if found is _NOTHING or isinstance(found, Plan):  # the empty plan of a model in which nothing was found
         return None
     return "a property" if isinstance(found, property) else "a method" if callable(found) else "an attribute"
