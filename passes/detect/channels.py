@@ -24,7 +24,6 @@ from mhc_compile.passes.graph.op_kinds import Kind, leaf_module
 from mhc_compile.passes.graph.values import shape_of, traced_sizes
 from mhc_compile.passes.plan.reasons import Reason
 
-
 Group: TypeAlias = tuple[object, ...]
 """Of sites that are alike: a shape, or a chain with one."""
 
