@@ -33,8 +33,7 @@ def find_injections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rej
     for base, group in by_base.items():
         if len(group) < _OFTEN:
             continue
-        sites = {c.add: c for c in found if c.skip.base != base}
-        onto = [c for c in group if _adds_to_a_stream(graph, c, sites)]
+        onto = [c for c in group if _adds_to_a_stream(graph, c, {o.add: o for o in found if o is not c})]
         if len(onto) >= _OFTEN and all(graph.reach(a.add, b.add) for a, b in pairwise(onto)):
             for candidate in onto:
                 yield Rejected(
@@ -51,13 +50,20 @@ def _adds_to_a_stream(graph: Ancestry, candidate: Candidate, sites: Mapping[int,
 
 
 def find_collections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
-    """Sums of three or more states of one stream, such as the mean of the last four layers: a readout, and no site."""
+    """Sums of three or more states of one stream, such as the mean of the last four layers: a readout, and no site.
+
+    Where those of all layers so far are summed up again and again, the first such sum is of two states only.
+    """
     by_add = {c.add: c for c in found}
-    for candidate in found:
-        states = [_state(graph, branch.node) for branch in candidate.branches]
-        if len(states) > 1 and _come_from(by_add, states, candidate.skip.base):
-            detail = f"{len(states) + 1} states from {graph.names[candidate.skip.base]} on"
-            yield Rejected(candidate.total.adds, Reason.COLLECTED, detail)
+    states = {c.add: [_state(graph, branch.node) for branch in c.branches] for c in found}
+    of_one = [c for c in found if _come_from(by_add, states[c.add], c.skip.base)]
+    families = [{c.skip.base, *states[c.add]} for c in of_one if len(states[c.add]) > 1]
+    for candidate in of_one:
+        base, summed = candidate.skip.base, states[candidate.add]
+        if any(family >= {base, *summed} for family in families):
+            yield Rejected(
+                candidate.total.adds, Reason.COLLECTED, f"{len(summed) + 1} states from {graph.names[base]} on"
+            )
 
 
 def _state(graph: Ancestry, i: int) -> int:

@@ -37,6 +37,41 @@ def test_a_value_injected_before_every_block_costs_no_site(name):
     assert ("INJECTED" in reasons(plan)) == (name in ("scaled", "as it is", "normalised behind"))
 
 
+IN_THE_BRANCH = {
+    "added": lambda x, x0, seen: x + x0,
+    "mixed": lambda x, x0, seen: 0.9 * x + 0.1 * x0,
+    "all layers so far": lambda x, x0, seen: sum(seen),
+    "their mean": lambda x, x0, seen: torch.stack(seen).mean(0),
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_BRANCH)
+@pytest.mark.parametrize("layers", [3, 4])
+def test_an_early_value_that_every_branch_reads_beside_its_stream_costs_no_site(name, layers):
+    def body(m, x):
+        x0 = x = m.stem(x)
+        seen = [x]
+        for f in (m.f0, m.f1, m.f2, m.f3)[:layers]:
+            x = x + f(IN_THE_BRANCH[name](x, x0, seen))
+            seen.append(x)
+        return x
+
+    counts, plan = found(body, stem=nn.Linear(8, 8), **mlps(4))
+    assert counts == (layers, 1) and {"INJECTED", "COLLECTED"} & set(reasons(plan))
+
+
+def test_a_value_injected_into_few_layers_costs_no_site():
+    """The first layer reads it as it is; what is injected behind it looks like a second level around that layer."""
+
+    def body(m, x):
+        x0 = x = m.stem(x)
+        x = 0.9 * (x + m.f0(x)) + 0.3 * x0
+        x = 0.9 * (x + m.f1(x)) + 0.3 * x0
+        return x + m.f2(x)
+
+    assert found(body, stem=nn.Linear(8, 8), **mlps(3))[0] == (3, 1)
+
+
 def test_a_value_that_comes_back_once_is_a_long_skip():
     body = lambda m, x: m.f2((x + m.f0(x)) + x) + x
     assert "INJECTED" not in reasons(found(body, **mlps(3))[1])
