@@ -42,17 +42,33 @@ class NotASum:
 
 _RUNNING = frozenset({"cumsum", "addbmm", "addr"})
 """Operators that add up parts of their operands, whatever these are: counted, and never a residual."""
+_AVERAGING = frozenset({"scatter", "scatter_reduce", "index_reduce"})
+"""Operators that do so where they are asked for a mean: sums are spelled out."""
 
 
 def is_float_add(graph: Ancestry, i: int) -> bool:
-    """Whether node `i` is an add or a subtraction of rank >= 2 (or unknown rank) of real or complex numbers."""
+    """Whether node `i` is an add or a subtraction of real or complex numbers.
+
+    Its rank is unknown or at least 2; a vector counts where data is added to data.
+    """
     node = graph.nodes[i]
-    if graph.kinds[i] not in (Kind.ADD, Kind.SUB) and canonical_name(node) not in _RUNNING:
+    if graph.kinds[i] not in (Kind.ADD, Kind.SUB) and not _adds_parts(node):
         return False
     rank, dtype = rank_of(node), dtype_of(node)
     if dtype is None:
         return node.meta.get("val", node.meta.get("example_value")) is None and bool(node.all_input_nodes)
-    return rank is not None and rank >= 2 and (dtype.is_floating_point or dtype.is_complex)
+    is_large = rank is not None and (rank >= 2 or (rank == 1 and _adds_data(graph, node)))
+    return is_large and (dtype.is_floating_point or dtype.is_complex)
+
+
+def _adds_parts(node: fx.Node) -> bool:
+    name = canonical_name(node)
+    return name in _RUNNING or (name in _AVERAGING and "mean" in (*node.args, *node.kwargs.values()))
+
+
+def _adds_data(graph: Ancestry, node: fx.Node) -> bool:
+    terms = [graph.index[term] for term in node.all_input_nodes if same_shape(term, node)]
+    return len(terms) == 2 and all(graph.from_input[i] for i in terms)
 
 
 def direct_sum(graph: Ancestry, i: int) -> Sum | NotASum:
@@ -70,6 +86,8 @@ def direct_sum(graph: Ancestry, i: int) -> Sum | NotASum:
     for term in tensors:
         if not same_shape(term, node):
             return NotASum(i, Reason.BROADCAST, f"{term.name} is broadcast")
+    if rank_of(node) == 1:
+        return NotASum(i, Reason.VECTOR, "")
     left, right = (graph.index[t] for t in tensors)
     return Sum(i, (Operand(left), Operand(right, graph.kinds[i] is Kind.SUB)), (i,))
 

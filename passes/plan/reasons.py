@@ -16,6 +16,7 @@ class Reason(Enum):
     HIGHER_ORDER = "lies in the body of a higher-order operator, which streams do not enter"
     SCALAR = "adds a constant, not a tensor"
     BROADCAST = "the operands have different shapes: a bias, mask or embedding is broadcast"
+    VECTOR = "adds vectors, in which a batch or the channels are missing"
     ALONG_AXIS = "adds up parts of its operands along an axis, not one operand to another"
     COMPLEX = "adds complex numbers, for which there are no streams"
 

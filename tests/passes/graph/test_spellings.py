@@ -23,6 +23,18 @@ SITES = {
     "stack and mean": lambda m, x: torch.mean(torch.stack([x, m.f0(x)]), dim=0),
     "einsum over a stack": lambda m, x: torch.einsum("kbtc->btc", torch.stack([x, m.f0(x)])),
     "einsum with weights": lambda m, x: torch.einsum("k,kbtc->btc", m.pair, torch.stack([x, m.f0(x)])),
+    "einsum with dots": lambda m, x: torch.einsum("k...,k->...", torch.stack([x, m.f0(x)]), m.pair),
+    "einsum with dots in front": lambda m, x: torch.einsum("...k->...", torch.stack([x, m.f0(x)], -1)),
+    "stack and sum, axis kept": lambda m, x: torch.stack([x, m.f0(x)]).sum(0, keepdim=True)[0],
+    "stack and mean, axis kept": lambda m, x: torch.stack([x, m.f0(x)], 2).mean(2, keepdim=True).squeeze(2),
+    "put together": lambda m, x: torch.cat([x[None], m.f0(x)[None]]).sum(0),
+    "put together at the end": lambda m, x: torch.cat([x.unsqueeze(-1), m.f0(x)[..., None]], dim=-1).sum(-1),
+    "stack with weights": lambda m, x: (m.pair.softmax(0)[:, None, None, None] * torch.stack([x, m.f0(x)])).sum(0),
+    "stack with weights behind": lambda m, x: (torch.stack([x, m.f0(x)], -1) * m.pair).sum(-1),
+    "stack with a weight for each channel": lambda m, x: (torch.stack([x, m.f0(x)], 2) * m.rows).mean(2),
+    "tensordot": lambda m, x: torch.tensordot(m.pair, torch.stack([x, m.f0(x)]), dims=1),
+    "tensordot of axes": lambda m, x: torch.tensordot(torch.stack([x, m.f0(x)], 1), m.pair, dims=([1], [0])),
+    "matmul with a vector": lambda m, x: torch.stack([x, m.f0(x)], -1) @ m.pair,
     "addcmul with value": lambda m, x: torch.addcmul(x, m.f0(x), m.g, value=0.5),
     "addcdiv": lambda m, x: torch.addcdiv(x, m.f0(x), m.g, value=2.0),
     "addcdiv method": lambda m, x: x.addcdiv(m.f0(x), m.g),
@@ -38,7 +50,12 @@ SITES = {
 
 def net(body, kind=Net):
     torch.manual_seed(0)
-    layers = {"g": vector(), "pair": nn.Parameter(torch.rand(2)), "square": nn.Parameter(torch.randn(2, 8, 8))}
+    layers = {
+        "g": vector(),
+        "pair": nn.Parameter(torch.rand(2)),
+        "rows": nn.Parameter(torch.rand(2, 8)),
+        "square": nn.Parameter(torch.randn(2, 8, 8)),
+    }
     return kind(body, **layers, **mlps(3)).double()
 
 
@@ -61,6 +78,16 @@ LOOK_ALIKES = {
     "complex numbers": (lambda m, x: (torch.complex(x, x) + torch.complex(m.f0(x), x)).real, [Reason.COMPLEX]),
     "sum of a tensor that was stacked for another purpose":
         (lambda m, x: (s := torch.stack([x, m.f0(x)])).sum(0) * s[0], []),
+    "sum without the missing": (lambda m, x: torch.stack([x, m.f0(x)]).nansum(0), [Reason.RESHAPED_SKIP]),
+    "mean of what is scattered":
+        (lambda m, x: x.index_reduce(1, ROWS, m.f0(x), "mean"), [Reason.ALONG_AXIS]),
+    "mean of what is scattered, elementwise":
+        (lambda m, x: x.scatter_reduce(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x), reduce="mean"),
+         [Reason.ALONG_AXIS]),
+    "a maximum of what is scattered": (lambda m, x: x.index_reduce(1, ROWS, m.f0(x), "amax"), []),
+    "vectors": (lambda m, x: (x[0, 0] + m.f0(x[0, 0])).expand(2, 6, 8), [Reason.VECTOR]),
+    "product with a matrix behind a stack": (lambda m, x: torch.stack([x, m.f0(x)], -1) @ m.rows, []),
+    "sum over parts that were picked": (lambda m, x: torch.cat([x[:1], m.f0(x)[:1]]).sum(0).expand(2, 6, 8), []),
     "sum over another axis": (lambda m, x: torch.stack([x, m.f0(x)]).sum(1), []),
     "expert outputs put together from nothing":
         (lambda m, x: torch.zeros_like(x).index_add(1, ROWS, m.f0(x)).index_add(1, ROWS, m.f1(x)), []),
