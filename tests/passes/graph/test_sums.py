@@ -38,7 +38,7 @@ def test_a_subtracted_term_is_negated():
 
 @pytest.mark.parametrize("fn", [
     lambda x, y: x * y, lambda x, y: (x > 0) & (y > 0), lambda x, y: x.long() + y.long(),
-    lambda x, y: x[0, 0] + y[0, 0], lambda x, y: x.sum() + y.sum(),
+    lambda x, y: x[0, 0] + 1.0, lambda x, y: x.sum() + y.sum(),
 ])  # fmt: skip
 def test_is_float_add_rejects_other_ops_dtypes_and_low_ranks(fn):
     made, last = graph(fn)
