@@ -46,7 +46,8 @@ class Config:
         exclude: globs over site keys that are left alone.
         nested: which level wins where one residual connection lies inside the branch of another.
         min_sites: segments with fewer sites than this are left alone.
-        strict: raise instead of warn when nothing is left to rewrite.
+        strict: raise instead of warn when nothing is left to rewrite, at a graph break, and when the branch of a
+            residual connection is called past the model.
         recompute: number of neighbouring sites of which only the first keeps its streams for the backward; the others
             restore them (`connection="mhc"`). "auto" takes `group_size`; None, like 1, keeps all streams.
 

@@ -15,6 +15,7 @@ from mhc_compile.user_warnings import MissingSitesWarning as MissingSitesWarning
 from mhc_compile.user_warnings import NothingToTransformWarning as NothingToTransformWarning
 from mhc_compile.user_warnings import NotPreservingWarning as NotPreservingWarning
 from mhc_compile.user_warnings import PatternWarning as PatternWarning
+from mhc_compile.user_warnings import PlainBranchWarning as PlainBranchWarning
 from mhc_compile.user_warnings import RecompilationWarning as RecompilationWarning
 from mhc_compile.user_warnings import RecompileLimitWarning as RecompileLimitWarning
 from mhc_compile.user_warnings import StreamsCutWarning as StreamsCutWarning
@@ -46,6 +47,10 @@ class GraphBreakError(CaptureError):
 
 class NoGraphError(CaptureError):
     """Neither front end makes a graph of a call: whatever is done, it runs plain."""
+
+
+class PlainBranchError(MhcError):
+    """Like `PlainBranchWarning`, under `strict=True`."""
 
 
 class WrappedModelError(CaptureError):

@@ -13,6 +13,7 @@ __all__ = [
     "NotPreservingWarning",
     "NothingToTransformWarning",
     "PatternWarning",
+    "PlainBranchWarning",
     "RecompilationWarning",
     "RecompileLimitWarning",
     "StreamsCutWarning",
@@ -69,6 +70,10 @@ class LooseWeightsWarning(UserWarning):
 
 class DetachedModuleWarning(UserWarning):
     """A module that was taken out of a transformed model runs without hyper-connections."""
+
+
+class PlainBranchWarning(UserWarning):
+    """The branch of a residual connection is called past the model: a sum around it is a plain one."""
 
 
 class StreamsCutWarning(UserWarning):

@@ -13,6 +13,7 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
 from mhc_compile.errors import CaptureError, DetachedModuleWarning
+from mhc_compile.model.branch_doors import BranchDoor, branches_of
 from mhc_compile.model.method_doors import set_method_doors
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.split.nesting import HOSTED
@@ -58,13 +59,18 @@ class DetachedDoor:
 
 
 def set_doors(owner: Served) -> None:
-    """Make a door of every module of `owner` that has sites inside."""
-    places = {site.module for plan in owner._mhc.plans for site in plan.sites}
-    for path, module in named_modules(owner):
+    """Make a door of every module of `owner` that has sites inside, and of those that compute what a site adds."""
+    sites = [site for plan in owner._mhc.plans for site in plan.sites]
+    places, modules = {site.module for site in sites}, dict(named_modules(owner))
+    branches, told, strict = branches_of(sites, modules), list[str](), owner._mhc.config.strict
+    for path, module in modules.items():
         if isinstance(module, Hosted):
             inside = any(lies_in(place, path) for place in places)
             known = vars(module)[HOSTED].door
-            if not inside or not path:
+            if path in branches:
+                if not isinstance(known, BranchDoor):
+                    vars(module)[HOSTED].door = BranchDoor(path, branches[path], told, strict=strict)
+            elif not inside or not path:
                 vars(module)[HOSTED].door = None
             elif not isinstance(known, ModuleDoor):
                 vars(module)[HOSTED].door = ModuleDoor(owner, path)

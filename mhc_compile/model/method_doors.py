@@ -6,11 +6,13 @@ import functools
 import inspect
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import torch
 from torch import nn
 
+from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.plan.data import Site
 from mhc_compile.programs.ownership import Served
@@ -34,7 +36,7 @@ class OwnedMethod(MethodDoor):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The method, with the hyper-connections inside."""
         owner, module = self._owner(), self._module()
-        if owner is None or module is None or runs_plain():
+        if owner is None or module is None or runs_plain() or not _has_tensor((args, kwargs)):
             return getattr(original_class(module), self._name)(module, *args, **kwargs)  # type: ignore[arg-type]
         return call_entry(owner, owner._mhc.entry(self._path, self._name), args, kwargs)
 
@@ -42,13 +44,15 @@ class OwnedMethod(MethodDoor):
 def set_method_doors(owner: Served) -> None:
     """Put doors in the places of methods of `owner` and its modules: of those that add up a site of the plan.
 
-    And of those that call the forward of a class past the module, as `super().forward(x)` does, if it has sites inside.
+    Of those that the example call did not run, but that name the branches of a site of their module: they may add them
+    up, too. And of those that call the forward of a class past the module, as `super().forward(x)` does, if it has
+    sites inside.
     """
     modules = dict(named_modules(owner))
     sites = [site for plan in owner._mhc.plans for site in plan.sites]
     around = {path for place in {site.module for site in sites} for path in _up_from(place)} & modules.keys()
     past = {(path, name) for path in around for name in _past_the_module(cast(Any, original_class(modules[path])))}
-    for path, name in past.union(*(_method_of(site, modules) for site in sites)):
+    for path, name in past.union(*(_method_of(site, modules) for site in sites), _naming(sites, modules)):
         module = modules[path]
         if name not in vars(module) or isinstance(vars(module)[name], MethodDoor):
             vars(module)[name] = OwnedMethod(owner, path, module, name)
@@ -58,18 +62,54 @@ def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str,
     """The module and its method in which the sum stands: of the modules around its weights, the innermost with it."""
     around = [path for path in modules if site.weights and lies_in(site.weights[0], path)]
     for path in sorted(around, key=len, reverse=True):
-        name = _function_at(cast(Any, original_class(modules[path])), site.location)
-        if name:
-            if name not in _FORWARD:
-                yield path, name
+        names = _functions_at(cast(Any, original_class(modules[path])), site.location)
+        if names:
+            yield from ((path, name) for name in names if name not in _FORWARD)
             return
 
 
-def _function_at(kind: Any, location: str) -> str:
-    """The name of the method of a class in which a line stands, given as `file:line`; "" if there is none."""
+def _functions_at(kind: Any, location: str) -> list[str]:
+    """The names under which a class has the method in which a line stands, given as `file:line`."""
     file, _, line = location.rpartition(":")
-    found = (name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code))
-    return next(found, "")
+    return [name for name, code in _functions(kind).get(file, ()) if int(line) in _lines(code)]
+
+
+def _naming(sites: Sequence[Site], modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    """Methods of modules that hold sums, if they name the attribute under which a branch of one lies."""
+    for path, key in {(site.module, _first_below(site.module, weight)) for site in sites for weight in site.weights}:
+        if path in modules and key:
+            kind = cast(Any, original_class(modules[path]))
+            yield from ((path, name) for name in _own_methods(kind) if key in _names_in(getattr(kind, name).__code__))
+
+
+def _first_below(place: str, weight: str) -> str:
+    """`blocks` for a weight `net.blocks.0.weight` below `net`; "" for one elsewhere, or of the module itself."""
+    below = weight[len(place) + 1 :] if place and lies_in(weight, place) else weight
+    first, _, rest = below.partition(".")
+    return first if rest and lies_in(weight, place) else ""
+
+
+@functools.cache
+def _own_methods(kind: Any) -> list[str]:
+    """Functions of a class that take more than the module, and are neither `forward` nor Python's own."""
+    bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    found = {name: value for base in reversed(bases) for name, value in vars(base).items()}
+    return [
+        name
+        for name, value in found.items()
+        if isinstance(value, types.FunctionType) and value.__code__.co_argcount > 1 and name not in _FORWARD
+        if not (name.startswith("__") and name.endswith("__"))
+    ]
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """What a function and those inside of it name."""
+    inner = (_names_in(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return {*code.co_names}.union(*inner)
+
+
+def _has_tensor(call: Any) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in tree_flatten(call)[0])
 
 
 def _up_from(path: str) -> Iterator[str]:

@@ -107,7 +107,8 @@ def _add(
     check_parameters(owner, plan)
     warn_of_joined(plan, owner._mhc.plans)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
-    check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
+    if plan.float_adds:  # else nothing is added up that could be plain
+        check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)
 
 
