@@ -1,4 +1,4 @@
-"""Branches of residual connections that are called by themselves: whoever adds up their results runs plain, and are told.
+"""Branches of residual connections, called by themselves: whoever adds up their results runs plain, and is told.
 
 The function of a branch is the same, but what makes the sum a hyper-connection stands in the code around it: in the
 `forward` of a module, or in a method of one, which are doors. A loop of the user's own is none.
