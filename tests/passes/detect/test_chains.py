@@ -157,3 +157,20 @@ def test_what_is_all_that_a_site_adds_lies_inside_it_though_it_began_elsewhere()
 
     plan = plan_of(Net2(body, **mlps(2)).double().eval(), X, X.clone())
     assert [site.weights[0][:2] for site in plan.sites] == ["f0", "f1"] and "NESTED" in reasons(plan)
+
+
+def test_what_a_stream_has_been_inside_a_branch_goes_with_its_end_there():
+    """`h` goes on with the stream of `y`; its last sum is all that the long skip adds, and the first is not alone."""
+
+    def body(m, x, y):
+        y = y + m.f0(y)
+        h = x * y
+        h = h + m.f1(h)
+        x = x + (h + m.f2(h))
+        for f in (m.f3, m.f4):
+            x = x + f(x)
+        return x
+
+    plan = plan_of(Net2(body, **mlps(5)).double().eval(), X, X.clone())
+    assert [site.weights[0][:2] for site in plan.sites] == ["f0", "f1", "f3", "f4"]
+    assert reasons(plan).count("NESTED") == 2
