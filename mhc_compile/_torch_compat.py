@@ -91,6 +91,9 @@ WRAPPED = "_checkpoint_wrapped_module"
 COMPILED = "_orig_mod"
 """The same of what `torch.compile` makes of a module."""
 
+FORMER_PARAMETERS = "_former_parameters"
+"""In a replica that `DataParallel` makes of a module, what its parameters have become."""
+
 
 def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Callable[..., Any]:
     """`torch.compile(function)` with a number of recompilations of its own, where PyTorch has that (from 2.14 on)."""

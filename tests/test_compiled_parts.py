@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import mhc_compile
 from mhc_compile.errors import CaptureError
-from tests.moved import Net, X, moved
+from tests.moved import Net, X, move, moved
 from tests.toy_models import WIDTH, Block
 
 
@@ -107,6 +107,31 @@ def test_replicas_are_what_data_parallel_makes_of_any_module():
     block = replicas["blocks.0"]
     assert isinstance(block, Block) and not block._parameters
     assert block._modules is not t.blocks[0]._modules  # filled with replicas, it must not be that of the model
+
+
+def replica_of(t: nn.Module) -> nn.Module:
+    """What `torch.nn.parallel.replicate` makes of a model for one more device."""
+    replicas = {name: module._replicate_for_data_parallel() for name, module in t.named_modules()}
+    for name, module in t.named_modules():
+        replicas[name]._former_parameters = {key: p * 1.0 for key, p in module._parameters.items()}
+        vars(replicas[name]).update(replicas[name]._former_parameters)
+        below = {key: replicas[f"{name}.{key}".lstrip(".")] for key in module._modules}
+        replicas[name]._modules.update(below)
+    return replicas[""]
+
+
+@pytest.mark.parametrize("first", ["replica", "model"])
+def test_the_first_call_of_a_kind_may_be_one_of_a_replica(first):
+    t = moved(Net().eval()).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calls = {"replica": replica_of(t), "model": t}
+        results = {name: calls[name](X) for name in sorted(calls, key=lambda name: name != first)}
+    expected = move(mhc_compile.transform(Net(), example_inputs=(X,), modes=("train",)))
+    expected.load_state_dict(t.state_dict())
+    assert_close(results, dict.fromkeys(results, expected(X)))
+    results["replica"].sum().backward()
+    assert all(p.grad is not None for p in t.parameters())
 
 
 def test_an_empty_object_of_a_class_and_a_shallow_copy_are_modules_of_the_class():

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
+from mhc_compile._torch_compat import FORMER_PARAMETERS
 from mhc_compile.errors import CaptureError, DetachedModuleWarning, MissingSitesWarning, StreamsCutWarning
 from mhc_compile.passes.plan.apart import joined
 from mhc_compile.passes.plan.data import Plan, Site
@@ -136,7 +137,8 @@ def check_parameters(owner: Owner, plan: Plan) -> None:
     own = owner.hyper_connections.itself
     for key, spec in specs_of(plan, owner._mhc.config).items():
         known = key in own
-        shapes = {n: tuple(p.shape) for n, p in own[key].named_parameters()} if known else None
+        tensors = (dict(own[key].named_parameters()) or vars(own[key]).get(FORMER_PARAMETERS, {})) if known else {}
+        shapes = {n: tuple(p.shape) for n, p in tensors.items()} if known else None
         if shapes != {n: tuple(s) for n, s in spec.shapes.items()}:
             what = "was not there" if not known else f"had parameters of shapes {shapes}, not {dict(spec.shapes)},"
             raise CaptureError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -42,7 +42,7 @@ def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
     modules = dict(owner.named_modules())
     dtypes, loaded = compat.sharded_dtypes(modules.values()), loaded_devices(modules)
     seen: dict[int, Seen] = {}
-    for registry, kind in (r for m in modules.values() for r in ((m._parameters, nn.Parameter), (m._buffers, None))):
+    for registry, kind in (r for m in modules.values() for r in _registries(m)):
         for name, tensor in registry.items():
             if tensor is None:
                 continue
@@ -52,6 +52,13 @@ def _seen_by_code(owner: nn.Module) -> dict[int, Seen]:
                 device = loaded[id(registry), name][1] if moved else tensor.device
                 seen[id(tensor)] = (dtypes.get(id(tensor), tensor.dtype), device)
     return seen
+
+
+def _registries(module: nn.Module) -> Iterator[tuple[dict[str, Any], type | None]]:
+    """Where a module has its tensors, with the class of those that code sees there."""
+    yield module._parameters, nn.Parameter
+    yield module._buffers, None
+    yield vars(module).get(compat.FORMER_PARAMETERS, {}), nn.Parameter
 
 
 def _through_method(model: nn.Module, method: str) -> nn.Module:

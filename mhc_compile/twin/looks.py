@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.twin.hosts import PATCHED, RUN, Container, Hosted, hosted_class, runs_plain, without_method_doors
 from mhc_compile.twin.module_tree import HOOKS, State, original_class, shallow
@@ -48,11 +49,18 @@ def for_trace(module: nn.Module, door: nn.Module | None = None) -> tuple[type[nn
     """
     kind, state = for_plain(module)
     without_hook(module, state)
+    _with_parameters(state)
     if module is door or (isinstance(module, Hosted) and vars(module)[HOSTED].called):
         traced = {k for name in _HOOK_FUNCTIONS for k, h in vars(module)[name].items() if isinstance(h, TracedHook)}
         for name in HOOKS:
             state[name] = type(state[name])((key, hook) for key, hook in state[name].items() if key in traced)
     return kind, state
+
+
+def _with_parameters(state: State) -> None:
+    """Make entries of what stands in attributes instead: in replicas that `DataParallel` makes, tensors of a device."""
+    former = state.pop(compat.FORMER_PARAMETERS, {})
+    state["_parameters"].update((name, state.pop(name)) for name in former if name in state)
 
 
 def for_plain(module: nn.Module) -> tuple[type[nn.Module], State]:
