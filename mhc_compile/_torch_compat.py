@@ -88,11 +88,8 @@ NAMES: dict[str, str] = {
 WRAPPED = "_checkpoint_wrapped_module"
 """Name under which PyTorch's wrapper for activation checkpointing registers the module it calls."""
 
-COMPILED = "_orig_mod"
-"""The same of what `torch.compile` makes of a module."""
-
-FORMER_PARAMETERS = "_former_parameters"
-"""In a replica that `DataParallel` makes of a module, what its parameters have become."""
+COMPILED, FORMER_PARAMETERS = "_orig_mod", "_former_parameters"
+"""The same of what `torch.compile` makes of a module, and what the parameters of a replica of DataParallel become."""
 
 
 def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from mhc_compile.user_warnings import DetachedModuleWarning as DetachedModuleWar
 from mhc_compile.user_warnings import EarlyOptimizerWarning as EarlyOptimizerWarning
 from mhc_compile.user_warnings import FallbackWarning as FallbackWarning
 from mhc_compile.user_warnings import HookNotRunWarning as HookNotRunWarning
+from mhc_compile.user_warnings import HookSeesStreamsWarning as HookSeesStreamsWarning
 from mhc_compile.user_warnings import LooseWeightsWarning as LooseWeightsWarning
 from mhc_compile.user_warnings import MissingSitesWarning as MissingSitesWarning
 from mhc_compile.user_warnings import NothingToTransformWarning as NothingToTransformWarning

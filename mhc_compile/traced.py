@@ -10,6 +10,7 @@ from torch import fx
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.capture.graph_module import copy_graph_module
+from mhc_compile.capture.inference import make_ordinary
 from mhc_compile.config import make_config
 from mhc_compile.errors import InputMismatchError, MissingInputsError, NotAModuleError
 from mhc_compile.passes.plan.data import Plan
@@ -17,7 +18,6 @@ from mhc_compile.programs.nothing_found import warn_of_nothing
 from mhc_compile.programs.specs import initial_sites
 from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.twin.hyper_connections import CHILD, HyperConnections
-from mhc_compile.twin.inference import make_ordinary
 from mhc_compile.twin.reserved import check_free
 
 

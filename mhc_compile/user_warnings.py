@@ -8,6 +8,7 @@ __all__ = [
     "EarlyOptimizerWarning",
     "FallbackWarning",
     "HookNotRunWarning",
+    "HookSeesStreamsWarning",
     "LooseWeightsWarning",
     "MissingSitesWarning",
     "NotPreservingWarning",
@@ -62,6 +63,10 @@ class PatternWarning(UserWarning):
 
 class HookNotRunWarning(UserWarning):
     """A hook is registered on a submodule that the code of a transformed model does not call."""
+
+
+class HookSeesStreamsWarning(UserWarning):
+    """A hook is registered on a submodule over whose borders streams are handed on."""
 
 
 class LooseWeightsWarning(UserWarning):

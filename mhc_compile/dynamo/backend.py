@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.inference import make_ordinary
 from mhc_compile.config import MODES, Config, check_modes, make_config
 from mhc_compile.dynamo.alone import compiled_alone
 from mhc_compile.dynamo.attached import Held
@@ -25,7 +26,6 @@ from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.untransformed import check_module
 from mhc_compile.twin.header import Header, check_state
 from mhc_compile.twin.hyper_connections import CHILD
-from mhc_compile.twin.inference import make_ordinary
 from mhc_compile.twin.module_tree import original_class
 from mhc_compile.twin.reserved import check_free
 

@@ -13,7 +13,7 @@ from torch import nn
 from mhc_compile import _torch_compat as compat
 from mhc_compile._torch_compat import unwrapped
 from mhc_compile.errors import CaptureError, DetachedModuleWarning
-from mhc_compile.model.branch_doors import BranchDoor, branches_of
+from mhc_compile.model.branches import WatchedBranch, branches_of
 from mhc_compile.model.method_doors import set_method_doors
 from mhc_compile.model.serve import call_entry
 from mhc_compile.passes.split.nesting import HOSTED
@@ -67,10 +67,11 @@ def set_doors(owner: Served) -> None:
         if isinstance(module, Hosted):
             inside = any(lies_in(place, path) for place in places)
             known = vars(module)[HOSTED].door
-            if path in branches:
-                if not isinstance(known, BranchDoor):
-                    vars(module)[HOSTED].door = BranchDoor(path, branches[path], told, strict=strict)
-            elif not inside or not path:
+            if path not in branches:
+                vars(module)[HOSTED].branch = None
+            elif vars(module)[HOSTED].branch is None:
+                vars(module)[HOSTED].branch = WatchedBranch(path, branches[path], told, strict=strict)
+            if not inside or not path:
                 vars(module)[HOSTED].door = None
             elif not isinstance(known, ModuleDoor):
                 vars(module)[HOSTED].door = ModuleDoor(owner, path)

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture.inference import make_ordinary
 from mhc_compile.capture.inputs import Inputs, missing_inputs
 from mhc_compile.capture.wrapped import reject_wrapped
 from mhc_compile.config import Config
@@ -26,7 +27,6 @@ from mhc_compile.programs.specs import initial_sites, weights_of
 from mhc_compile.programs.untransformed import check_untransformed
 from mhc_compile.programs.variants import add_program, training_mode
 from mhc_compile.twin.hyper_connections import CHILD
-from mhc_compile.twin.inference import make_ordinary
 from mhc_compile.twin.parallel import mark_as_others
 from mhc_compile.twin.reserved import OWNERSHIP, PLAN, check_free
 

@@ -193,9 +193,10 @@ def _all_names(owner: nn.Module) -> dict[str, tuple[str, ...]]:
 def _install(layout: Layout, owner: Owner, path: str) -> None:
     """Show the modules that are called the hyper-connections that their code uses."""
     called = {id(unwrapped(owner.get_submodule(path))) for path in layout.entered}
+    crossed = {id(unwrapped(owner.get_submodule(path))) for path in layout.crossed}
     for module in owner.get_submodule(path).modules():
         if isinstance(module, Hosted):
-            mark_called(module, id(module) in called)
+            mark_called(module, id(module) in called, crossed=id(module) in crossed)
     known = owner.hyper_connections.itself
     for name, path in layout.hosts.items():
         if path:

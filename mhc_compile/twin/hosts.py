@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -17,9 +16,9 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from mhc_compile._torch_compat import is_outermost, unwrapped
-from mhc_compile.errors import HookNotRunWarning
 from mhc_compile.passes.split.nesting import HOSTED, hosted_name
 from mhc_compile.twin.hyper_connections import HyperConnections
+from mhc_compile.twin.late_hooks import check_called, check_hook
 from mhc_compile.twin.module_tree import derived, has_our_forward, original_class
 
 RUN = "mhc_run"
@@ -36,8 +35,13 @@ class Container(nn.Module):
 
     Attributes:
         called: whether a program calls the module; None before the first program.
+        crossed: whether streams cross its border in one that does.
         door: what a call by anyone else goes through; None where no site lies inside.
+        branch: what hears of such a call, where the module is a branch of a site; None elsewhere.
     """
+
+    crossed = False  # here, for pickles of earlier versions have neither
+    branch: Branch | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +54,13 @@ class Door(Protocol):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The call `module(*args, **kwargs)`, with the hyper-connections inside."""
+
+
+class Branch(Protocol):
+    """Hears of calls of a module that computes what a site adds."""
+
+    def called(self) -> None:
+        """Before each call by anyone but generated code."""
 
 
 class MethodDoor:
@@ -119,18 +130,18 @@ class Hosted(nn.Module):
                 yield from vars(module)[HOSTED].named_modules(None, f"{path}.{HOSTED}".lstrip("."), False)
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
-        """As in any module; warns if the traced code does not call this one. So do the others."""
-        _check_called(self)
+        """As in any module; warns if the traced code does not call this one, or hands it streams. So do the others."""
+        check_hook(self, vars(self)[HOSTED], *args[:1], *kwargs.values())
         return super().register_forward_hook(*args, **kwargs)
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
         """See `register_forward_hook`."""
-        _check_called(self)
+        check_hook(self, vars(self)[HOSTED], *args[:1], *kwargs.values())
         return super().register_forward_pre_hook(*args, **kwargs)
 
     def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
         """See `register_forward_hook`."""
-        _check_called(self)
+        check_called(self, vars(self)[HOSTED])
         return super().register_full_backward_hook(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -159,22 +170,11 @@ def show(owner: nn.Module, known: HyperConnections, name: str, path: str) -> Non
         vars(host)[HOSTED].add_module(hosted_name(name, path), known.get_submodule(name))
 
 
-def mark_called(module: nn.Module, called: bool) -> None:
-    """Note whether a program calls a host. Once called, it counts as such."""
+def mark_called(module: nn.Module, called: bool, *, crossed: bool) -> None:
+    """Note whether a program calls a host, and with streams. Once called, it counts as such."""
     container = vars(module)[HOSTED]
     container.called = called or bool(container.called)
-
-
-def _check_called(module: nn.Module) -> None:
-    if vars(module)[HOSTED].called is not False:  # nobody knows before the first program
-        return
-    warnings.warn(
-        f"this {type(module).__name__} is not called by the code of the transformed model, so its hooks do not fire, "
-        "and fully_shard cannot gather its parameters: it computes nothing in the traced calls, or something else is "
-        "computed between its first operation and its last. Use the module around it",
-        HookNotRunWarning,
-        stacklevel=3,
-    )
+    container.crossed = crossed or container.crossed
 
 
 @functools.cache  # one class per class, so that blocks that were alike still are
@@ -194,6 +194,8 @@ def _hosted_forward(original: Any, stood_for: list[Callable[..., Any]]) -> Calla
         door = self.__dict__[HOSTED].door
         if door is not None and not runs_plain() and has_our_forward(type(self)):
             return door.enter(self, args, kwargs)
+        if (branch := self.__dict__[HOSTED].branch) is not None and not runs_plain():
+            branch.called()
         patched = self.__dict__.get(PATCHED)
         # Not `original.forward`: of a class given to `torch._dynamo.allow_in_graph`, Dynamo traces no attribute.
         return super(Hosted, self).forward(*args, **kwargs) if patched is None else patched(*args, **kwargs)

@@ -17,6 +17,7 @@ from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.graph.borders import marked
 from mhc_compile.passes.split.nesting import HOSTED
 from mhc_compile.twin.hosts import Hosted
+from mhc_compile.twin.late_hooks import is_of
 from mhc_compile.twin.looks import TracedHook, for_trace
 from mhc_compile.twin.module_tree import HOOKS, Look, State, derived
 from mhc_compile.twin.names import lies_in, named_modules
@@ -55,9 +56,7 @@ def _is_replaced(module: nn.Module) -> bool:
 
 
 def _is_of_library(function: Any) -> bool:
-    while isinstance(function, (TracedHook, functools.partial)):
-        function = function.traced if isinstance(function, TracedHook) else function.func
-    return str(getattr(function, "__module__", "")).startswith(_LIBRARIES)
+    return is_of(function.traced if isinstance(function, TracedHook) else function, _LIBRARIES)
 
 
 def whole_modules(model: nn.Module, places: Collection[str]) -> tuple[str, ...]:

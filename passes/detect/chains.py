@@ -95,7 +95,7 @@ def _surroundings(
     for outer in candidates:
         inside = outer.branch_nodes & around.keys()
         towers = foreign_adds(outer, by_add, links)  # updated in between, unless one of them is all that is added
-        level = inside - {i for i in towers if seen_through_weight(graph, i, outer)}
+        level = set(inside) - {i for i in towers if seen_through_weight(graph, i, outer)}
         for inner in sorted(inside, reverse=True):  # and with it what its stream has been in this branch
             if inner in level and inner in links and links[inner].source in inside:
                 level.add(links[inner].source)

@@ -53,6 +53,33 @@ class Layout:
         parts = (part for part in _parts(self.items) if part.scope.path in self.whole and not part.scope.region)
         return frozenset(node for part in parts for node in part.nodes if not is_border(node))
 
+    @property
+    def crossed(self) -> frozenset[str]:
+        """Names of the modules over whose borders a step of one site hands something to another step: streams."""
+        parts = (part for part in _parts(self.items) if not part.scope.region)
+        return frozenset(part.scope.path for part in parts if _hands_over(part.nodes))
+
+
+def _hands_over(nodes: Sequence[fx.Node]) -> bool:
+    inside = {node for node in nodes if is_step(node)}
+    outside = {other for node in inside for other in (*_sources(node), *_readers(node)) if is_step(other)}
+    return not outside <= inside
+
+
+def _sources(node: fx.Node) -> Iterator[fx.Node]:
+    for source in node.all_input_nodes:
+        yield source.all_input_nodes[0] if source.target is operator.getitem else source
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    for user in node.users:
+        yield from user.users if user.target is operator.getitem else (user,)
+
+
+def is_step(node: fx.Node) -> bool:
+    """Whether a node mixes streams: a function of the kernels."""
+    return getattr(node.target, "__module__", "").partition(".kernels")[0] == "mhc_compile"
+
 
 def hosted_name(site: str, path: str) -> str:
     """Name of a hyper-connection in its host, relative to it: `own__attn` for `blocks__1__attn` in `blocks.1`.

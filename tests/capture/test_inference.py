@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mhc_compile
-from mhc_compile.twin.inference import make_ordinary
+from mhc_compile.capture.inference import make_ordinary
 from tests.toy_models import WIDTH, Block, Checkpointed, Tower
 
 X = torch.randn(2, 3, WIDTH)

@@ -14,22 +14,22 @@ from torch import nn
 
 from mhc_compile.errors import PlainBranchError, PlainBranchWarning
 from mhc_compile.passes.plan.data import Site
-from mhc_compile.twin.hosts import Hosted, original_forward, plain_calls
+from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.names import lies_in
 
 
-class BranchDoor:
-    """The way into a module that is a branch, or a part of one. A copy of the module is without it."""
+class WatchedBranch:
+    """Hears of calls of a module that is a branch, or a part of one. A copy of the module is without it."""
 
     def __init__(self, path: str, key: str, told: list[str], *, strict: bool) -> None:
         """For the module `path`, whose result the site `key` adds; `strict` makes an error of its calls.
 
-        `told` is what the doors of one model have warned of: one is enough.
+        `told` is what those of one model have warned of: one is enough.
         """
         self._path, self._key, self._told, self._strict = path, key, told, strict
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The call `module(*args, **kwargs)`, with a warning once.
+    def called(self) -> None:
+        """Before a call of the module by itself.
 
         Raises:
             PlainBranchError: under `strict=True`.
@@ -37,8 +37,6 @@ class BranchDoor:
         if self._strict or not self._told:
             self._told.append(self._path)
             _tell(self._path, self._key, self._strict)
-        with plain_calls():
-            return original_forward(module)(module, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: nobody adds up what a copy computes, until its owner sets doors anew."""
