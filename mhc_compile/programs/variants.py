@@ -15,7 +15,7 @@ from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.programs.coverage import check_parameters, check_sites, stay_plain, warn_of_foreign, warn_of_joined
-from mhc_compile.programs.dispatch import Entry
+from mhc_compile.programs.dispatch import FORWARD, Entry
 from mhc_compile.programs.distributed import called_whole, check_uncut, modules_to_call, spread_over
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
@@ -107,7 +107,7 @@ def _add(
     check_parameters(owner, plan)
     warn_of_joined(plan, owner._mhc.plans)
     read = {str(node.target) for node in captured.gm.graph.find_nodes(op="get_attr")}
-    if plan.float_adds:  # else nothing is added up that could be plain
+    if plan.float_adds or entry.method == FORWARD:  # a method that adds up nothing may call a branch
         check_sites(owner, entry.path, {site.key for site in plan.sites}, read, entry.called)
     return add_program(owner, entry, captured, plan, whole)
 
