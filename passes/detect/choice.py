@@ -16,6 +16,7 @@ from mhc_compile.passes.detect.look_alikes import (
     find_injections,
     find_merges,
 )
+from mhc_compile.passes.detect.parts import part_of
 from mhc_compile.passes.detect.residuals import Candidate, Rejected, find_mixers, find_residuals
 from mhc_compile.passes.detect.towers import find_crossings, find_exchanges, find_own_streams
 from mhc_compile.passes.graph.ancestry import Ancestry
@@ -168,8 +169,10 @@ class _Chooser:
 
     def _owner(self, candidate: Candidate) -> Owner:
         weights: dict[str, str] = {}
+        stream = candidate.branch_nodes | {candidate.skip.base}
         for i, weight in weights_of(self.graph, candidate):
-            weights.setdefault(weight, module_of(weight, is_module=self.graph.nodes[i].op == "call_module"))
+            module = module_of(weight, is_module=self.graph.nodes[i].op == "call_module")
+            weights.setdefault(part_of(self.graph, i, weight, stream), module)
         return Owner(tuple(weights), tuple(weights.values()), module_path_of(self.graph.nodes[candidate.add]))
 
     def mixers(self, kept: Sequence[Candidate], keys: Mapping[int, str]) -> list[tuple[Candidate, Channels, str]]:

@@ -13,16 +13,14 @@ from torch import fx
 
 from mhc_compile.passes.detect.links import find_link, find_links
 from mhc_compile.passes.detect.residuals import Candidate, Rejected
-from mhc_compile.passes.detect.skips import full_size
+from mhc_compile.passes.detect.skips import PLAIN, sums_with
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
-from mhc_compile.passes.graph.values import same_shape
 from mhc_compile.passes.plan.reasons import Reason
 
 _OFTEN = 2  # a value that comes back once is a long skip around what lies between
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert", "__invert__"})
 _PRODUCTS = 2  # of masks, as of what is known and what is left out
-_PLAIN = frozenset({Kind.SHAPE, Kind.CAST, Kind.COPY})
 
 
 def find_injections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
@@ -67,7 +65,7 @@ def find_collections(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Re
 
 
 def _state(graph: Ancestry, i: int) -> int:
-    while graph.kinds[i] in _PLAIN | {Kind.SCALE} and len(graph.inputs[i]) == 1:
+    while graph.kinds[i] in PLAIN | {Kind.SCALE} and len(graph.inputs[i]) == 1:
         i = graph.inputs[i][0]
     return i
 
@@ -107,7 +105,7 @@ def find_biases(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejecte
 def _is_bias(graph: Ancestry, candidate: Candidate) -> bool:
     """Whether the branch reads the base through nothing but other sums that add it to data not computed from it."""
     base, last = candidate.skip.base, candidate.add
-    sums = {i for i in _sums_with(graph, base) if i < last} - {*candidate.total.adds}
+    sums = {i for i in sums_with(graph, base) if i < last} - {*candidate.total.adds}
     if not sums:
         return False
     flow = {base}
@@ -117,21 +115,6 @@ def _is_bias(graph: Ancestry, candidate: Candidate) -> bool:
         if above and not (i in sums and any(graph.from_input[j] for j in given)):
             flow.add(i)
     return not any(branch.node in flow for branch in candidate.branches)
-
-
-def _sums_with(graph: Ancestry, base: int) -> set[int]:
-    """Sums that have the value for a term: as it is, seen another way, or scaled."""
-    found: set[int] = set()
-    todo, seen = [base], {base}
-    while todo:
-        here = todo.pop()
-        for i in (graph.index[user] for user in graph.nodes[here].users):
-            if graph.kinds[i] in (Kind.ADD, Kind.SUB) and same_shape(graph.nodes[here], graph.nodes[i]):
-                found.add(i)
-            elif i not in seen and graph.kinds[i] in _PLAIN | {Kind.SCALE, Kind.DROPOUT} and full_size(graph, i, here):
-                seen.add(i)
-                todo.append(i)
-    return found
 
 
 def find_merges(graph: Ancestry, found: Sequence[Candidate]) -> Iterator[Rejected]:
@@ -166,7 +149,7 @@ def _interpolated(graph: Ancestry, factors: Sequence[fx.Node], skip: int) -> fx.
 
 def _factors(graph: Ancestry, i: int, depth: int = _PRODUCTS) -> Iterator[fx.Node]:
     """What a term is multiplied with: the root of each operand of the products at its end, a mask may be one of two."""
-    while graph.kinds[i] in _PLAIN and len(graph.inputs[i]) == 1:
+    while graph.kinds[i] in PLAIN and len(graph.inputs[i]) == 1:
         i = graph.inputs[i][0]
     if graph.kinds[i] is Kind.SCALE and depth:
         for operand in graph.nodes[i].all_input_nodes:
@@ -177,7 +160,7 @@ def _factors(graph: Ancestry, i: int, depth: int = _PRODUCTS) -> Iterator[fx.Nod
 
 def _root(graph: Ancestry, node: fx.Node) -> fx.Node:
     """The value before views, casts and indices that only add an axis."""
-    while graph.kinds[graph.index[node]] in _PLAIN | {Kind.SELECT} and node.all_input_nodes:
+    while graph.kinds[graph.index[node]] in PLAIN | {Kind.SELECT} and node.all_input_nodes:
         if graph.kinds[graph.index[node]] is Kind.SELECT and not _only_adds_axes(node):
             break
         node = node.all_input_nodes[0]  # a cast may also ask another value for its dtype

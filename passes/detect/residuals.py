@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mhc_compile.passes.detect.skips import NoSkip, Skip, find_skip
-from mhc_compile.passes.graph.ancestry import Ancestry, through_mixer
+from mhc_compile.passes.detect.skips import NoSkip, Skip, find_skip, sums_with
+from mhc_compile.passes.graph.ancestry import Ancestry, through_mixer, through_weight
 from mhc_compile.passes.graph.cuts import padding_of, positions_cut
 from mhc_compile.passes.graph.normalise import observed_mutations
 from mhc_compile.passes.graph.op_kinds import MOVING
@@ -148,9 +148,16 @@ def _uses_as_skip(skips: list[tuple[Sum, Skip]]) -> _Uses:
     return uses
 
 
-def _added_in_every_layer(graph: Ancestry, total: Sum, adds: list[int]) -> bool:
-    """Whether the same skip comes back many times along one path, as a mask or position bias does in every layer."""
-    return len(adds) > _MAX_LEVELS and all(graph.reach(adds[0], add) for add in (total.add, adds[-1]))
+def _added_in_every_layer(graph: Ancestry, total: Sum, base: int, adds: list[int]) -> bool:
+    """Whether the same skip comes back many times along one path, as a mask or position bias does in every layer.
+
+    The first sum with it is none of these where the branch reads it as it is, and it is added to the result of that as
+    it comes: then it is a stream, and what comes back is its first value.
+    """
+    if len(adds) <= _MAX_LEVELS or not all(graph.reach(adds[0], add) for add in (total.add, adds[-1])):
+        return False
+    is_first = total.add == adds[0] and min(sums_with(graph, base), default=total.add) >= min(total.adds)
+    return not is_first or through_weight(graph.reach(adds[0], adds[1]))
 
 
 def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: set[int]) -> Rejected | None:
@@ -161,7 +168,7 @@ def _disqualify(graph: Ancestry, total: Sum, skip: Skip, uses: _Uses, mutated: s
         return Rejected(total.adds, Reason.DEAD)
     if not graph.from_input[skip.base] and (len(uses[skip.base]) > 1 or _branch_lives_on(graph, total, skip)):
         return Rejected(total.adds, Reason.INPUT_INDEPENDENT, graph.nodes[skip.base].name)
-    if uses[skip.base] and _added_in_every_layer(graph, total, uses[skip.base]):
+    if uses[skip.base] and _added_in_every_layer(graph, total, skip.base, uses[skip.base]):
         return Rejected(total.adds, Reason.INJECTED, f"{graph.nodes[skip.base].name} is added in every layer")
     return _unliftable(graph, total, skip) or _misplaced(graph, total, skip)
 

@@ -11,6 +11,8 @@ from mhc_compile.passes.graph.values import same_shape, tensor_of
 from mhc_compile.passes.plan.reasons import Reason
 
 _MAX_LIFTS = 16  # ops between the split and the add that are still looked through
+PLAIN = frozenset({Kind.SHAPE, Kind.CAST, Kind.COPY})
+"""Kinds behind which a value is the same."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,18 @@ def _changed_shortcut(graph: Ancestry, operands: Sequence[int]) -> NoSkip | None
                     return NoSkip(Reason.PROJECTED_SHORTCUT, f"through {weights[0]}")
                 return NoSkip(Reason.RESHAPED_SKIP, f"by {changes[-1] if changes else graph.nodes[operand].name}")
     return None
+
+
+def sums_with(graph: Ancestry, base: int) -> set[int]:
+    """Sums that have the value for a term: as it is, seen another way, or scaled."""
+    found: set[int] = set()
+    todo, seen = [base], {base}
+    while todo:
+        here = todo.pop()
+        for i in (graph.index[user] for user in graph.nodes[here].users):
+            if graph.kinds[i] in (Kind.ADD, Kind.SUB) and same_shape(graph.nodes[here], graph.nodes[i]):
+                found.add(i)
+            elif i not in seen and graph.kinds[i] in PLAIN | {Kind.SCALE, Kind.DROPOUT} and full_size(graph, i, here):
+                seen.add(i)
+                todo.append(i)
+    return found

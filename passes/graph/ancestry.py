@@ -84,6 +84,10 @@ class Ancestry:
             return self.weights[i]
         return self._matrices(self.nodes[i], stream)
 
+    def parameters_of(self, i: int) -> tuple[str, ...]:
+        """The matrices that a node is computed from, if it is computed from parameters alone."""
+        return self._parameters_of[i]
+
     def _matrices(self, node: fx.Node, stream: Collection[int]) -> tuple[str, ...]:
         inputs = (self.index[n] for n in node.all_input_nodes)
         groups = (self._parameters_of[j] for j in inputs if j not in stream)

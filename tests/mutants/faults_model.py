@@ -134,9 +134,23 @@ MODEL = (
     Mutant(
         "hooks that never fire are not warned of",
         "model",
-        "    if vars(module)[HOSTED].called is not False:",
+        "    if known.called is not False:",
         "    if True:",
         ("tests/twin/test_hooks.py::test_a_hook_that_will_never_fire_is_warned_of",),
+    ),
+    Mutant(
+        "branches called past the model are not told of",
+        "model",
+        "        if self._strict or not self._told:\n",
+        "        if self._strict:\n",
+        ("tests/model/test_branches.py::test_a_loop_of_the_users_own_over_branches_is_told_of_once",),
+    ),
+    Mutant(
+        "methods that the example call did not run are no doors",
+        "model",
+        "    for path, name in past.union(*(_method_of(site, modules) for site in sites), _naming(sites, modules)):\n",
+        "    for path, name in past.union(*(_method_of(site, modules) for site in sites)):\n",
+        ("tests/model/test_branches.py::test_a_method_that_the_example_call_did_not_run_has_the_hyper_connections",),
     ),
 )
 

@@ -29,9 +29,23 @@ DETECT = (
     Mutant(
         "a skip may come back five times",
         "detect",
-        "return len(adds) > _MAX_LEVELS and",
-        "return len(adds) > _MAX_LEVELS + 1 and",
+        "if len(adds) <= _MAX_LEVELS or",
+        "if len(adds) <= _MAX_LEVELS + 1 or",
         ("tests/passes/detect/test_residuals.py::test_a_value_that_is_added_in_five_layers_is_no_skip",),
+    ),
+    Mutant(
+        "what comes back often is a bias, the first value of a stream too",
+        "detect",
+        "    return not is_first or through_weight(graph.reach(adds[0], adds[1]))\n",
+        "    return True\n",
+        ("tests/passes/test_injections.py::test_a_value_injected_into_many_layers_costs_not_even_the_first_site",),
+    ),
+    Mutant(
+        "parts of a stacked parameter are one weight",
+        "detect",
+        "            weights.setdefault(part_of(self.graph, i, weight, stream), module)\n",
+        "            weights.setdefault(weight, module)\n",
+        ("tests/passes/detect/test_parts.py::test_a_layer_that_is_left_out_leaves_the_keys_of_others",),
     ),
     Mutant(
         "a sum of streams and their mixture has a skip",

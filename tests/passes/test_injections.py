@@ -72,6 +72,19 @@ def test_a_value_injected_into_few_layers_costs_no_site():
     assert found(body, stem=nn.Linear(8, 8), **mlps(3))[0] == (3, 1)
 
 
+def test_a_value_injected_into_many_layers_costs_not_even_the_first_site():
+    """What comes back so often looks like a bias that is added in every layer, but its first sum is a layer."""
+
+    def body(m, x):
+        x0 = x = m.stem(x)
+        for f in (m.f0, m.f1, m.f2, m.f3, m.f4, m.f5):
+            x = 0.9 * (x + f(x)) + 0.3 * x0
+        return x
+
+    counts, plan = found(body, stem=nn.Linear(8, 8), **mlps(6))
+    assert counts == (6, 1) and reasons(plan).count("INJECTED") == 6
+
+
 def test_a_value_that_comes_back_once_is_a_long_skip():
     body = lambda m, x: m.f2((x + m.f0(x)) + x) + x
     assert "INJECTED" not in reasons(found(body, **mlps(3))[1])
