@@ -81,6 +81,7 @@ NAMES: dict[str, str] = {
     "PythonReferenceAnalysis": "torch.utils._sympy.reference:PythonReferenceAnalysis",
     "sympy_interp": "torch.utils._sympy.interp:sympy_interp",
     "PythonPrinter": "torch.utils._sympy.printers:PythonPrinter",
+    "RandomVariable": "torch._dynamo.variables.misc:RandomVariable",
 }
 """Name in this module -> `module:attribute` in PyTorch."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +29,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(compat.dynamo_config.patch(reorderable_logging_functions=_told()))
         stack.enter_context(residuals_shown())
         stack.enter_context(leaves_allowed())
+        stack.enter_context(draws_seen())
         try:
             logger.disabled = True
             vars(model).update({k: type(v)() for k, v in hooks.items()})
@@ -45,14 +48,46 @@ def _told() -> set[Callable[..., Any]]:
 def state_kept(model: nn.Module) -> Iterator[None]:
     """Buffers (running statistics, caches) and random generators are afterwards as they were."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    put_back = [_state_of(value) for module in model.modules() for value in vars(module).values() if _draws(value)]
     with torch.random.fork_rng():
         try:
             yield
         finally:
+            for put in put_back:
+                put()
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in before and buffer.shape == before[name].shape:
                         buffer.copy_(before[name])
+
+
+def _draws(value: object) -> bool:
+    """Whether a value is a random generator, of Python, PyTorch or NumPy."""
+    of_numpy = type(value).__module__.startswith("numpy.random") and type(value).__name__ in (
+        "Generator",
+        "RandomState",
+    )
+    return of_numpy or isinstance(value, (random.Random, torch.Generator))
+
+
+def _state_of(generator: Any) -> Callable[[], None]:
+    """What gives a generator the state back that it has now."""
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    if hasattr(generator, "get_state"):
+        return functools.partial(generator.set_state, generator.get_state())
+    return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+
+
+@contextmanager
+def draws_seen() -> Iterator[None]:
+    """Drawing from a `random.Random` of its own breaks the graph: Dynamo takes the number it has drawn for constant."""
+    known = compat.RandomVariable.is_supported_random_obj
+    compat.RandomVariable.is_supported_random_obj = staticmethod(lambda value: False)
+    try:
+        yield
+    finally:
+        compat.RandomVariable.is_supported_random_obj = staticmethod(known)
 
 
 @contextmanager

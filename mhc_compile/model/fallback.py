@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.capture.undisturbed import residuals_shown
+from mhc_compile.capture.undisturbed import draws_seen, residuals_shown
 from mhc_compile.dynamo.alone import RECOMPILE_LIMIT, compiled_alone
 from mhc_compile.dynamo.attached import Held
 from mhc_compile.dynamo.backend import Backend, compile_alone
@@ -75,7 +75,7 @@ class Fallback:
             self._start(owner)
         known = len(self._held.records)
         lengths = list_lengths(owner) if self._in_a_row == OFTEN else {}
-        with plain_calls(), residuals_shown(), compat.dynamo_config.patch(**_SETTINGS), _compiling():
+        with plain_calls(), residuals_shown(), draws_seen(), compat.dynamo_config.patch(**_SETTINGS), _compiling():
             result = self._compiled(*args, **kwargs)
         new = self._held.records[known:]
         if new or not self._reported:
