@@ -1,4 +1,4 @@
-"""Faults in what finds residual connections, rewrites them and fuses the steps."""
+"""Faults in what rewrites residual connections and fuses the steps."""
 
 from __future__ import annotations
 
