@@ -20,8 +20,8 @@ from mhc_compile.passes.graph.axes import (
     carry,
     keeps_axes,
     reduced_axes,
-    terms_of,
 )
+from mhc_compile.passes.graph.contractions import terms_of
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, leaf_module
 from mhc_compile.passes.graph.values import flat_nodes, shape_of
 
@@ -83,7 +83,7 @@ def _shown(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Iterator[tuple
         yield axes[-1], Evidence.MAP
     elif graph.weights[i] and name in PRODUCTS:
         yield from ((axis, Evidence.MAP) for axis in _multiplied(graph, node, known))
-    elif graph.weights[i] and name == "einsum":
+    elif graph.weights[i] and name in ("einsum", "tensordot"):
         yield from ((axis, Evidence.MAP) for axis in _summed(graph, node, known))
     elif graph.met[i] & VECTOR and graph.kinds[i] in (Kind.SCALE, Kind.ADD, Kind.SUB):
         yield from ((axis, Evidence.NORM) for axis in _scaled(graph, i, axes))

@@ -14,7 +14,7 @@ from torch import fx
 from mhc_compile.passes.detect.links import Link, find_links
 from mhc_compile.passes.detect.residuals import Candidate, Rejected
 from mhc_compile.passes.graph.ancestry import REACHED, Ancestry, through_weight
-from mhc_compile.passes.graph.axes import terms_of
+from mhc_compile.passes.graph.contractions import terms_of
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
 from mhc_compile.passes.graph.values import same_shape, shape_of
 from mhc_compile.passes.plan.data import Dim

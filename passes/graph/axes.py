@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from mhc_compile.passes.graph.ancestry import Ancestry
+from mhc_compile.passes.graph.contractions import terms_of
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
 from mhc_compile.passes.graph.values import flat_nodes, rank_of, shape_of, tensor_of, value_of
 
@@ -45,7 +46,7 @@ def carry(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Axes:
         return (*axes[:channels], made, *axes[channels + 1 :])
     if name in PRODUCTS:
         return _of_product(graph, node, known, made)
-    if name == "einsum":
+    if name in ("einsum", "tensordot"):
         return _of_einsum(graph, node, known, made)
     if graph.kinds[i] is Kind.SHAPE:
         return _of_view(node, graph.nodes[source], axes)
@@ -56,16 +57,6 @@ def carry(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Axes:
     if rank is None:
         return axes  # several values at once (chunk, split): each has the axes of their source
     return _broadcast([known[j] for j in graph.inputs[i] if j in known], rank)
-
-
-def terms_of(node: fx.Node) -> tuple[list[str], str, list[Any]] | None:
-    """The letters of each operand of an einsum, those of its result, and the operands; None if they are not written."""
-    equation, *operands = node.args
-    operands = list(operands[0]) if operands and isinstance(operands[0], (tuple, list)) else operands
-    if not isinstance(equation, str) or "->" not in equation or "." in equation:
-        return None
-    left, _, right = equation.replace(" ", "").partition("->")
-    return left.split(","), right, operands
 
 
 def reduced_axes(node: fx.Node) -> tuple[int, ...] | None:

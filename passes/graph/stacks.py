@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mhc_compile.passes.graph.contractions import terms_of
 from mhc_compile.passes.graph.op_kinds import canonical_name
 from mhc_compile.passes.graph.values import dtype_of, rank_of, same_shape, shape_of, tensor_of
 from mhc_compile.passes.graph.wording import arguments, become, emit, is_float, product
@@ -153,35 +154,15 @@ _Contraction = tuple[Any, int, fx.Node | None]
 """The stack, its axis, and the vector it is contracted with there."""
 
 
-def _of_einsum(node: fx.Node) -> _Contraction | None:
-    equation: Any = node.args[0]
-    operands: list[Any] = [*node.args[1:]]
-    operands = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (tuple, list)) else operands
-    if not isinstance(equation, str) or "->" not in equation or len(operands) > 2:
-        return None
-    left, _, result = equation.replace(" ", "").partition("->")
-    letters = dict(zip(operands, left.split(","), strict=False))
-    for stack, term in letters.items():
+def _of_terms(node: fx.Node) -> _Contraction | None:
+    letters, result, operands = terms_of(node) or ([], "", [])
+    pairs = list(zip(operands, letters, strict=False))
+    for stack, term in pairs if len(pairs) <= 2 else ():
         gone = [letter for letter in term if letter not in result]
-        rest = [other for other in letters if other is not stack]
-        if len(gone) != 1 or term.replace(gone[0], "") != result or any(letters[other] != gone[0] for other in rest):
-            continue
-        behind = term.partition(gone[0])[2]
-        axis = term.index(gone[0]) if "." in behind or "." not in term else -1 - len(behind)
-        return stack, axis, rest[0] if rest else None
+        rest = [(other, its) for other, its in pairs if other is not stack]
+        if len(gone) == 1 and term.replace(gone[0], "") == result and all(its == gone[0] for _, its in rest):
+            return stack, term.index(gone[0]), rest[0][0] if rest else None
     return None
-
-
-def _of_tensordot(node: fx.Node) -> _Contraction | None:
-    left, right, axes = arguments(node, "a", "b", "dims")
-    if axes == 1:
-        axes = ([-1], [0])
-    if not isinstance(axes, (tuple, list)) or len(axes) != 2:
-        return None
-    ours, theirs = ([a] if isinstance(a, int) else [*a] for a in axes)
-    if len(ours) != 1 or len(theirs) != 1:
-        return None
-    return _with_vector(left, ours[0], right) or _with_vector(right, theirs[0], left)
 
 
 def _of_matmul(node: fx.Node) -> _Contraction | None:
@@ -193,4 +174,4 @@ def _with_vector(stack: Any, axis: int, vector: Any) -> _Contraction | None:
     return (stack, axis, vector) if isinstance(vector, fx.Node) and rank_of(vector) == 1 else None
 
 
-_CONTRACTIONS = {"einsum": _of_einsum, "tensordot": _of_tensordot, "matmul": _of_matmul}
+_CONTRACTIONS = {"einsum": _of_terms, "tensordot": _of_terms, "matmul": _of_matmul}

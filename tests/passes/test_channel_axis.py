@@ -27,6 +27,12 @@ AXES = {
         lambda m, x: m.c(x * F.softmax(x.mean(1, keepdim=True).flatten(2), -1).view(2, 1, 5, 4)),
     "a contraction written as an einsum": lambda m, x: torch.einsum("bchw,cd->bdhw", x, m.w),
     "the weight first in the einsum": lambda m, x: torch.einsum("dc, bchw -> bdhw", m.w, x),
+    "dots in the einsum": lambda m, x: torch.einsum("dc,bc...->bd...", m.w, x),
+    "dots that are moved": lambda m, x: torch.einsum("bc...,cd->b...d", x, m.w).movedim(-1, 1),
+    "an einsum without an arrow": lambda m, x: torch.einsum("bahw,ac", x, m.w),
+    "a tensordot": lambda m, x: torch.tensordot(x, m.w, dims=([1], [0])).movedim(-1, 1),
+    "a tensordot with the weight first": lambda m, x: torch.tensordot(m.w, x, dims=([1], [1])).transpose(0, 1),
+    "a tensordot of the last axes": lambda m, x: torch.tensordot(x.movedim(1, -1), m.w, dims=1).movedim(-1, 1),
     "a product with the weight on the left": lambda m, x: (m.w @ x.flatten(2)).view(2, 8, 5, 4),
     "a learned scale alone": lambda m, x: m.g[:, None, None] * F.avg_pool2d(x, 3, 1, 1),
     "what the branch makes, behind a view that hides what it reads":
