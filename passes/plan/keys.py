@@ -1,8 +1,8 @@
 """Stable names of sites: they follow the weights of their branches, never their order in a trace.
 
 The key is the path of the module that holds all weights of the branch. Where that is the model itself, or holds weights
-of another branch too, it is the last weight that is the branch's own. A trace of another kind of call (a layer left
-out, an adapter switched off) takes the keys that the weights have already.
+of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. A trace of
+another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
 """
 
 from __future__ import annotations
@@ -70,10 +70,13 @@ def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known =
     """The keys of sites in graph order; `taken` are those of other graphs of the same model."""
     holders: dict[str, set[frozenset[str]]] = {}
     uses: Counter[str] = Counter()
-    for path, weights in {(owner.path, frozenset(owner.weights)) for owner in owners}:
+    ends: Counter[str] = Counter()
+    distinct = {(owner.path, frozenset(owner.weights)): owner for owner in owners}
+    for (path, weights), owner in distinct.items():
         holders.setdefault(path, set()).add(weights)
         uses.update(weights)
-    return unique([_known(o, known) or _own(o, len(holders[o.path]) == 1, uses) for o in owners], taken)
+        ends.update(owner.weights[-1:])
+    return unique([_known(o, known) or _own(o, len(holders[o.path]) == 1, uses, ends) for o in owners], taken)
 
 
 def former_keys(owners: Sequence[Owner]) -> list[str]:
@@ -81,14 +84,20 @@ def former_keys(owners: Sequence[Owner]) -> list[str]:
     return unique([owner.path or owner.caller or ROOT_KEY for owner in owners])
 
 
-def _own(owner: Owner, alone: bool, uses: Mapping[str, int]) -> str:
-    """The key of a branch; `alone` if no other one has the same path, `uses` says how many branches have a weight."""
+def _own(owner: Owner, alone: bool, uses: Mapping[str, int], ends: Mapping[str, int]) -> str:
+    """The key of a branch; `alone` if no other one has the same path.
+
+    `uses` says how many branches have a weight, `ends` how many have it last. Where each branch reads what the one
+    before has made, as two streams in turn do, its last weight is its own, and the next one's first.
+    """
     if not owner.weights:
         return owner.caller or ROOT_KEY
     if owner.path and alone:
         return owner.path
     both = list(zip(owner.weights, owner.modules, strict=True))
-    weight, module = next((pair for pair in reversed(both) if uses[pair[0]] == 1), both[-1])
+    weight, module = both[-1]
+    if ends[weight] > 1:
+        weight, module = next((pair for pair in reversed(both) if uses[pair[0]] == 1), both[-1])
     return weight if module == owner.path else module
 
 

@@ -80,3 +80,14 @@ def test_another_trace_takes_the_keys_that_the_weights_have(first, later, keys):
 
 def test_former_keys_are_positions_among_equal_paths():
     assert former_keys([A, B, owner(caller="m"), ATTENTION, MLP]) == ["site", "site#2", "m", "h.0", "h.0#2"]
+
+
+def test_a_branch_that_begins_with_the_weights_of_the_one_before_has_the_key_of_its_end():
+    chain = [Owner(("a.x", "a.y"), ("a", "a"), ""), Owner(("a.x", "a.y", "b.x", "b.y"), ("a", "a", "b", "b"), ""),
+             Owner(("b.x", "b.y", "c.x", "c.y"), ("b", "b", "c", "c"), "")]  # fmt: skip
+    assert keys_of(chain) == ["a", "b", "c"] and keys_of(chain[1:]) == ["b", "c"]
+
+
+def test_a_branch_that_ends_in_a_weight_of_others_has_the_key_of_the_last_of_its_own():
+    tied = [Owner((f"{n}.x", "out.w"), (n, "out"), "") for n in "abc"]
+    assert keys_of(tied) == ["a", "b", "c"] and keys_of(tied[1:]) == ["b", "c"]
