@@ -1,8 +1,8 @@
 """Stable names of sites: they follow the weights of their branches, never their order in a trace.
 
 The key is the path of the module that holds all weights of the branch. Where that is the model itself, or holds weights
-of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. A trace of
-another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
+of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. A trace
+of another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
 """
 
 from __future__ import annotations
