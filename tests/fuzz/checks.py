@@ -98,7 +98,11 @@ def check_transformed(net: Network) -> None:
 
 
 def check_left_out(net: Network, model: Model, inputs: Sequence[Tensor], plan: Plan) -> None:
-    """Sites keep their keys where a layer is left out."""
+    """Sites keep their keys where a layer is left out.
+
+    More uses of the same weights than before are another level: what a long skip was around is converted then, for the
+    chain that it was in has become shorter.
+    """
     if len(net.body) < 2:
         return
     left_out = net.seed % len(net.body)
@@ -109,7 +113,8 @@ def check_left_out(net: Network, model: Model, inputs: Sequence[Tensor], plan: P
         Values(gm).run(*copies(inputs))
     keys = _keys(plan)
     for weights, found in _keys(make_plan(gm, Config(n=net.n))).items():
-        if not found <= keys.get(weights, found):
+        known = keys.get(weights, found)
+        if not found <= known and len(found) <= len(known):
             raise FuzzError(f"without layer {left_out}: {found} instead of {keys[weights]}")
 
 
