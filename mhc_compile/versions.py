@@ -17,7 +17,7 @@ TESTED: Mapping[str, tuple[Version, Version]] = MappingProxyType(
         "torch": ((2, 13), (2, 14)),
         "transformers": ((5, 23), (5, 23)),
         "timm": ((1, 0), (1, 0)),
-        "accelerate": ((1, 1), (1, 15)),
+        "accelerate": ((1, 7), (1, 15)),
         "peft": ((0, 21), (0, 21)),
         "lightning": ((2, 5), (2, 6)),
         "trl": ((1, 16), (1, 16)),
