@@ -224,9 +224,12 @@ def _run_lengths(chain: Sequence[Element], sure: bool) -> list[int]:
 
 
 def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
-    """For each element, the run it belongs to and its sites there; `sure` ends runs wherever they might end."""
-    run = 0
-    for element in chain:
+    """For each element, the run it belongs to and its sites there; `sure` ends runs wherever they might end.
+
+    The site in the branch of an operator may begin the run that follows.
+    """
+    run, begun = 0, 0
+    for i, element in enumerate(chain):
         kind = element.kind if isinstance(element, Res | Op) else ""
         ends = (
             isinstance(element, UNet | Exchange)
@@ -237,7 +240,8 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
         # Where a kind ends its chain, every further use is a run of one site: never the longest alone.
         several = isinstance(element, Res) and not ends
         sites = element.layers if isinstance(element, Exchange) else int(isinstance(element, Res | Long))
-        yield run, element.uses if several else sites
+        yield run, begun + (element.uses if several else sites)
+        begun = _sites(chain, i) if isinstance(element, Op) and not sure else 0
         run += ends
 
 
