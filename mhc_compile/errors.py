@@ -19,6 +19,7 @@ from mhc_compile.user_warnings import PatternWarning as PatternWarning
 from mhc_compile.user_warnings import PlainBranchWarning as PlainBranchWarning
 from mhc_compile.user_warnings import RecompilationWarning as RecompilationWarning
 from mhc_compile.user_warnings import RecompileLimitWarning as RecompileLimitWarning
+from mhc_compile.user_warnings import SavedApartWarning as SavedApartWarning
 from mhc_compile.user_warnings import StreamsCutWarning as StreamsCutWarning
 from mhc_compile.user_warnings import UncompiledCodeWarning as UncompiledCodeWarning
 from mhc_compile.user_warnings import UntestedVersionWarning as UntestedVersionWarning

@@ -17,6 +17,7 @@ __all__ = [
     "PlainBranchWarning",
     "RecompilationWarning",
     "RecompileLimitWarning",
+    "SavedApartWarning",
     "StreamsCutWarning",
     "UncompiledCodeWarning",
     "UntestedVersionWarning",
@@ -79,6 +80,10 @@ class DetachedModuleWarning(UserWarning):
 
 class PlainBranchWarning(UserWarning):
     """The branch of a residual connection is called past the model: a sum around it is a plain one."""
+
+
+class SavedApartWarning(UserWarning):
+    """Only an adapter was saved, and the hyper-connections of its model in a file of their own beside it."""
 
 
 class StreamsCutWarning(UserWarning):

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import mhc_compile
 from mhc_compile.dynamo.new_parameters import connections_of
+from mhc_compile.errors import SavedApartWarning
 from mhc_compile.twin.hyper_connections import HyperConnections
 from tests.copies import copied
 from tests.toy_models import WIDTH, Tower
@@ -185,3 +186,18 @@ def test_an_optimizer_for_adapters_alone(train_them: bool) -> None:
     model(X).sum().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1).step()
     assert not any(p.requires_grad for p in model.hyper_connections.parameters())
+
+
+def test_a_model_that_had_its_adapter_before_saves_the_hyper_connections_beside_it(tmp_path):
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        model = peft.get_peft_model(Tower(), peft.LoraConfig(target_modules=["up"]))
+        return mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",)).train()
+
+    first, second = moved(made()), made()
+    with pytest.warns(SavedApartWarning, match=r"load_state_dict\(mhc_compile\.checkpoint\.load"):
+        first.save_pretrained(tmp_path)
+    assert {"adapter_model.safetensors", "hyper_connections.safetensors"} <= {file.name for file in tmp_path.iterdir()}
+    assert not torch.allclose(second(X), first(X))
+    second.load_state_dict(mhc_compile.checkpoint.load(tmp_path / "hyper_connections.safetensors"), strict=False)
+    assert_close(second(X), first(X))
