@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mhc_compile.commands.console import progress
@@ -70,6 +72,8 @@ def target(
             config=parse_options(items),
             inputs=arguments.input,
         )
+        if told := tuple(_told_of_record(Path(arguments.target))):
+            built = replace(built, notes=(*told, *built.notes))
         built.model.train(arguments.train)
         say(doing)
         args, kwargs = built.example_inputs, built.example_kwargs
@@ -84,3 +88,16 @@ def target(
                 "2x3x224x224:float32, or with the name of an argument, as in --input input_ids=2x16:int64; "
                 f"forward takes {inspect.signature(built.model.forward)}"
             ) from error
+
+
+def _told_of_record(folder: Path) -> Iterator[str]:
+    """Which hyper-connections a folder holds: what is reported is what the given options would do."""
+    from mhc_compile.files.record import RECORD, Record  # late
+
+    if (folder / RECORD).is_file():
+        known = Record.read(folder / RECORD).config
+        yield (
+            f"the folder holds a model with hyper-connections ({known.connection}, n = {known.n}, reduce "
+            f"{known.reduce}), and what is shown is made anew, by the options given here: write --connection "
+            f"{known.connection} --n {known.n} --reduce {known.reduce} to see those"
+        )

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mhc_compile import cli
+from mhc_compile import cli, transform
 from mhc_compile.errors import FactoryError, InvalidOptionError, MissingPackageError, UnknownTargetError
+from mhc_compile.files.record import Record
 from mhc_compile.targets import resolve
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -160,3 +161,12 @@ def test_without_the_library(llama: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingPackageError, match="needs transformers"):
         resolve(str(llama))
+
+
+def test_a_folder_with_hyper_connections_says_which(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(llama)]) == 0 and "the folder holds" not in capsys.readouterr().out
+    made = transform(resolve(str(llama)).model, n=2, connection="hc")
+    Record.of(made).write(llama)
+    assert cli.main(["inspect", str(llama)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "hyper-connections (hc, n = 2, reduce mean)" in told and "--connection hc --n 2 --reduce mean" in told
