@@ -26,17 +26,20 @@ _FORWARD = ("forward", "__call__")
 class OwnedMethod(MethodDoor):
     """One method of one module of a transformed model, in the place of that of its class."""
 
-    def __init__(self, owner: Served, path: str, module: nn.Module, name: str) -> None:
-        """Know the owner and the module weakly: they hold this."""
+    def __init__(self, owner: Served, path: str, module: nn.Module, name: str, *, sums: bool) -> None:
+        """Know the owner and the module weakly: they hold this.
+
+        `sums` says that the method is known to add up; another one only may, if it is given a tensor.
+        """
         self._owner, self._module = weakref.ref(owner), weakref.ref(module)
-        self._path, self._name = path, name
+        self._path, self._name, self._sums = path, name, sums
         self.__signature__ = inspect.signature(types.MethodType(getattr(original_class(module), name), module))
         self.__doc__ = getattr(original_class(module), name).__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The method, with the hyper-connections inside."""
         owner, module = self._owner(), self._module()
-        if owner is None or module is None or runs_plain() or not _has_tensor((args, kwargs)):
+        if owner is None or module is None or runs_plain() or not (self._sums or _has_tensor((args, kwargs))):
             return getattr(original_class(module), self._name)(module, *args, **kwargs)  # type: ignore[arg-type]
         return call_entry(owner, owner._mhc.entry(self._path, self._name), args, kwargs)
 
@@ -52,10 +55,11 @@ def set_method_doors(owner: Served) -> None:
     sites = [site for plan in owner._mhc.plans for site in plan.sites]
     around = {path for place in {site.module for site in sites} for path in _up_from(place)} & modules.keys()
     past = {(path, name) for path in around for name in _past_the_module(cast(Any, original_class(modules[path])))}
-    for path, name in past.union(*(_method_of(site, modules) for site in sites), _naming(sites, modules)):
+    summing = past.union(*(_method_of(site, modules) for site in sites))
+    for path, name in summing.union(_naming(sites, modules)):
         module = modules[path]
         if name not in vars(module) or isinstance(vars(module)[name], MethodDoor):
-            vars(module)[name] = OwnedMethod(owner, path, module, name)
+            vars(module)[name] = OwnedMethod(owner, path, module, name, sums=(path, name) in summing)
 
 
 def _method_of(site: Site, modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:

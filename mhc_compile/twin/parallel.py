@@ -56,7 +56,9 @@ def _is_replaced(module: nn.Module) -> bool:
 
 
 def _is_of_library(function: Any) -> bool:
-    return is_of(function.traced if isinstance(function, TracedHook) else function, _LIBRARIES)
+    while isinstance(function, TracedHook):
+        function = function.traced
+    return is_of(function, _LIBRARIES)
 
 
 def whole_modules(model: nn.Module, places: Collection[str]) -> tuple[str, ...]:

@@ -162,3 +162,27 @@ def test_what_is_inside_a_branch_is_looked_at_freely(flat):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flat.blocks[0][1](X)
+
+
+class Box:
+    """An input that is no tensor, and no container that PyTorch knows."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class Boxed(Flat):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(Box(x))
+
+    def features(self, box: Box) -> Tensor:
+        x = box.x
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_a_method_with_sums_of_the_plan_is_a_door_whatever_it_is_given():
+    t = moved(Boxed())
+    assert_close(t.features(Box(X)), t(X))
+    assert not torch.allclose(t(X), mhc_compile.revert(t)(X))

@@ -148,8 +148,8 @@ MODEL = (
     Mutant(
         "methods that the example call did not run are no doors",
         "model",
-        "    for path, name in past.union(*(_method_of(site, modules) for site in sites), _naming(sites, modules)):\n",
-        "    for path, name in past.union(*(_method_of(site, modules) for site in sites)):\n",
+        "    for path, name in summing.union(_naming(sites, modules)):\n",
+        "    for path, name in summing:\n",
         ("tests/model/test_branches.py::test_a_method_that_the_example_call_did_not_run_has_the_hyper_connections",),
     ),
 )

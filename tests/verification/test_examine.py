@@ -7,14 +7,12 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import mhc_compile
 from mhc_compile.errors import NothingToTransformError, VerificationError
 from mhc_compile.kernels.formulas.connections import CONNECTIONS
 from mhc_compile.kernels.formulas.lookup import why_not_kept
-from mhc_compile.model import modes
-from mhc_compile.passes import order
 from mhc_compile.verification.examine import FORMULAS, MODES, START, Check, Verification, raise_failures
 from tests.moved import Net, X
 from tests.toy_models import WIDTH
@@ -31,32 +29,6 @@ class Dropping(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(super().forward(self.norm(x.mT).mT))
-
-
-def swap_activation(gm: fx.GraphModule) -> fx.GraphModule:
-    """A fault in the first block."""
-    node = next(n for n in gm.graph.nodes if "relu" in str(n.target))
-    node.target = torch.sigmoid if node.op == "call_function" else node.target
-    node.kwargs = {}
-    return gm
-
-
-@pytest.fixture
-def wrong_rewrite(monkeypatch):
-    rewrite = order.rewrite_planned
-    monkeypatch.setattr(order, "rewrite_planned", lambda gm, *rest: swap_activation(rewrite(gm, *rest)))
-
-
-@pytest.fixture
-def wrong_trace(monkeypatch):
-    capture = modes.capture
-
-    def captured(*args, **kwargs):
-        found = capture(*args, **kwargs)
-        swap_activation(found.gm)
-        return found
-
-    monkeypatch.setattr(modes, "capture", captured)
 
 
 def test_every_claim_holds_in_both_modes_and_nothing_is_changed():

@@ -6,12 +6,10 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import mhc_compile
 from mhc_compile.errors import VerificationError
-from mhc_compile.model import modes
-from mhc_compile.passes import order
 from mhc_compile.verification import start
 from tests.moved import Net, X
 from tests.toy_models import WIDTH
@@ -30,20 +28,6 @@ class Counting(Net):
         return super().forward(x)
 
 
-def without_activation(gm: fx.GraphModule) -> fx.GraphModule:
-    """A fault in the first block."""
-    node = next(n for n in gm.graph.nodes if "relu" in str(n.target))
-    node.replace_all_uses_with(node.args[0])
-    gm.recompile()
-    return gm
-
-
-@pytest.fixture
-def wrong_rewrite(monkeypatch):
-    rewrite = order.rewrite_planned
-    monkeypatch.setattr(order, "rewrite_planned", lambda gm, *rest: without_activation(rewrite(gm, *rest)))
-
-
 @pytest.fixture
 def calls(monkeypatch):
     monkeypatch.setattr(Counting, "calls", [])
@@ -56,15 +40,8 @@ def test_a_wrong_rewrite_is_an_error_that_names_the_module():
         mhc_compile.transform(Net(), n=2, **GIVEN)
 
 
-def test_a_wrong_trace_of_pytorch_is_an_error_that_says_so(monkeypatch):
-    capture = modes.capture
-
-    def captured(*args, **kwargs):
-        found = capture(*args, **kwargs)
-        without_activation(found.gm)
-        return found
-
-    monkeypatch.setattr(modes, "capture", captured)
+@pytest.mark.usefixtures("wrong_trace")
+def test_a_wrong_trace_of_pytorch_is_an_error_that_says_so():
     with pytest.raises(VerificationError, match="PyTorch's own trace"):
         mhc_compile.transform(Net(), n=2, **GIVEN)
 
