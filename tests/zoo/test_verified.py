@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mhc_compile.passes import order
 from tests.moved import Net, X
-from tests.verification.test_examine import swap_activation
+from tests.verification.faults import break_rewrite
 from tests.zoo import verified
 
 
@@ -26,8 +25,7 @@ def test_every_claim_holds_in_double_precision():
 
 
 def test_a_wrong_rewrite_fails_with_the_module(monkeypatch):
-    rewrite = order.rewrite_planned
-    monkeypatch.setattr(order, "rewrite_planned", lambda gm, *rest: swap_activation(rewrite(gm, *rest)))
+    break_rewrite(monkeypatch)
     result = verified.check_verified("net")
     assert not result.passed and "the rewrite is wrong, first in blocks.0" in result.failure
 
