@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from mhc_compile.errors import UnreadableCheckpointError
-from mhc_compile.files.loading import Loader, config_of, find_record, library, load, record_in_use
+from mhc_compile.files.loading import Loader, check_exists, config_of, find_record, library, load, record_in_use
 from mhc_compile.files.record import RECORD
 from mhc_compile.model.owner import own
 
@@ -34,11 +34,13 @@ def from_pretrained(folder: str | os.PathLike[str], model_class: type[nn.Module]
         **kwargs: of the library's own `from_pretrained`, such as `dtype` and `device_map`.
 
     Raises:
-        UnreadableCheckpointError: there is no record of hyper-connections, or the checkpoint is not whole.
+        UnreadableCheckpointError: there is no such folder, no record of hyper-connections in it, or the checkpoint is
+            not whole.
         CheckpointMismatchError: record, weights and model do not belong together.
         NewerCheckpointError: a later version of this package wrote it.
         MissingPackageError: Transformers is not installed.
     """
+    check_exists(folder)
     file = find_record(folder, kwargs)
     if file is None:
         raise UnreadableCheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -201,3 +202,16 @@ def test_a_model_that_had_its_adapter_before_saves_the_hyper_connections_beside_
     assert not torch.allclose(second(X), first(X))
     second.load_state_dict(mhc_compile.checkpoint.load(tmp_path / "hyper_connections.safetensors"), strict=False)
     assert_close(second(X), first(X))
+
+    saved = first(X)
+    moved(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that an adapter alone is no checkpoint of the plain model is no news
+        first.load_adapter(
+            tmp_path, "default", is_trainable=True
+        )  # as trainers do that resume, or want their best model
+    assert_close(first(X), saved)
+    moved(first)
+    with pytest.warns(SavedApartWarning, match="'other' was trained with"):
+        first.load_adapter(tmp_path, "other")
+    assert not torch.allclose(first(X), saved)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,6 +14,8 @@ from torch import nn
 from mhc_compile.twin.looks import trace_hooks_since
 from mhc_compile.twin.module_tree import original_class
 
+_LIBRARY = "transformers.utils.output_capturing"
+_INSTALLER = "install_output_capuring_hook"
 _INSTALLED = "_output_capturing_hooks_installed"
 
 
@@ -19,7 +24,7 @@ def finish_set_up(model: nn.Module) -> bool:
 
     They are a part of the traced code. Returns whether there was something to do.
     """
-    library: Any = sys.modules.get("transformers.utils.output_capturing")
+    library: Any = sys.modules.get(_LIBRARY)
     if library is None:
         return False
     waiting = [m for m in model.modules() if _collects(original_class(m)) and not getattr(m, _INSTALLED, False)]
@@ -28,7 +33,20 @@ def finish_set_up(model: nn.Module) -> bool:
             with trace_hooks_since(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 library.maybe_install_capturing_hooks(module)
+                _make_picklable(module)
     return bool(waiting)
+
+
+def _make_picklable(model: nn.Module) -> None:
+    """Put hooks that a pickle can hold in the place of the library's."""
+    installer = getattr(importlib.import_module(_LIBRARY), _INSTALLER, None)
+    wanted = [] if installer is None else [*inspect.signature(installer).parameters][1:]
+    for hooks in (module._forward_hooks for module in model.modules()):
+        for key, hook in hooks.items():
+            if getattr(hook, "__qualname__", "").startswith(f"{_INSTALLER}."):
+                inside = inspect.getclosurevars(hook).nonlocals
+                if wanted and inside.keys() >= set(wanted):
+                    hooks[key] = CapturingHook({name: inside[name] for name in wanted})
 
 
 def _collects(kind: type[nn.Module]) -> bool:
@@ -39,3 +57,21 @@ def _collects(kind: type[nn.Module]) -> bool:
             return True
         forward = getattr(forward, "__wrapped__", None)
     return False
+
+
+class CapturingHook:
+    """A hook of the library in a form that a pickle can hold: the library's own is a function inside another."""
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        """`asked` are the arguments of the function that installs it."""
+        holder = nn.Module()
+        getattr(importlib.import_module(_LIBRARY), _INSTALLER)(holder, **asked)
+        self._asked, self._hook = dict(asked), next(iter(holder._forward_hooks.values()))
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """What the library's hook does."""
+        return self._hook(module, args, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the arguments."""
+        return CapturingHook, (self._asked,)

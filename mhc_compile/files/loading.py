@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mhc_compile.capture.set_up import finish_set_up
 from mhc_compile.errors import CheckpointMismatchError, MissingPackageError, UnreadableCheckpointError
+from mhc_compile.files.fitted import fitted
 from mhc_compile.files.record import LOCK, RECORD, Record
+from mhc_compile.passes.plan.keys import identifier
 from mhc_compile.programs.ownership import Served
-from mhc_compile.programs.specs import initial_sites, weights_of
+from mhc_compile.programs.specs import all_specs, initial_sites, weights_of
 from mhc_compile.twin.hyper_connections import CHILD
 from mhc_compile.twin.module_tree import derived
 from mhc_compile.versions import check_versions
@@ -23,6 +26,8 @@ Own = Callable[..., Served]
 """`mhc_compile.model.owner.own`, given by whoever asks: the class it makes asks for this module."""
 _DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 """Arguments of the library that say where a file is found."""
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""Names of repositories of the Hub."""
 _KEPT = "_keep_in_fp32_modules_strict"
 """What the library does not cast when it loads in half precision."""
 
@@ -61,6 +66,19 @@ def find_record(folder: Any, kwargs: Mapping[str, Any]) -> Path | None:
     return None if found is None else Path(found)
 
 
+def check_exists(folder: Any) -> None:
+    """Refuse a path to nothing at once: the library would ask the Hub for it, again and again.
+
+    Raises:
+        UnreadableCheckpointError: there is no such folder, and a repository cannot be called so.
+    """
+    if not os.path.isdir(folder) and (isinstance(folder, os.PathLike) or not _REPOSITORY.fullmatch(str(folder))):
+        raise UnreadableCheckpointError(
+            f"there is no folder {os.fspath(folder)}: write the path that was given to model.save_pretrained(folder), "
+            "or the name of a repository of the Hub, owner/name"
+        )
+
+
 def load(kind: Any, folder: Any, file: Path, args: Sequence[Any], kwargs: Mapping[str, Any], own: Own) -> Any:
     """The transformed model of the class `kind`, by the record in `file`.
 
@@ -79,7 +97,8 @@ def load(kind: Any, folder: Any, file: Path, args: Sequence[Any], kwargs: Mappin
             f"{folder} is incomplete or truncated ({error}): copy it again, or write it again with "
             "model.save_pretrained(folder)"
         ) from error
-    _check_loaded(folder, info, whole=kind.__name__ == record.model, kwargs=kwargs)
+    model.hyper_connections.rename_by_key()
+    _check_loaded(folder, info, record, whole=kind.__name__ == record.model, kwargs=kwargs)
     return (model, info) if kwargs.get("output_loading_info", False) else model
 
 
@@ -96,32 +115,32 @@ def _loader_of(kind: Any, record: Record, own: Own) -> Any:
 
 
 def _with_connections(plain: Any, record: Record, own: Own) -> Served:
-    """A transformed model without weights, by its record."""
-    names = {name for name, _ in plain.named_modules()}
-    foreign = sorted({site.module for plan in record.plans for site in plan.sites} - names)
-    if foreign:
-        raise CheckpointMismatchError(
-            f"{RECORD} is of a {record.model}, and this {type(plain).__name__} has no modules {names_text(foreign)}: "
-            "load the class that was saved, with the files that were saved together"
-        )
+    """A transformed model without weights, by its record. New parameters have the names of the file."""
+    fit = fitted(record, plain)
+    plans, config = fit.record.plans, fit.record.config
     finish_set_up(plain)
-    owner = own(plain, initial_sites(record.plans, record.config, plain), record.plans, record.config)
-    owner.hyper_connections.weights.update(weights_of(record.plans))
+    sites = {key: (fit.stored[key], values) for key, (_, values) in initial_sites(plans, config, plain).items()}
+    owner = own(plain, sites, plans, config)
+    owner.hyper_connections.weights.update(weights_of(plans))
     kept: Any = getattr(owner, _KEPT, None)
     setattr(owner, _KEPT, {*(kept or ()), CHILD})
     return owner
 
 
-def _check_loaded(folder: Any, info: Mapping[str, Any], *, whole: bool, kwargs: Mapping[str, Any]) -> None:
+def _check_loaded(
+    folder: Any, info: Mapping[str, Any], record: Record, *, whole: bool, kwargs: Mapping[str, Any]
+) -> None:
     """Refuse what the library only tells in its log.
 
     Args:
         folder: where the weights come from.
         info: what the library says of them.
+        record: of the hyper-connections in the folder; a class that is a part of the model has no place for some.
         whole: every weight of the model must be there.
         kwargs: of `from_pretrained`.
     """
-    odd = [name for name in info["unexpected_keys"] if name.startswith(CHILD)]
+    known = tuple(f"{CHILD}.{identifier(key)}." for key in all_specs(record.plans, record.config))
+    odd = [name for name in info["unexpected_keys"] if name.startswith(CHILD) and not name.startswith(known)]
     shaped = [entry[0] for entry in info["mismatched_keys"]]
     if kwargs.get("ignore_mismatched_sizes", False):
         shaped = [name for name in shaped if name.startswith(CHILD)]
@@ -131,6 +150,11 @@ def _check_loaded(folder: Any, info: Mapping[str, Any], *, whole: bool, kwargs: 
             f"{RECORD}, config.json and the weights must be of one save_pretrained(folder)"
         )
     missing = sorted(name for name in info["missing_keys"] if whole or name.startswith(CHILD))
+    if missing and LOCK not in config_of(folder, kwargs):
+        raise UnreadableCheckpointError(
+            f"in {folder} a model without hyper-connections was saved over one that had them: load it with the class "
+            f"of the library, or save the transformed model again. {RECORD} is what is left of it"
+        )
     if missing:
         raise UnreadableCheckpointError(
             f"{folder} is incomplete, it has no {names_text(missing)}: write it again with "

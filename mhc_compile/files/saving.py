@@ -7,27 +7,20 @@ library refuses a `transformers_weights` in `config.json` that names no file, an
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mhc_compile.errors import SavedApartWarning
+from mhc_compile.files.adapters import is_adapted, methods_of_adapted, write_apart
 from mhc_compile.files.atomic import write_atomically
 from mhc_compile.files.loading import load_either
 from mhc_compile.files.record import LOCK, Record
-from mhc_compile.files.safetensors_file import write_file
-from mhc_compile.passes.plan.data import OWNER
 
 _CONFIG = "config.json"
-APART = "hyper_connections.safetensors"
-"""Where hyper-connections are written, if it is not the model that is saved."""
-
 _ADAPTED = "_hf_peft_config_loaded"
 _RENAMED = "save_original_format"
 """Whether the library writes weights under the names of earlier versions of a model, as for mixtures of experts."""
@@ -41,8 +34,8 @@ def is_pretrained(kind: type) -> bool:
 
 def methods_of_pretrained(original: Any, own: Callable[..., Any]) -> dict[str, Any]:
     """Methods for the transformed class of a model of Transformers; none for others. `own` is that of `owner.py`."""
-    if _is_adapted(original):
-        return {"save_pretrained": _saving_apart(original)}
+    if is_adapted(original):
+        return methods_of_adapted(original)
     if not is_pretrained(original):
         return {}
 
@@ -78,37 +71,6 @@ def _saving(original: Any) -> Callable[..., None]:
 
     save_pretrained.__signature__ = signature  # type: ignore[attr-defined]
     return save_pretrained
-
-
-def _is_adapted(kind: type) -> bool:
-    """Whether a class is one of PEFT's around a model with an adapter: it saves the adapter alone."""
-    library: Any = sys.modules.get("peft")
-    return library is not None and issubclass(kind, library.PeftModel)
-
-
-def _saving_apart(original: Any) -> Callable[..., None]:
-    @functools.wraps(original.save_pretrained)
-    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        original.save_pretrained(self, save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_apart(self, Path(save_directory))
-
-    return save_pretrained
-
-
-def write_apart(model: Any, folder: Path) -> None:
-    """Write the hyper-connections into a file of their own, where only an adapter was saved, and say how to load it."""
-    state = {name: value for name, value in model.state_dict().items() if name.startswith(f"{OWNER}.")}
-    file = folder / APART
-    write_atomically(file, lambda beside: write_file(state, beside))
-    load = f"model.load_state_dict(mhc_compile.checkpoint.load({str(file)!r}), strict=False)"
-    warnings.warn(
-        f"the checkpoint of an adapter holds the adapter alone, so the hyper-connections are in {file}. Load the "
-        f"adapter, transform the model as before, and write {load}. A trainer that resumes from such a checkpoint does "
-        "not: transform first, and name hyper_connections among modules_to_save of the adapter",
-        SavedApartWarning,
-        stacklevel=3,
-    )
 
 
 def _writes_model(model: Any, given: Mapping[str, Any]) -> bool:

@@ -16,7 +16,14 @@ def complete_plain(owner: Owner, state_dict: dict[str, Any], prefix: str, *, ass
     They stay as they are. Only those on the meta device, which have no values, get initial ones, where PyTorch is to
     take over the tensors of the state dict (`assign`).
     """
-    warn_of_trained(owner)
+    if _is_most_of(owner, state_dict, prefix):
+        warn_of_trained(owner)
     state_dict.update(owner.hyper_connections.state_dict(prefix=f"{prefix}{CHILD}.", keep_vars=True))
     if assign:
         materialise(owner, state_dict, prefix)
+
+
+def _is_most_of(owner: Owner, state_dict: dict[str, Any], prefix: str) -> bool:
+    """Whether it is a checkpoint of the model, and not of an adapter or of another part of it."""
+    own = [name for name, _ in owner.named_parameters() if not name.startswith(f"{CHILD}.")]
+    return 2 * sum(f"{prefix}{name}" in state_dict for name in own) >= len(own)

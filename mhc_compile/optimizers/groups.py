@@ -26,8 +26,8 @@ def parameter_groups(
     zero.
 
     Args:
-        model: transformed, compiled with `backend`, or neither. Every trainable parameter lands in exactly one group,
-            tied ones once.
+        model: transformed, compiled with `backend`, or neither. Without `groups`, every trainable
+            parameter lands in exactly one group, tied ones once.
         weight_decay: of the groups that decay.
         matrices: put a group in front that optimizers such as `torch.optim.Muon` take: maps of hyper-connections
             and the weights `[out, in]` of residual branches. Embeddings, heads and convolutions are not among them.
@@ -35,20 +35,26 @@ def parameter_groups(
         groups: what a recipe has chosen: groups as an optimizer takes them, iterables of parameters such as
             `model.blocks.parameters()`, or one such iterable. They stay as they are, and the hyper-connections they
             have missed follow in groups of their own, with the options (learning rate and others) that parameters of
-            the same block and kind (matrix or vector) have, else those of the same kind elsewhere, else none.
+            the same block and kind (matrix or vector) have, else those of the same kind elsewhere, else none. What
+            else they leave out stays left out.
 
     Returns:
         `[{"params": ..., "weight_decay": weight_decay}, {"params": ..., "weight_decay": 0.0}]`, under `matrices` three
         of them, and with `groups` those and what is added.
 
     Raises:
-        InvalidOptionError: `weight_decay` is negative or no number, or `groups` holds something else.
+        InvalidOptionError: `weight_decay` is negative or no number, `groups` holds something else, or no parameter of
+            this model.
         NotAModuleError: `model` is no module.
     """
     if not isinstance(model, nn.Module):
         raise NotAModuleError(f"got a {type(model).__name__}: write mhc_compile.parameter_groups(model)")
     if isinstance(weight_decay, bool) or not isinstance(weight_decay, (int, float)) or weight_decay < 0:
-        raise InvalidOptionError(f"weight_decay={weight_decay!r}: write a number of at least 0, for example 0.1")
+        given = f"={weight_decay!r}" if isinstance(weight_decay, (int, float, str)) else f" is {type(weight_decay)}"
+        raise InvalidOptionError(
+            f"weight_decay{given}: write a number of at least 0, for example 0.1; parameters or groups that a recipe "
+            "has chosen go into groups=..."
+        )
     if groups is not None:
         if matrices:
             raise InvalidOptionError(

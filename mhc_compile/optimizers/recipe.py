@@ -37,10 +37,15 @@ def completed(model: nn.Module, groups: Iterable[Any], weight_decay: float) -> l
         weight_decay: of maps for which there is no group to go by.
 
     Raises:
-        InvalidOptionError: there is something else in `groups`.
+        InvalidOptionError: there is something else in `groups`, or nothing of the model.
     """
     given = _read(groups)
     places = {id(_parameter(entry)): i for i, group in enumerate(given) for entry in group["params"]}
+    if places and not any(id(parameter) in places for parameter in model.parameters()):
+        raise InvalidOptionError(
+            f"groups holds no parameter of this {type(model).__name__}: make them from the model that is trained, for "
+            "example from model.blocks.parameters()"
+        )
     added: dict[tuple[int | None, bool], list[_New]] = {}
     for new in _new(model):
         if id(new.parameter) not in places and new.parameter.requires_grad:

@@ -128,6 +128,16 @@ class HyperConnections(StaysLoaded):
             self.add_module(identifier, SiteParameters(values))
             self._identifiers[key] = identifier
 
+    def rename_by_key(self) -> None:
+        """Give the parameters of every site the name that its key makes: they were loaded under another."""
+        from mhc_compile.passes.plan.keys import identifier  # late
+
+        children = {key: self._modules.pop(name) for key, name in self._identifiers.items()}
+        self._identifiers.clear()
+        for key, child in children.items():
+            self.add_module(identifier(key), child)
+            self._identifiers[key] = identifier(key)
+
     def forward(self, value: Any, *others: Any, **keywords: Any) -> Any:
         """Hands on what it gets: somebody calls all children of a model in turn, such as `nn.Sequential`.
 

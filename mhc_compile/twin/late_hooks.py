@@ -10,8 +10,8 @@ from torch import nn
 
 from mhc_compile.errors import HookNotRunWarning, HookSeesStreamsWarning
 
-_LIBRARIES = ("torch", "accelerate", "deepspeed", "torchtitan")
-"""Whose hooks take whatever a module is given: they gather parameters, move tensors, or measure."""
+_LIBRARIES = ("torch", "accelerate", "deepspeed", "torchtitan", "transformers.utils.output_capturing")
+"""Whose hooks take whatever a module is given (they gather parameters, move tensors), or run in traces only."""
 
 
 class Called(Protocol):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -22,6 +24,7 @@ def test_models_of_no_library_need_nothing():
     assert not finish_set_up(Net())
 
 
+@pytest.mark.filterwarnings("error::mhc_compile.errors.HookSeesStreamsWarning")
 def test_hidden_states_may_be_asked_for_after_a_call_without_and_are_collected_at_every_call():
     t = move(mhc_compile.transform(llama(), example_kwargs={"input_ids": IDS, "use_cache": False}, modes=("eval",)))
     plain = t(input_ids=IDS, use_cache=False)
@@ -30,6 +33,23 @@ def test_hidden_states_may_be_asked_for_after_a_call_without_and_are_collected_a
         found = t(input_ids=IDS, use_cache=False, output_hidden_states=True)
         assert len(found.hidden_states) == 3
         assert_close(found.logits, plain.logits)
+
+
+def test_a_model_that_was_set_up_is_saved_whole_and_collects_the_same():
+    model = llama()
+    assert finish_set_up(model)
+    loaded = pickle.loads(pickle.dumps(model))
+    found, expected = (m(input_ids=IDS, output_hidden_states=True).hidden_states for m in (loaded, model))
+    assert len(found) == 3
+    assert_close(found, expected)
+
+
+def test_transform_leaves_no_model_that_cannot_be_saved_whole():
+    plain = llama()
+    hyper = move(mhc_compile.transform(plain, example_kwargs={"input_ids": IDS}, modes=("eval",)))
+    for model in (plain, hyper, mhc_compile.revert(hyper)):
+        loaded = pickle.loads(pickle.dumps(model))
+        assert_close(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
 def test_what_was_set_up_before_is_not_set_up_again():

@@ -134,3 +134,14 @@ def test_a_model_without_hyper_connections_has_missed_none() -> None:
 def test_something_else_than_groups(twin: nn.Module, groups: object) -> None:
     with pytest.raises(InvalidOptionError, match=r"model\.blocks\.parameters"):
         groups_of(twin, groups=groups)
+
+
+def test_groups_of_another_model_are_refused(twin: nn.Module) -> None:
+    with pytest.raises(InvalidOptionError, match="no parameter of this Tower"):
+        groups_of(twin, groups=[Tower().parameters()])
+    assert len(groups_of(twin, groups=[*twin.blocks.parameters(), *Tower().parameters()])) > 1  # one optimizer for two
+
+
+def test_groups_in_the_place_of_weight_decay_are_named_and_not_printed(twin: nn.Module) -> None:
+    with pytest.raises(InvalidOptionError, match=r"weight_decay is <class 'list'>.* go into groups=\.\.\.$"):
+        groups_of(twin, list(twin.blocks.parameters()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import (
@@ -11,6 +12,7 @@ from transformers import (
 )
 
 import mhc_compile
+from mhc_compile import pretrained
 from mhc_compile.errors import CheckpointMismatchError, NewerCheckpointError, UnreadableCheckpointError
 from mhc_compile.files.record import RECORD
 from tests.pretrained.folders import FAMILIES, moved, small_llama
@@ -56,9 +58,9 @@ def test_a_missing_shard_is_the_same(llama, tmp_path):
         mhc_compile.from_pretrained(tmp_path)
 
 
-def test_weights_without_connections_are_incomplete(llama, folder):
+def test_a_plain_model_that_was_saved_over_a_transformed_one_is_named(folder):
     small_llama().save_pretrained(folder)
-    with pytest.raises(UnreadableCheckpointError, match=r"has no hyper_connections\."):
+    with pytest.raises(UnreadableCheckpointError, match="without hyper-connections was saved over"):
         mhc_compile.from_pretrained(folder)
 
 
@@ -89,6 +91,13 @@ def test_the_plan_of_another_model_is_refused(make, folder, tmp_path_factory):
     moved(make(), exclude="*.mlp" if make is small_llama else ()).save_pretrained(elsewhere)
     shutil.copy(elsewhere / RECORD, folder / RECORD)
     with pytest.raises(CheckpointMismatchError):
+        mhc_compile.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("folder", ["./nowhere", "a/b/c", "/no/where", Path("nowhere")])
+def test_a_folder_that_does_not_exist_is_not_looked_for_elsewhere(folder, monkeypatch):
+    monkeypatch.setattr(pretrained, "find_record", None)  # which would ask the Hub
+    with pytest.raises(UnreadableCheckpointError, match="there is no folder"):
         mhc_compile.from_pretrained(folder)
 
 
