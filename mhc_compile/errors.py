@@ -111,6 +111,10 @@ class KeywordNameError(MhcError):
     """A parameter or buffer has a name that generated code cannot spell, such as `heads.in.weight`."""
 
 
+class TorchScriptError(MhcError):
+    """A transformed model was given to `torch.jit`, or to an exporter that goes through it."""
+
+
 class DeferredForwardError(MhcError):
     """The forward of a model is a coroutine or a generator, which computes only after it was called."""
 

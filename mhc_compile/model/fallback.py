@@ -36,6 +36,9 @@ from mhc_compile.wording import names_text
 OFTEN = 8
 """How many calls in a row that are each compiled anew are worth a warning."""
 
+_LISTS = "empty lists between calls, or keep one tensor or number in place of a list"
+_READ = "TORCH_LOGS=recompiles shows what that is; give it as a tensor, or keep it the same between calls"
+
 _SETTINGS = {
     "skip_nnmodule_hook_guards": False,  # hooks come and go
     "suppress_errors": False,  # what is refused would run plain
@@ -93,10 +96,10 @@ class Fallback:
         if self._in_a_row > OFTEN:
             now = list_lengths(owner)
             grown = [name for name, length in lengths.items() if now.get(name, length) != length]
-            why = f"{names_text(grown)} grow" if grown else "something it reads is another each time"
+            why, what = (f"{names_text(grown)} grow", _LISTS) if grown else ("something it reads is another", _READ)
             warnings.warn(
-                f"{self._path or 'the model'} is compiled anew at each call, because {why}. That takes longer than the "
-                "call itself: empty lists between calls, or keep one tensor or number in place of a list",
+                f"{self._path or 'the model'} is compiled anew at each call, because {why} each time. That takes "
+                f"longer than the call itself: {what}",
                 RecompilationWarning,
                 stacklevel=5,
             )

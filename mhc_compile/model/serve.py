@@ -6,15 +6,24 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import show
 from mhc_compile.twin.hyper_connections import HyperConnections
+from mhc_compile.twin.owned import refuse_torchscript
 
 
 def call_entry(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run a call through `entry` of `owner`; what it has no program for is traced first."""
+    """Run a call through `entry` of `owner`; what it has no program for is traced first.
+
+    Raises:
+        TorchScriptError: inside of `torch.jit.trace`.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        refuse_torchscript()
     follow(owner)
     flat, tree = tree_flatten((args, dict(kwargs)))
     program = entry.find(owner, flat, tree)

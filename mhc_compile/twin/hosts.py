@@ -20,6 +20,7 @@ from mhc_compile.passes.split.nesting import HOSTED, hosted_name
 from mhc_compile.twin.hyper_connections import HyperConnections
 from mhc_compile.twin.late_hooks import check_called, check_hook
 from mhc_compile.twin.module_tree import derived, has_our_forward, original_class
+from mhc_compile.twin.owned import refuse_torchscript
 
 RUN = "mhc_run"
 """The keyword of a call that asks a module to run generated code: `module(*inputs, mhc_run=code)`.
@@ -105,6 +106,8 @@ class Hosted(nn.Module):
     `children()` names the hyper-connections that its code uses, so that they are sharded with it. Their names, and
     those of all other parameters, stay the same: they are registered under `hyper_connections` of the whole model.
     """
+
+    __prepare_scriptable__ = refuse_torchscript
 
     def children(self) -> Iterator[nn.Module]:
         """The parameters of sites that its code uses, then its own submodules, which the last one ends as ever.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from mhc_compile.config import Config
+from mhc_compile.errors import TorchScriptError
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.twin.hyper_connections import HyperConnections
 
@@ -26,8 +28,21 @@ class Conversion:
     plans: tuple[Plan, ...] = ()
 
 
+def refuse_torchscript(*_: Any) -> Any:
+    """Say what to write in place of `torch.jit`, which cannot read generated code, and makes tensors of its numbers.
+
+    Raises:
+        TorchScriptError: always.
+    """
+    raise TorchScriptError(
+        "TorchScript cannot hold a transformed model: write torch.export.export(model, inputs) in place of torch.jit, "
+        "and dynamo=True for ONNX (docs/export.md), or give it mhc_compile.revert(model), the plain model"
+    )
+
+
 class Owner(nn.Module):
     """A transformed model, or a stage of a pipeline that was cut from one."""
 
     _mhc: Conversion
     hyper_connections: HyperConnections
+    __prepare_scriptable__ = refuse_torchscript
