@@ -35,6 +35,7 @@ from tests.fuzz.whole_calls import check_whole_calls
 
 BATCH = 50
 TOLD = 500  # cases between two lines of a log
+FRESH = 8  # batches of one process: Dynamo keeps its guards of code that is gone, gigabytes in a thousand cases
 LEARN_EVERY = 5  # one case in so many is also trained
 
 
@@ -101,7 +102,7 @@ def run_batch(seed: int, cases: int, what: str = "networks") -> Failure | None:
 def fuzz(cases: int, seed: int, jobs: int, what: str) -> Iterator[tuple[int, Failure | None]]:
     """Number of cases and the failure of each batch, as they end."""
     sizes = [min(BATCH, cases - start) for start in range(0, cases, BATCH)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=FRESH) as pool:
         pending = {pool.submit(run_batch, seed + i, size, what): size for i, size in enumerate(sizes)}
         for done in as_completed(pending):
             yield pending[done], done.result()
