@@ -71,14 +71,18 @@ class GuardRecord:
 def recorded_guards() -> Iterator[list[GuardRecord]]:
     """Collects the guards of what `dynamo_graph_capture` captures in the block.
 
-    The capture throws them away, so they are taken on the way through; one thread at a time.
+    The capture throws them away, so they are taken on the way through; one thread at a time. What it keeps is its
+    graph, in the globals of a module of PyTorch, and with it every parameter: that is taken out at the end.
     """
     found: list[GuardRecord] = []
+    installed: list[tuple[dict[str, Any], str]] = []
     module, capture = compat.load("functional_export"), compat.load("fullgraph_capture")
 
     def capture_and_record(*args: Any, **kwargs: Any) -> Any:
         captured = capture(*args, **kwargs)
         graph = captured.graph_capture_output.output_graph
+        if captured.backend_input is not None:
+            installed.append((graph.global_scope, captured.backend_input.backend_id))
         for guard in graph.guards:
             create = guard.create_fn
             name = guard.name.replace(_EXPORT_ROOT, "root")
@@ -94,6 +98,8 @@ def recorded_guards() -> Iterator[list[GuardRecord]]:
         yield found
     finally:
         module.fullgraph_capture = capture
+        for scope, name in installed:
+            scope.pop(name, None)
 
 
 _LEAVES_CHECK = "_check_requires_grad_intermediate_outputs"

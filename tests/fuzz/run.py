@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -32,10 +30,12 @@ from tests.fuzz.spec import Network
 from tests.fuzz.streams import Drawn
 from tests.fuzz.whole_calls import cases as whole_cases
 from tests.fuzz.whole_calls import check_whole_calls
+from tests.zoo.workers import call_isolated
 
 BATCH = 50
 TOLD = 500  # cases between two lines of a log
-FRESH = 8  # batches of one process: Dynamo keeps its guards of code that is gone, gigabytes in a thousand cases
+TIMEOUT = 3600.0  # seconds of a batch, with shrinking
+MEMORY = 2.0  # GiB after which a process is replaced: Dynamo keeps its guards of code that is gone
 LEARN_EVERY = 5  # one case in so many is also trained
 
 
@@ -99,16 +99,19 @@ def run_batch(seed: int, cases: int, what: str = "networks") -> Failure | None:
     return None
 
 
+def run_task(task: str) -> Failure | None:
+    """`run_batch` of its arguments in one text, as workers take them."""
+    what, seed, cases = task.split()
+    return run_batch(int(seed), int(cases), what)
+
+
 def fuzz(cases: int, seed: int, jobs: int, what: str) -> Iterator[tuple[int, Failure | None]]:
     """Number of cases and the failure of each batch, as they end."""
     sizes = [min(BATCH, cases - start) for start in range(0, cases, BATCH)]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=FRESH) as pool:
-        pending = {pool.submit(run_batch, seed + i, size, what): size for i, size in enumerate(sizes)}
-        for done in as_completed(pending):
-            yield pending[done], done.result()
-            if done.result() is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
-                return
+    tasks = [f"{what} {seed + i} {size}" for i, size in enumerate(sizes)]
+    for task, failure, why in call_isolated(run_task, tasks, jobs=jobs, timeout=TIMEOUT, memory=MEMORY):
+        number, size = map(int, task.split()[1:])
+        yield size, Failure(number, None, why) if why else failure
 
 
 def main(arguments: list[str] | None = None) -> int:
