@@ -15,8 +15,17 @@ from typing import Any
 
 from torch import nn
 
-from mhc_compile.errors import UnreadableCheckpointError
-from mhc_compile.files.loading import Loader, check_exists, config_of, find_record, library, load, record_in_use
+from mhc_compile.errors import InvalidOptionError, UnreadableCheckpointError
+from mhc_compile.files.loading import (
+    DOWNLOAD,
+    Loader,
+    check_exists,
+    config_of,
+    find_record,
+    library,
+    load,
+    record_in_use,
+)
 from mhc_compile.files.record import RECORD
 from mhc_compile.model.owner import own
 
@@ -30,7 +39,8 @@ def from_pretrained(folder: str | os.PathLike[str], model_class: type[nn.Module]
 
     Args:
         folder: a folder, or the name of a repository of the Hub.
-        model_class: class of the model, for one that is not a part of Transformers; None: what `config.json` names.
+        model_class: class of the model, for one that is not a part of Transformers, or for another one that has a part
+            of it, such as the model without its head; None: what `config.json` names.
         **kwargs: of the library's own `from_pretrained`, such as `dtype` and `device_map`.
 
     Raises:
@@ -39,6 +49,7 @@ def from_pretrained(folder: str | os.PathLike[str], model_class: type[nn.Module]
         CheckpointMismatchError: record, weights and model do not belong together.
         NewerCheckpointError: a later version of this package wrote it.
         MissingPackageError: Transformers is not installed.
+        InvalidOptionError: `folder` is no path, or `model_class` no class of a model.
     """
     check_exists(folder)
     file = find_record(folder, kwargs)
@@ -48,7 +59,7 @@ def from_pretrained(folder: str | os.PathLike[str], model_class: type[nn.Module]
             "model.save_pretrained(folder) of a transformed model. A folder of a plain model is for "
             "mhc_compile.transform(Model.from_pretrained(folder), ...)"
         )
-    return load(model_class or _class_in(folder, kwargs), folder, file, (), kwargs, own)
+    return load(_class_of(model_class, folder, kwargs), folder, file, (), kwargs, own)
 
 
 def enable_from_pretrained() -> None:
@@ -74,6 +85,24 @@ def enable_from_pretrained() -> None:
 
     setattr(loading, _BEFORE, before)
     base.from_pretrained = classmethod(loading)
+
+
+def _class_of(model_class: Any, folder: Any, kwargs: Mapping[str, Any]) -> Any:
+    """The class of a model; one of the library's `Auto` classes names it by the configuration.
+
+    Raises:
+        InvalidOptionError: it is no class of a model.
+    """
+    if model_class is None:
+        return _class_in(folder, kwargs)
+    mapping = getattr(model_class, "_model_mapping", None)
+    if mapping is not None:
+        asked = {key: value for key, value in kwargs.items() if key in DOWNLOAD}
+        found = mapping[type(library().AutoConfig.from_pretrained(folder, **asked))]
+        return found[0] if isinstance(found, (list, tuple)) else found
+    if not (isinstance(model_class, type) and issubclass(model_class, library().PreTrainedModel)):
+        raise InvalidOptionError(f"model_class={model_class!r} is no class of Transformers' models: leave it out")
+    return model_class
 
 
 def _class_in(folder: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -33,19 +33,21 @@ def finish_set_up(model: nn.Module) -> bool:
             with trace_hooks_since(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 library.maybe_install_capturing_hooks(module)
-                _make_picklable(module)
+                make_picklable(module)
     return bool(waiting)
 
 
-def _make_picklable(model: nn.Module) -> None:
-    """Put hooks that a pickle can hold in the place of the library's."""
-    installer = getattr(importlib.import_module(_LIBRARY), _INSTALLER, None)
-    wanted = [] if installer is None else [*inspect.signature(installer).parameters][1:]
+def make_picklable(model: nn.Module) -> None:
+    """Put hooks that a pickle can hold in the place of those by which transformers collects, whoever installed them."""
+    installer = getattr(sys.modules.get(_LIBRARY), _INSTALLER, None)
+    if installer is None:
+        return
+    wanted = [*inspect.signature(installer).parameters][1:]
     for hooks in (module._forward_hooks for module in model.modules()):
         for key, hook in hooks.items():
             if getattr(hook, "__qualname__", "").startswith(f"{_INSTALLER}."):
                 inside = inspect.getclosurevars(hook).nonlocals
-                if wanted and inside.keys() >= set(wanted):
+                if inside.keys() >= set(wanted):
                     hooks[key] = CapturingHook({name: inside[name] for name in wanted})
 
 

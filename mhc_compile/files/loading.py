@@ -6,12 +6,17 @@ import copy
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mhc_compile.capture.set_up import finish_set_up
-from mhc_compile.errors import CheckpointMismatchError, MissingPackageError, UnreadableCheckpointError
+from mhc_compile.errors import (
+    CheckpointMismatchError,
+    InvalidOptionError,
+    MissingPackageError,
+    UnreadableCheckpointError,
+)
 from mhc_compile.files.fitted import fitted
 from mhc_compile.files.record import LOCK, RECORD, Record
 from mhc_compile.passes.plan.keys import identifier
@@ -24,7 +29,7 @@ from mhc_compile.wording import names_text
 
 Own = Callable[..., Served]
 """`mhc_compile.model.owner.own`, given by whoever asks: the class it makes asks for this module."""
-_DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 """Arguments of the library that say where a file is found."""
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 """Names of repositories of the Hub."""
@@ -53,14 +58,19 @@ def find_record(folder: Any, kwargs: Mapping[str, Any]) -> Path | None:
         folder: as `from_pretrained` takes it.
         kwargs: of `from_pretrained`; those on the download count.
     """
+    return find_file(folder, RECORD, kwargs)
+
+
+def find_file(folder: Any, name: str, kwargs: Mapping[str, Any]) -> Path | None:
+    """The same of any file that lies beside the weights."""
     if folder is None:
         return None
     if os.path.isdir(folder):
-        file = Path(folder) / kwargs.get("subfolder", "") / RECORD
+        file = Path(folder) / (kwargs.get("subfolder") or "") / name
         return file if file.exists() else None
-    asked = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
+    asked = {key: kwargs[key] for key in DOWNLOAD if key in kwargs}
     try:
-        found = library().utils.cached_file(os.fspath(folder), RECORD, **asked)
+        found = library().utils.cached_file(os.fspath(folder), name, **asked)
     except OSError:  # no such file, repository or network: the library says so itself where that matters
         return None
     return None if found is None else Path(found)
@@ -70,8 +80,11 @@ def check_exists(folder: Any) -> None:
     """Refuse a path to nothing at once: the library would ask the Hub for it, again and again.
 
     Raises:
+        InvalidOptionError: it is no path.
         UnreadableCheckpointError: there is no such folder, and a repository cannot be called so.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise InvalidOptionError(f"folder is a {type(folder).__name__}: write a path, or the name of a repository")
     if not os.path.isdir(folder) and (isinstance(folder, os.PathLike) or not _REPOSITORY.fullmatch(str(folder))):
         raise UnreadableCheckpointError(
             f"there is no folder {os.fspath(folder)}: write the path that was given to model.save_pretrained(folder), "
@@ -98,7 +111,8 @@ def load(kind: Any, folder: Any, file: Path, args: Sequence[Any], kwargs: Mappin
             "model.save_pretrained(folder)"
         ) from error
     model.hyper_connections.rename_by_key()
-    _check_loaded(folder, info, record, whole=kind.__name__ == record.model, kwargs=kwargs)
+    needed = {weight for plan in model._mhc.plans for site in plan.sites for weight in site.weights}
+    _check_loaded(folder, info, record, whole=kind.__name__ == record.model, needed=needed, kwargs=kwargs)
     return (model, info) if kwargs.get("output_loading_info", False) else model
 
 
@@ -128,7 +142,13 @@ def _with_connections(plain: Any, record: Record, own: Own) -> Served:
 
 
 def _check_loaded(
-    folder: Any, info: Mapping[str, Any], record: Record, *, whole: bool, kwargs: Mapping[str, Any]
+    folder: Any,
+    info: Mapping[str, Any],
+    record: Record,
+    *,
+    whole: bool,
+    needed: Collection[str],
+    kwargs: Mapping[str, Any],
 ) -> None:
     """Refuse what the library only tells in its log.
 
@@ -137,6 +157,7 @@ def _check_loaded(
         info: what the library says of them.
         record: of the hyper-connections in the folder; a class that is a part of the model has no place for some.
         whole: every weight of the model must be there.
+        needed: names of weights that must be there in any case: those of the branches of sites.
         kwargs: of `from_pretrained`.
     """
     known = tuple(f"{CHILD}.{identifier(key)}." for key in all_specs(record.plans, record.config))
@@ -149,7 +170,7 @@ def _check_loaded(
             f"in {folder}, {names_text(sorted(odd + shaped))} do not belong to the model and the plan that lie there: "
             f"{RECORD}, config.json and the weights must be of one save_pretrained(folder)"
         )
-    missing = sorted(name for name in info["missing_keys"] if whole or name.startswith(CHILD))
+    missing = sorted(name for name in info["missing_keys"] if whole or name.startswith(CHILD) or name in needed)
     if missing and LOCK not in config_of(folder, kwargs):
         raise UnreadableCheckpointError(
             f"in {folder} a model without hyper-connections was saved over one that had them: load it with the class "
@@ -176,7 +197,7 @@ def config_of(folder: Any, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         UnreadableCheckpointError: it is missing or truncated.
     """
-    asked = {key: kwargs[key] for key in _DOWNLOAD if key in kwargs}
+    asked = {key: kwargs[key] for key in DOWNLOAD if key in kwargs}
     try:
         config: Mapping[str, Any] = library().PretrainedConfig.get_config_dict(folder, **asked)[0]
     except OSError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mhc_compile.capture.inputs import Inputs
-from mhc_compile.capture.set_up import finish_set_up
+from mhc_compile.capture.set_up import finish_set_up, make_picklable
 from mhc_compile.capture.side_effects import describe_effects, keep_dead_ends
 from mhc_compile.capture.trace import Captured, capture
 from mhc_compile.config import MODES, Config
@@ -114,6 +114,7 @@ def trace_one(
 
 
 def _capture(model: nn.Module, inputs: Inputs, dynamic: bool) -> Captured:
+    make_picklable(model)
     try:
         return capture(model, inputs.args, inputs.kwargs, dynamic=dynamic)
     except CaptureError:

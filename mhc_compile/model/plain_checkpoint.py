@@ -25,5 +25,6 @@ def complete_plain(owner: Owner, state_dict: dict[str, Any], prefix: str, *, ass
 
 def _is_most_of(owner: Owner, state_dict: dict[str, Any], prefix: str) -> bool:
     """Whether it is a checkpoint of the model, and not of an adapter or of another part of it."""
-    own = [name for name, _ in owner.named_parameters() if not name.startswith(f"{CHILD}.")]
-    return 2 * sum(f"{prefix}{name}" in state_dict for name in own) >= len(own)
+    sizes = {name: p.numel() for name, p in owner.named_parameters() if not name.startswith(f"{CHILD}.")}
+    there = sum(size for name, size in sizes.items() if f"{prefix}{name}" in state_dict)
+    return 2 * there >= sum(sizes.values())

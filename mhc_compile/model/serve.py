@@ -6,14 +6,12 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from mhc_compile._torch_compat import tree_flatten
 from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import show
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.twin.owned import refuse_torchscript
+from mhc_compile.twin.owned import refuse_torchscript_trace
 
 
 def call_entry(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -22,8 +20,7 @@ def call_entry(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappi
     Raises:
         TorchScriptError: inside of `torch.jit.trace`.
     """
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        refuse_torchscript()
+    refuse_torchscript_trace()
     follow(owner)
     flat, tree = tree_flatten((args, dict(kwargs)))
     program = entry.find(owner, flat, tree)

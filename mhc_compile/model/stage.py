@@ -19,7 +19,7 @@ from mhc_compile.programs.program import Program
 from mhc_compile.twin.header import check_state, is_plain
 from mhc_compile.twin.hosts import Hosted
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.twin.owned import Conversion, Owner
+from mhc_compile.twin.owned import Conversion, Owner, refuse_torchscript_trace
 
 State = list[Any]
 """What code depends on in the modules of a stage; see `module_state`."""
@@ -87,7 +87,9 @@ class Stage(Owner):
 
         Raises:
             StageCallError: the model was not traced for this kind of call.
+            TorchScriptError: inside of `torch.jit.trace`.
         """
+        refuse_torchscript_trace()
         flat, tree = tree_flatten((args, kwargs))
         now = module_state(self)
         for state, program in self.mhc_stage.programs:

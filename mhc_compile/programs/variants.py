@@ -120,7 +120,7 @@ def plan_of_whole(captured: Captured, owner: Served) -> Plan:
 def plan_of_part(captured: Captured, owner: Served) -> Plan:
     """The plan of a module that is called alone: the sites that it has in the whole model, and no others."""
     everything = replace(owner._mhc.config, include=(), exclude=(), min_sites=1)
-    known = owner.hyper_connections.itself
+    known = {*owner.hyper_connections.itself, *(site.key for plan in owner._mhc.plans for site in plan.sites)}
     return _plan_without(captured, owner, everything, lambda plan: [s.key for s in plan.sites if s.key not in known])
 
 

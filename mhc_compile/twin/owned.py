@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from mhc_compile.config import Config
@@ -36,8 +37,19 @@ def refuse_torchscript(*_: Any) -> Any:
     """
     raise TorchScriptError(
         "TorchScript cannot hold a transformed model: write torch.export.export(model, inputs) in place of torch.jit, "
-        "and dynamo=True for ONNX (docs/export.md), or give it mhc_compile.revert(model), the plain model"
+        "and for ONNX torch.onnx.export(mhc_compile.export.decompose(exported), dynamo=True) (docs/export.md), or give "
+        "it mhc_compile.revert(model), the plain model"
     )
+
+
+def refuse_torchscript_trace() -> None:
+    """Refuse a call inside of `torch.jit.trace`.
+
+    Raises:
+        TorchScriptError: it is one.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        refuse_torchscript()
 
 
 class Owner(nn.Module):

@@ -67,7 +67,7 @@ def choose(graph: Ancestry, config: Config, taken: Collection[str] = (), known: 
     kept, keys, left_out = chooser.levels()
     mixers = chooser.mixers(kept, keys)
     problem = unmatched(config, [*keys.values(), *(key for _, _, key in mixers)])
-    if problem:
+    if problem and not known:  # another kind of call need not have what a glob is about
         raise PatternError(problem)
     joined = {m.add: (m, sizes, key) for m, sizes, key in mixers if is_chosen(key, config)}
     rest = [r for r in rejected if r.add not in joined]

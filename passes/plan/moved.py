@@ -9,6 +9,8 @@ from mhc_compile.passes.plan.data import Plan, Readout, Segment, Site
 from mhc_compile.passes.plan.keys import ROOT_KEY
 from mhc_compile.passes.plan.steps import Step
 
+_READOUT = ".readout"
+
 
 @dataclass(frozen=True)
 class Move:
@@ -30,21 +32,43 @@ class Move:
         return ".".join(filter(None, (self.under, rest)))
 
     def key(self, key: str) -> str | None:
-        """A key of a site or of a readout in the other model; None if it lies outside."""
-        path = self.path("" if key == ROOT_KEY else key)
-        return path if path is None else path or ROOT_KEY
+        """The key of a site in the other model, with its number if it has one; None if it lies outside."""
+        stem, hash_, number = key.partition("#")
+        path = self.path("" if stem == ROOT_KEY else stem)
+        return None if path is None else f"{path or ROOT_KEY}{hash_}{number}"
+
+    def readout(self, key: str) -> str:
+        """The key of a readout, which is named after its site. One outside keeps its name."""
+        site, readout, number = key.rpartition(_READOUT)
+        return f"{self.key(site) or site}{readout}{number}"
 
 
-def moved_plan(plan: Plan, move: Move, kept: Callable[[Site], bool]) -> Plan:
+@dataclass(frozen=True)
+class Moved:
+    """A plan with other names.
+
+    Attributes:
+        plan: with the sites that are in the other model.
+        former: key of a site or of a readout -> the key that it had.
+    """
+
+    plan: Plan
+    former: Mapping[str, str]
+
+
+def moved_plan(plan: Plan, move: Move, kept: Callable[[Site], bool]) -> Moved:
     """The plan with other names, with those sites of it that are kept."""
     keys = {site.key: key for site in plan.sites if kept(site) and (key := move.key(site.key)) is not None}
-    return replace(
+    segments = tuple(_segments(plan, move, keys))
+    moved = replace(
         plan,
         sites=tuple(_site(site, move, keys) for site in plan.sites if site.key in keys),
         rejected=tuple(replace(entry, module=move.path(entry.module) or "") for entry in plan.rejected),
-        segments=tuple(_segments(plan, move, keys)),
+        segments=segments,
         steps=tuple(_steps(plan, keys)),
     )
+    readouts = {move.readout(r.key): r.key for segment in plan.segments for r in segment.readouts}
+    return Moved(moved, {**readouts, **{new: old for old, new in keys.items()}})
 
 
 def _site(site: Site, move: Move, keys: Mapping[str, str]) -> Site:
@@ -53,7 +77,7 @@ def _site(site: Site, move: Move, keys: Mapping[str, str]) -> Site:
         key=keys[site.key],
         weights=tuple(weight for weight in map(move.path, site.weights) if weight),
         module=move.path(site.module) or "",
-        former=_key_or_none(move, site.former),
+        former=(move.key(site.former) or "") if site.former else "",
         before=keys.get(site.before, ""),
     )
 
@@ -66,12 +90,8 @@ def _segments(plan: Plan, move: Move, keys: Mapping[str, str]) -> Iterator[Segme
 
 
 def _readout(readout: Readout, move: Move) -> Readout:
-    return replace(readout, key=move.key(readout.key) or readout.key, former=_key_or_none(move, readout.former))
-
-
-def _key_or_none(move: Move, key: str) -> str:
-    """The key in the other model; "" stands for none."""
-    return (move.key(key) or "") if key else ""
+    former = move.readout(readout.former) if readout.former else ""
+    return replace(readout, key=move.readout(readout.key), former=former)
 
 
 def _steps(plan: Plan, keys: Mapping[str, str]) -> Iterator[Step]:

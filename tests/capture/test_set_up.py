@@ -44,6 +44,14 @@ def test_a_model_that_was_set_up_is_saved_whole_and_collects_the_same():
     assert_close(found, expected)
 
 
+def test_hooks_that_a_call_before_has_installed_are_pickled_too():
+    plain = llama()
+    plain(input_ids=IDS, output_hidden_states=True)
+    hyper = mhc_compile.transform(plain, example_kwargs={"input_ids": IDS, "use_cache": False}, modes=("eval",))
+    loaded = pickle.loads(pickle.dumps(hyper))
+    assert len(loaded(input_ids=IDS, use_cache=False, output_hidden_states=True).hidden_states) == 3
+
+
 def test_transform_leaves_no_model_that_cannot_be_saved_whole():
     plain = llama()
     hyper = move(mhc_compile.transform(plain, example_kwargs={"input_ids": IDS}, modes=("eval",)))

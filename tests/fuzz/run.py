@@ -140,6 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(failure: Failure, what: str = "networks") -> str:
     """What failed and how to run it again."""
+    if failure.network is None:  # its process ended, or never came to an end
+        again = f"python -m tests.fuzz.run --what {what} --seed {failure.seed} --cases {BATCH} --jobs 1"
+        return f"{failure.message}, in the batch of seed {failure.seed}: {again}"
     return (
         f"{failure.message}\n\nsmallest failing network (batch seed {failure.seed}), to run it again:\n"
         f"{DRAWN[what][2]}\ncheck({failure.network!r})"

@@ -36,6 +36,15 @@ def test_forward_itself_is_a_call(call):
     assert_close(call(t), t(X))
 
 
+@pytest.mark.parametrize("connection", ["attention:layers=1", "dense"])
+def test_a_part_has_the_sites_without_parameters_too(connection):
+    """The first site over sources reads the one that there is, and learns nothing."""
+    t = moved(Lit(), connection=connection)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(t.training_step(X), t(X).square().mean())
+
+
 def test_methods_that_call_the_model_are_calls_of_it():
     t = net(Lit)
     assert_close(t.score(X), t(X)[:, -1])

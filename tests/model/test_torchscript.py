@@ -33,6 +33,13 @@ def test_torchscript_is_refused_with_what_to_write(net, convert):
     assert torch.isfinite(net(X)).all()
 
 
+def test_a_stage_of_a_pipeline_is_refused_as_the_model(net):
+    stages = mhc_compile.pipeline.split(net, at=["blocks.1"], example_inputs=(X,), modes=("eval",))
+    for convert in (torch.jit.script, lambda stage: torch.jit.trace(stage, (X,), check_trace=False)):
+        with pytest.raises(TorchScriptError):
+            convert(stages[0])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_plain_model_goes_through_it(net):
     plain = mhc_compile.revert(net)
