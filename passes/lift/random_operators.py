@@ -11,6 +11,7 @@ from math import sqrt
 import torch
 from torch import fx
 
+from mhc_compile.passes.graph.draws import takes_numbers
 from mhc_compile.passes.graph.op_kinds import canonical_name, leaf_module
 from mhc_compile.passes.lift.rules import Streams, operand_of
 
@@ -20,10 +21,8 @@ _SELU_LIMIT = 1.7580993408473766  # what alpha dropout puts in place of a droppe
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether the op may draw random numbers: not where the trace says that it is in evaluation."""
-    if canonical_name(node) not in _SCALING | _SELF_NORMALISING:
-        return False
-    return node.op == "call_module" or node.kwargs.get("training", node.kwargs.get("train", _third(node))) is not False
+    """Whether the op may draw random numbers that streams share."""
+    return canonical_name(node) in _SCALING | _SELF_NORMALISING and takes_numbers(node)
 
 
 def can_draw_once(node: fx.Node) -> bool:
@@ -50,10 +49,6 @@ def draw_once(node: fx.Node, streams: Streams) -> fx.Node:
 def _call(node: fx.Node, operand: fx.Node) -> fx.Node:
     kwargs = {k: v for k, v in node.kwargs.items() if k not in ("input", "inplace")}
     return node.graph.create_node(node.op, node.target, (operand, *node.args[1:]), kwargs)
-
-
-def _third(node: fx.Node) -> object:
-    return node.args[2] if len(node.args) > 2 else True
 
 
 def _probability(node: fx.Node) -> float:

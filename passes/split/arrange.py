@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from mhc_compile.passes.graph.draws import takes_numbers
 from mhc_compile.passes.split.scopes import Home, Scope
 
 _MODE_SWITCHES = frozenset({"_set_grad_enabled", "_enter_autocast", "_exit_autocast", "_enter_inference_mode"})
@@ -108,7 +109,7 @@ def _sorted(items: list[_Item], nodes: list[fx.Node]) -> tuple[list[_Item], set[
 
 
 def _fixed_order(nodes: list[fx.Node], place: dict[fx.Node, int]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Pairs whose order no value shows: effects among themselves, and a switch of a mode with everything around it.
+    """Pairs whose order no value shows: effects and draws among themselves, a switch of a mode with all around it.
 
     Switches come in pairs. An item that holds both of a pair leaves the mode as it was, and can stand anywhere.
     """
@@ -117,6 +118,7 @@ def _fixed_order(nodes: list[fx.Node], place: dict[fx.Node, int]) -> Iterator[tu
     open_ended = {node for node in switches if counts[place[node]] % 2}
     switch: fx.Node | None = None
     effect: fx.Node | None = None
+    draw: fx.Node | None = None
     since: list[fx.Node] = []
     for node in nodes:
         if switch is not None:
@@ -128,4 +130,8 @@ def _fixed_order(nodes: list[fx.Node], place: dict[fx.Node, int]) -> Iterator[tu
             if effect is not None:
                 yield effect, node
             effect = node
+        if takes_numbers(node):
+            if draw is not None:
+                yield draw, node
+            draw = node
         since.append(node)
