@@ -63,7 +63,7 @@ exhaustive: $(STAMP) $(RECIPES_STAMP) deep-types  ## the tests with every entry 
 LOWEST_TESTS := tests/test_versions.py tests/test_torch_compat.py tests/capture/test_trace.py tests/test_transform.py \
 	tests/test_transform_inputs.py tests/dynamo/test_backend.py tests/dynamo/test_backend_by_name.py tests/dynamo/test_rewritten_once.py \
 	tests/model/test_fallback.py tests/model/test_derivatives.py tests/programs/test_dispatch.py tests/pretrained \
-	tests/test_huggingface.py tests/twin/test_offload.py tests/test_adapters.py tests/optimizers/test_groups.py \
+	tests/test_huggingface.py tests/twin/test_offload.py tests/test_adapters.py tests/test_adapters_before.py tests/optimizers/test_groups.py \
 	tests/kernels/operators/test_ops.py tests/gpu/test_interpreter.py \
 	tests/recipes/test_transformers.py tests/recipes/test_peft.py tests/recipes/test_accelerate.py tests/recipes/test_timm.py
 

@@ -11,8 +11,8 @@ from math import sqrt
 import torch
 from torch import fx
 
-from mhc_compile.passes.graph.draws import takes_numbers
 from mhc_compile.passes.graph.op_kinds import canonical_name, leaf_module
+from mhc_compile.passes.lift.draws import takes_numbers
 from mhc_compile.passes.lift.rules import Streams, operand_of
 
 _SCALING = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"})

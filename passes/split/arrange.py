@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mhc_compile.passes.graph.draws import takes_numbers
+from mhc_compile.passes.lift.draws import takes_numbers
 from mhc_compile.passes.split.scopes import Home, Scope
 
 _MODE_SWITCHES = frozenset({"_set_grad_enabled", "_enter_autocast", "_exit_autocast", "_enter_inference_mode"})

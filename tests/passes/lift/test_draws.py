@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from mhc_compile.passes.graph.draws import takes_numbers
+from mhc_compile.passes.lift.draws import takes_numbers
 
 
 def last(function) -> fx.Node:
