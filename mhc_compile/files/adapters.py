@@ -75,9 +75,8 @@ def _checked(model: Any, file: Path) -> dict[str, Any]:
         CheckpointMismatchError: they are not those of the model.
         UnreadableCheckpointError: the file is truncated.
     """
-    state = read_file(file)
+    state, own = read_file(file), _own_state(model)
     check_state(state, model.hyper_connections.header)
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(f"{OWNER}.")}
     others = [name for name in {**own, **state} if name not in own or name not in state]
     others += [name for name in own if name in state and own[name].shape != state[name].shape]
     if others:
@@ -90,8 +89,7 @@ def _checked(model: Any, file: Path) -> dict[str, Any]:
 
 def write_apart(model: Any, folder: Path) -> None:
     """Write the hyper-connections into a file of their own, where only an adapter was saved, and say how to load it."""
-    state = {name: value for name, value in model.state_dict().items() if name.startswith(f"{OWNER}.")}
-    file = folder / APART
+    state, file = _own_state(model), folder / APART
     write_atomically(file, lambda beside: write_file(state, beside))
     resumed = "A trainer that resumes loads both. " if is_adapted(type(model)) else ""
     warnings.warn(
@@ -101,6 +99,10 @@ def write_apart(model: Any, folder: Path) -> None:
         SavedApartWarning,
         stacklevel=3,
     )
+
+
+def _own_state(model: Any) -> dict[str, Any]:
+    return {name: value for name, value in model.state_dict().items() if name.startswith(f"{OWNER}.")}
 
 
 def _loading(file: Path) -> str:

@@ -71,7 +71,7 @@ def find_file(folder: Any, name: str, kwargs: Mapping[str, Any]) -> Path | None:
     asked = {key: kwargs[key] for key in DOWNLOAD if key in kwargs}
     try:
         found = library().utils.cached_file(os.fspath(folder), name, **asked)
-    except OSError:  # no such file, repository or network: the library says so itself where that matters
+    except (OSError, ValueError):  # no such file, repository or network: the library says so where that matters
         return None
     return None if found is None else Path(found)
 
