@@ -50,6 +50,7 @@ NAMES: dict[str, str] = {
     "GlobalStateSource": "torch._dynamo.source:GlobalStateSource",
     "DistributedDataParallel": "torch.nn.parallel.distributed:DistributedDataParallel",
     "get_eval_frame_callback": "torch._C._dynamo.eval_frame:get_eval_frame_callback",
+    "set_eval_frame": "torch._C._dynamo.eval_frame:set_eval_frame",
     "InvalidBackend": "torch._dynamo.exc:InvalidBackend",
     "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
     "TensorVariable": "torch._dynamo.variables.tensor:TensorVariable",
@@ -226,11 +227,7 @@ def _seen_dtype(parameter: Any, policy: Any) -> Any:
 
 
 def load(name: str) -> Any:
-    """The PyTorch object called `name` in `NAMES`.
-
-    Raises:
-        UnsupportedTorchError: the installed version of PyTorch does not have it.
-    """
+    """The PyTorch object called `name` in `NAMES`; an `UnsupportedTorchError` if this version does not have it."""
     module, _, attribute = NAMES[name].partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -34,7 +34,7 @@ LINES, FILES = 250, 18
 
 _BOTTOM_UP = """
 user_warnings errors versions former_modules _torch_compat
-kernels.late kernels.formulas config targets
+kernels.late kernels.define kernels.formulas config targets
 kernels.schedules kernels.cpu kernels.triton kernels.operators kernels.inductor kernels
 passes.plan passes.graph passes.lift passes.detect passes.sources passes.decide passes.rewrite passes.split
 passes.history passes.order passes

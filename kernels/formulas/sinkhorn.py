@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.kernels.define import define
 from mhc_compile.kernels.formulas import reference
 from mhc_compile.kernels.formulas.reference import SINKHORN_ITERATIONS
 from mhc_compile.kernels.late import tell_inductor
@@ -49,18 +50,12 @@ def _sums(M: Tensor, axis: int) -> Tensor:
     return total if axis else total.clamp_min(torch.finfo(M.dtype).tiny)
 
 
-_sinkhorn = torch.library.custom_op("mhc::sinkhorn", sinkhorn_forward, mutates_args=())
-_sinkhorn_backward = torch.library.custom_op("mhc::sinkhorn_backward", sinkhorn_backward, mutates_args=())
-
-
-@_sinkhorn.register_fake
-def _sinkhorn_shape(logits: Tensor, iterations: int) -> Tensor:
+def _shape(logits: Tensor, iterations: int) -> Tensor:
     tell_inductor()
     return logits.new_empty(logits.shape)
 
 
-@_sinkhorn_backward.register_fake
-def _sinkhorn_backward_shape(grad: Tensor, logits: Tensor, iterations: int) -> Tensor:
+def _backward_shape(grad: Tensor, logits: Tensor, iterations: int) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
@@ -88,8 +83,8 @@ def _differentiate_twice(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         return (*torch.autograd.grad(backward, (first, logits), grad), None)  # type: ignore[return-value]
 
 
-_sinkhorn.register_autograd(_differentiate, setup_context=_keep_logits)
-_sinkhorn_backward.register_autograd(_differentiate_twice, setup_context=_keep_both)
+define("sinkhorn", sinkhorn_forward, _shape, _differentiate, _keep_logits)
+define("sinkhorn_backward", sinkhorn_backward, _backward_shape, _differentiate_twice, _keep_both)
 
 
 def sinkhorn(logits: Tensor, *, iterations: int = SINKHORN_ITERATIONS) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.errors import KernelInputError
+from mhc_compile.kernels.define import define
 from mhc_compile.kernels.formulas import packed
 from mhc_compile.kernels.formulas.lookup import operands_of
 from mhc_compile.kernels.formulas.packed import FORWARD_STEPS, SINGLE_PASS, STEPS
@@ -55,20 +56,13 @@ _NOW: Mapping[str, Callable[..., Any]] = MappingProxyType({step: _now(step) for 
 
 def _define(step: str) -> None:
     """Register a step and its backward."""
-    backward = f"{step}_backward"
-    forward_op, backward_op = (
-        torch.library.custom_op(
-            f"mhc::{name}",
-            _NOW[name],
-            mutates_args=(),
-            schema=torch.library.infer_schema(getattr(packed, name), mutates_args=()),
-        )
-        for name in (step, backward)
+    forward, backward = step, f"{step}_backward"
+    forward_schema, backward_schema = (
+        torch.library.infer_schema(getattr(packed, name), mutates_args=()) for name in (forward, backward)
     )
-    forward_op.register_fake(getattr(op_shapes, step))
-    backward_op.register_fake(op_shapes.backward_of(step, tensors_of(step)))
-    forward_op.register_autograd(_differentiate(step), setup_context=_keep(step))
-    backward_op.register_autograd(_differentiate_again(step), setup_context=_keep_all)
+    define(forward, _NOW[forward], getattr(op_shapes, step), _differentiate(step), _keep(step), forward_schema)
+    fake = op_shapes.backward_of(step, tensors_of(step))
+    define(backward, _NOW[backward], fake, _differentiate_again(step), _keep_all, backward_schema)
 
 
 def _keep(step: str) -> Callable[..., None]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mhc_compile.kernels.define import define
 from mhc_compile.kernels.formulas import packed
 from mhc_compile.kernels.formulas.packed import SINGLE_PASS
 from mhc_compile.kernels.formulas.steps import tensors_of
@@ -82,15 +83,13 @@ class Step:
         tensors = [f"Tensor {name}" for name in self.inputs]
         history = ["Tensor start", "Tensor[] past"]
         name = f"{self.name}_recomputed"
-        forward = _operator(name, [*tensors, *self.constants, *history], self.gradients + self.statistics, self.forward)
-        forward.register_fake(self.forward)
-        forward.register_autograd(self.differentiate, setup_context=self.keep)
+        schema = _schema([*tensors, *self.constants, *history], self.gradients + self.statistics)
+        define(name, self.forward, self.forward, self.differentiate, self.keep, schema)
         gradients = [f"Tensor g{i}" for i in range(self.gradients)]
         statistics = ["Tensor stat"] * self.statistics
-        arguments = [*gradients, *history, *tensors[1:], *statistics, *self.constants]
-        backward = _operator(f"{name}_backward", arguments, n, lambda *args: self.backward(restore, *args))
-        backward.register_fake(lambda *args: self.backward(_shape_of_restored, *args))
-        backward.register_autograd(self.differentiate_again, setup_context=_keep_all)
+        schema = _schema([*gradients, *history, *tensors[1:], *statistics, *self.constants], n)
+        function, fake = partial(self.backward, restore), partial(self.backward, _shape_of_restored)
+        define(f"{name}_backward", function, fake, self.differentiate_again, _keep_all, schema)
 
     def differentiate_again(self, ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Through the formula of restoring and the second derivative of the step itself."""
@@ -118,9 +117,8 @@ STEPS = (
 )
 
 
-def _operator(name: str, arguments: Sequence[str], results: int, function: Callable[..., Any]) -> Any:
-    schema = f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
-    return torch.library.custom_op(f"mhc::{name}", function, mutates_args=(), schema=schema)
+def _schema(arguments: Sequence[str], results: int) -> str:
+    return f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})"
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
