@@ -64,12 +64,14 @@ def make_plan(
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = unwatched) -> fx.GraphModule:
-    """Apply the plan to the normalised graph it was made from, in place. Recompiled, but not linted: see rewrite.py."""
+    """Apply the plan to the normalised graph it was made from, in place. Neither linted, see rewrite.py, nor recompiled.
+
+    Most callers make a module of their own of the graph; who runs this one writes `gm.recompile()`.
+    """
     with _no_collection():
         rewrite_open(gm, plan, config, watch)
         with watch("outline", gm):
             outline_checkpoints(gm)
-        gm.recompile()
     return gm
 
 

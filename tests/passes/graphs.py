@@ -71,6 +71,7 @@ def passed(gm: fx.GraphModule, model: nn.Module, **options: Any) -> tuple[fx.Gra
     plan = make_plan(gm, config)
     gm.add_module("hyper_connections", HyperConnections(initial_sites([plan], config, model), config))
     rewrite_graph(gm, plan, config).graph.lint()
+    gm.recompile()
     return gm, plan
 
 
@@ -121,6 +122,7 @@ def trained(
     move(child, noise)
     gm.add_module("hyper_connections", child)
     rewrite_graph(gm, plan, config).graph.lint()
+    gm.recompile()
     with torch.no_grad():
         expected = formulas_of(plain, plan, config, child).run(*copy.deepcopy(inputs))
         return error(gm(*copy.deepcopy(inputs)), expected), plan
