@@ -125,7 +125,8 @@ def canonical_name(node: fx.Node) -> str:
     """The operator's name without dialect: `add` for `operator.iadd`, `x.add_(y)` and `aten.add_.Tensor` alike."""
     if node.op == "call_function":
         return _function_names(node.target)[1]
-    return _canonical(_raw_name(node), node.target)
+    name = _raw_name(node)
+    return _canonical(name, node.target) if node.op == "call_method" else name
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -153,11 +154,12 @@ def kind_of(node: fx.Node) -> Kind:
     """The kind of a node; placeholders, attributes and everything unknown are `OPAQUE`."""
     if node.op not in ("call_function", "call_method", "call_module"):
         return Kind.OPAQUE
-    if canonical_name(node) == "view" and any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
+    name = canonical_name(node)
+    if name == "view" and any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
         return Kind.OPAQUE  # reinterprets bytes
     if node.target is getattr and node.args[1] not in _METADATA_ATTRIBUTES:
         return Kind.OPAQUE
-    return KINDS.get(canonical_name(node), Kind.OPAQUE)
+    return KINDS.get(name, Kind.OPAQUE)
 
 
 def leaf_module(node: fx.Node) -> torch.nn.Module:
@@ -173,13 +175,13 @@ _KNOWN_ROOTS = ("torch", "_operator", "operator", "builtins", "math")
 
 
 def _raw_name(node: fx.Node) -> str:
-    if node.op == "call_method":
-        return str(node.target)
+    if node.op == "call_function":
+        return _function_names(node.target)[0]
     if node.op == "call_module":
         module = leaf_module(node)
         known = type(module).__module__.startswith("torch.nn")
         return MODULES.get(type(module).__name__, type(module).__name__) if known else type(module).__qualname__
-    return _function_names(node.target)[0]
+    return str(node.target)
 
 
 @lru_cache(maxsize=4096)
