@@ -64,7 +64,7 @@ def make_plan(
 
 
 def rewrite_graph(gm: fx.GraphModule, plan: Plan, config: Config, watch: Watch = unwatched) -> fx.GraphModule:
-    """Apply the plan to the normalised graph it was made from, in place. Neither linted, see rewrite.py, nor recompiled.
+    """Apply the plan to the normalised graph it was made from, in place: not linted, see rewrite.py, nor recompiled.
 
     Most callers make a module of their own of the graph; who runs this one writes `gm.recompile()`.
     """
