@@ -23,7 +23,7 @@ NAMES: dict[str, str] = {
     "functorch_active": "torch._C:_are_functorch_transforms_active",
     "functorch_left": "torch._functorch.pyfunctorch:temporarily_clear_interpreter_stack",
     "is_functorch_wrapped": "torch._C._functorch:is_functorch_wrapped_tensor",
-    "forward_ad_level": "torch.autograd.forward_ad:_current_level",  # changes: read it with `load`
+    "forward_ad": "torch.autograd:forward_ad",
     # capture
     "dynamo_config": "torch._dynamo:config",
     "dynamo_graph_capture": "torch._dynamo.functional_export:_dynamo_graph_capture_for_export",
@@ -87,11 +87,14 @@ NAMES: dict[str, str] = {
 """Name in this module -> `module:attribute` in PyTorch."""
 
 
-WRAPPED = "_checkpoint_wrapped_module"
-"""Name under which PyTorch's wrapper for activation checkpointing registers the module it calls."""
+def in_forward_ad() -> bool:
+    """Whether this runs under forward-mode AD."""
+    return bool(sys.modules[__name__].forward_ad._current_level >= 0)
 
-COMPILED, FORMER_PARAMETERS = "_orig_mod", "_former_parameters"
-"""The same of what `torch.compile` makes of a module, and what the parameters of a replica of DataParallel become."""
+
+WRAPPED, COMPILED, FORMER_PARAMETERS = "_checkpoint_wrapped_module", "_orig_mod", "_former_parameters"
+"""Names under which PyTorch's wrappers for activation checkpointing and `torch.compile` register the module they call,
+and what the parameters of a replica of DataParallel become."""
 
 
 def compiled_apart(function: Callable[..., Any], backend: Any, limit: int) -> Callable[..., Any]:

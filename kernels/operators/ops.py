@@ -218,4 +218,4 @@ def needs_formula() -> bool:
     """Whether this runs under torch.func or forward-mode AD, which have no rule for operators."""
     if torch.compiler.is_compiling():
         return False
-    return bool(compat.functorch_active()) or compat.load("forward_ad_level") >= 0
+    return bool(compat.functorch_active()) or compat.in_forward_ad()

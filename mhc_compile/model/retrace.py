@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -56,14 +57,15 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
             entry.find(owner, flat, tree)  # looks up where the new one reads, and has offloaded tensors loaded
         if program is not None and program.input_spec.tree == tree:
             return (entry.find(owner, flat, tree) or program)(owner, flat)  # `find` loads what is offloaded
-    refuse_fallback(owner, describe_call(owner, args, kwargs))
-    _check_transforms(describe_call(owner, args, kwargs))
+    call = partial(describe_call, owner, args, kwargs)
+    refuse_fallback(owner, call)
+    _check_transforms(call)
     if entry.fallback is None:
         entry.fallback = Fallback(owner, entry.path, method=entry.method)
     return entry.fallback(args, kwargs)
 
 
-def _check_transforms(call: str) -> None:
+def _check_transforms(call: Callable[[], str]) -> None:
     """Refuse what would run through Dynamo inside of `torch.func`, where Dynamo lets code run as it is.
 
     Raises:
@@ -71,7 +73,7 @@ def _check_transforms(call: str) -> None:
     """
     if compat.functorch_active():
         raise CaptureError(
-            f"{call} is no one graph, and Dynamo does not run it inside of a transform of torch.func (vmap, grad): "
+            f"{call()} is no one graph, and Dynamo does not run it inside of a transform of torch.func (vmap, grad): "
             "call the model once outside, with logging.getLogger('mhc_compile').setLevel('INFO') to see why, and "
             "change that, or apply torch.func inside of the forward"
         )

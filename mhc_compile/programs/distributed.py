@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import fx, nn
 
@@ -112,14 +112,14 @@ def _without_distribution(module: nn.Module) -> tuple[type[nn.Module], State]:
     return type(module), state
 
 
-def refuse_fallback(owner: Served, call: str) -> None:
+def refuse_fallback(owner: Served, call: Callable[[], str]) -> None:
     """Refuse what would run through Dynamo, whose graphs know nothing of gradients that have to be added up.
 
     Raises:
         ParallelError: the model is distributed.
     """
-    if is_parallel(list(owner.modules())):
+    if is_parallel(owner.modules()):
         raise ParallelError(
-            f"{call} is no one graph, and the model is distributed over several processes: hand in tensors, numbers "
+            f"{call()} is no one graph, and the model is distributed over several processes: hand in tensors, numbers "
             "and texts only (an attention that needs no mask object, no cache), or use fully_shard alone"
         )

@@ -30,13 +30,14 @@ _LIBRARIES = ("torch.distributed.tensor", "torchtitan")
 """Where the functions come from that distribute what a module takes and returns."""
 
 
-def is_parallel(modules: Collection[nn.Module], around: Iterable[nn.Module] = ()) -> bool:
+def is_parallel(modules: Iterable[nn.Module], around: Iterable[nn.Module] = ()) -> bool:
     """Whether something but `fully_shard` has distributed parameters of these modules, or what they take and return.
 
     `fully_shard` was called on some of them, wrappers for activation checkpointing included, or of those around.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
+    modules = list(modules)
     return bool(compat.parallel_meshes(modules, around)) or any(
         distributes_values(m) or _is_replaced(m) for m in modules
     )
