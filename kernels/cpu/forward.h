@@ -6,7 +6,8 @@ namespace mhc {
 
 constexpr int FEW = 4;  // tokens, such as those of one step of decoding
 
-// What the norms of a token are made of, added up in vectors: the squares of all streams, or squares and sum of each.
+// What the norms of a token are made of, added up in vectors: the squares of all streams, or the sum of each and, once
+// its mean is known, the squares of how far it is from that; a mean far from zero would cancel in plain squares.
 template <class S, int STREAMS> struct Moments {
   using F = typename S::F;
   static constexpr int N = S::n, NORMS = S::hyper ? STREAMS : 1;
@@ -15,15 +16,27 @@ template <class S, int STREAMS> struct Moments {
   // Those of single streams, STREAMS of them wherever this runs.
   template <int COUNT> void take(const vec<F> (&square)[COUNT], const vec<F> (&sum)[COUNT]) {
     if (!S::hyper) squares[0] = total(square);
-    for (int i = 0; S::hyper && i < NORMS; ++i) squares[i] = square[i % COUNT], sums[i] = sum[i % COUNT];
+    for (int i = 0; S::hyper && i < NORMS; ++i) sums[i] = sum[i % COUNT];
+  }
+
+  void centre(int i, const F* stream, int64_t channels) {
+    const F mean = sum<F>(sums[i]) / F(channels);
+    vec<F> square = {};
+    int64_t c = 0;
+    for (; c + W<F> <= channels; c += W<F>) {
+      const vec<F> v = load(stream + c) - mean;
+      square = fma(v, v, square);
+    }
+    for (; c < channels; ++c) square[0] += (stream[c] - mean) * (stream[c] - mean);
+    squares[i] = square;
   }
 
   // 1 / rms; or 1 / std of each of n streams, then the mean of each.
   void keep(F* to, int64_t channels) const {
     if (!S::hyper) to[0] = 1 / std::sqrt(sum<F>(squares[0]) / F(STREAMS * channels) + F(MHC_RMS_EPS));
     for (int i = 0; S::hyper && i < N; ++i) {
-      const F mean = sum<F>(sums[i % NORMS]) / F(channels), variance = sum<F>(squares[i % NORMS]) / F(channels) - mean * mean;
-      to[i] = 1 / std::sqrt((variance < 0 ? 0 : variance) + F(MHC_LAYER_NORM_EPS)), to[N + i] = mean;
+      to[i] = 1 / std::sqrt(sum<F>(squares[i % NORMS]) / F(channels) + F(MHC_LAYER_NORM_EPS));
+      to[N + i] = sum<F>(sums[i % NORMS]) / F(channels);
     }
   }
 };
@@ -130,8 +143,8 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           following.write(to.at(i, t) + c, v, count);
           if (GATES) {
             store(kept.at(i, t) + c, v);
-            square[i] = fma(v, v, square[i]);
             if (S::hyper) sum[i] += v;
+            else square[i] = fma(v, v, square[i]);
           }
         }
       });
@@ -151,17 +164,19 @@ template <class S, bool WRITES, bool GATES> struct Forward {
           vec<F> v;
           get(v, from.at(i, t) + c, count);
           store(kept.at(i, t) + c, v);
-          square[i] = fma(v, v, square[i]);
           if (S::hyper) sum[i] += v;
+          else square[i] = fma(v, v, square[i]);
         }
       });
       moments[t].take(square, sum);
     }
   }
 
-  void gate(const Tile& tile, const Tile& next, const Moments<S, STREAMS> (&moments)[TILE]) {
+  void gate(const Tile& tile, const Tile& next, Moments<S, STREAMS> (&moments)[TILE]) {
     Projection<S> sums;
     const auto rows = held.rows();
+    for (int t = 0; S::hyper && t < tile.count; ++t)
+      for (int i = 0; i < STREAMS; ++i) moments[t].centre(i, rows.at(i, t), s.channels);
     Ahead ahead;
     X.expect(ahead, next, 0, s.channels);
     if (WRITES) y.expect(ahead, next, 0, s.channels);

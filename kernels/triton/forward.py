@@ -134,7 +134,7 @@ def gate_coefficients_kernel(
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         for i in tl.static_range(m):
             v = load_tile(X, i * stride + at, mask)
-            moments = add_moments(moments, i, v, STATS)
+            moments = add_moments(moments, i, v, c0, C, BC, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, K, BC, KP), q, input_precision=PRECISION)
     store_coefficients(
         q, moments, alpha, bias, mix_out, stat, t, live, m, C, EPS, ITERATIONS, n, K, NP, KP, MATRIX, MAGNITUDE,
@@ -163,7 +163,7 @@ def boundary_coefficients_kernel(
             stored = written(xs, branch, post, R, i, m).to(following.dtype.element_ty)
             tl.store(following + i * stride + at, stored, mask=mask)
             v = stored.to(tl.float32)
-            moments = add_moments(moments, i, v, STATS)
+            moments = add_moments(moments, i, v, c0, C, BC, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, K, BC, KP), q, input_precision=PRECISION)
     store_coefficients(
         q, moments, alpha, bias, mix_out, stat, t, live, n, C, EPS, ITERATIONS, n, K, NP, KP, MATRIX, MAGNITUDE,

@@ -1,7 +1,8 @@
 """What a token keeps of its norms, and what the gradient of its streams takes from them: see `formulas/norms.py`.
 
 STATS is how many numbers that is: 1, the rms of all streams together, or 2n, scale and mean of each. Moments are
-tuples: one tile of squares, or, stream by stream, sums of squares and then sums over the channels `[BT]`.
+tuples: one tile of squares, or, stream by stream, sums of squared distances from the mean and then means `[BT]`, which
+tiles are merged into as Chan, Golub and LeVeque do (1979): a mean far from zero would cancel in a sum of squares.
 """
 
 from __future__ import annotations
@@ -42,17 +43,23 @@ def no_moments(streams: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, STATS:
 
 
 @triton.jit
-def add_moments(moments, i: tl.constexpr, v, STATS: tl.constexpr):
-    """The tuple with those of a tile of stream i added."""
+def add_moments(moments, i: tl.constexpr, v, c0, C: tl.constexpr, BC: tl.constexpr, STATS: tl.constexpr):
+    """The tuple with those of a tile of stream i added, whose first channel is c0; v is 0 behind the last."""
     added = ()
     if STATS == 1:
         added = added + (moments[0] + v * v,)
     else:
-        for k in tl.static_range(len(moments)):
+        streams: tl.constexpr = len(moments) // 2
+        count = tl.minimum(C - c0, BC).to(tl.float32)
+        mean = tl.sum(v, 1) / count
+        centred = tl.where((c0 + tl.arange(0, BC) < C)[None, :], v - mean[:, None], 0.0)
+        apart = mean - moments[streams + i]
+        share = count / (c0 + count)
+        for k in tl.static_range(2 * streams):
             if k == i:
-                added = added + (moments[k] + tl.sum(v * v, 1),)
-            elif k == len(moments) // 2 + i:
-                added = added + (moments[k] + tl.sum(v, 1),)
+                added = added + (moments[k] + tl.sum(centred * centred, 1) + apart * apart * (c0 * share),)
+            elif k == streams + i:
+                added = added + (moments[k] + apart * share,)
             else:
                 added = added + (moments[k],)
     return added
@@ -73,11 +80,9 @@ def store_statistics(
     else:
         scales = tl.zeros_like(q)
         for i in tl.static_range(n):
-            mean = moments[streams + i % streams] / C
-            variance = moments[i % streams] / C - mean * mean
-            inverse = tl.rsqrt(tl.where(variance < 0, 0.0, variance) + EPS)
+            inverse = tl.rsqrt(moments[i % streams] / C + EPS)
             tl.store(stat + row + K + i, inverse, mask=live)
-            tl.store(stat + row + K + n + i, mean, mask=live)
+            tl.store(stat + row + K + n + i, moments[streams + i % streams], mask=live)
             scales = tl.where((k % n == i)[None, :], inverse[:, None], scales)
     tl.store(stat + row[:, None] + k[None, :], q * scales, mask=live[:, None] & (k < K)[None, :])
 

@@ -53,7 +53,7 @@ def single_gate_kernel(
         at, mask = tile(start, live, c0, inner, C, BC, LAST)
         for i in tl.static_range(m):
             v = load_tile(X, i * stride + at, mask)
-            moments = add_moments(moments, i, v, STATS)
+            moments = add_moments(moments, i, v, c0, C, BC, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, m, C, K, BC, KP), q, input_precision=PRECISION)
     store_coefficients(
         q, moments, alpha, bias, mix_out, stat, t, live, m, C, EPS, ITERATIONS, n, K, NP, KP, MATRIX, MAGNITUDE,
@@ -86,7 +86,7 @@ def single_boundary_kernel(
             tl.store(following + i * stride + at, stored, mask=mask)
             v = stored.to(tl.float32)
             total += weights[i] * v
-            moments = add_moments(moments, i, v, STATS)
+            moments = add_moments(moments, i, v, c0, C, BC, STATS)
             q = tl.dot(v, stream_phi(phi, i, c0, n, n, C, K, BC, KP), q, input_precision=PRECISION)
         tl.store(u + at, total.to(u.dtype.element_ty), mask=mask)
     store_coefficients(

@@ -112,3 +112,13 @@ def assert_next_site_reads_what_is_stored(
     following = found.pop("following")
     assert_rounded_once({"following": following}, exactly("write", (X, y, mix, n, axis)), ulps=ulps)
     assert_rounded_once(found, exactly("gate", (following, *params, n, axis, connection)), ulps=ulps)
+
+
+def assert_norms_far_from_zero(implementation: Any, *, equal: bool) -> None:
+    """Scale and mean of streams whose mean is a thousand times what they vary, kept in the last 2n of `stat`."""
+    n = 4
+    for name in ("gate", "boundary"):
+        X, *rest = forward_arguments(name, n, ((5, 130), 1), equal=equal, connection="hc")
+        arguments = (100 + 0.1 * X, *rest)
+        found = run(implementation, name, arguments)["stat"][:, -2 * n :].double()
+        torch.testing.assert_close(found, exactly(name, arguments)["stat"][:, -2 * n :], rtol=1e-4, atol=0)

@@ -25,6 +25,7 @@ from tests.kernels.step_calls import (
     all_arguments,
     as_tuple,
     assert_next_site_reads_what_is_stored,
+    assert_norms_far_from_zero,
     assert_right,
     backward_arguments,
     exactly,
@@ -67,6 +68,11 @@ KERNELS = _Kernels()
 
 def right(name: str, arguments: tuple[Any, ...], dtype: torch.dtype = torch.float32) -> None:
     assert_right(KERNELS, name, arguments, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+def test_norms_of_single_streams_hold_far_from_zero(equal: bool) -> None:
+    assert_norms_far_from_zero(KERNELS, equal=equal)
 
 
 @pytest.mark.parametrize(

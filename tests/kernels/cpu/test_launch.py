@@ -18,6 +18,7 @@ from tests.kernels.step_calls import (
     SINGLE_STEPS,
     STEPS,
     all_arguments,
+    assert_norms_far_from_zero,
     assert_right,
     backward_arguments,
     exactly,
@@ -88,6 +89,11 @@ def test_so_is_every_result_for_other_connections(connection: str, n: int) -> No
             n, "tiny", steps=("gate", "boundary"), dtype=dtype, equal=equal, connection=connection
         ):
             assert_right(cpu_launch, name, arguments, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("equal", [False, True], ids=["streams", "entry"])
+def test_norms_of_single_streams_hold_far_from_zero(equal: bool) -> None:
+    assert_norms_far_from_zero(cpu_launch, equal=equal)
 
 
 @pytest.mark.parametrize("layout", ["last", "first"])
