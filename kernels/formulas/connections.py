@@ -110,13 +110,14 @@ def readout_values(
     shapes = readout_shapes(reduce, n, channels)
     if not shapes:
         return {}
-    release = find(connection, n).release
+    row = find(connection, n)
+    release = row.release
     if init == "paper" and release is not None:
         return _finish(released.readout_values(release, n, channels, generator), dtype, device)
     values = {
         "phi": initial.projection_weights(shapes["phi"], init=init, generator=generator),
         "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
-        "bias": initial.read_bias(n) if linear else initial.mean_bias(n),
+        "bias": initial.read_bias(row.codes(n)) if linear else initial.mean_bias(n),
     }
     return _finish(values, dtype, device)
 

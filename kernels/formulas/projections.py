@@ -33,8 +33,8 @@ class Projection:
         start: n to the logits (fp64, `[L]`) that make R close to the identity and symmetric under permutations.
         max_streams: the largest n it is meant for.
         powers: n must be a power of two.
-        code: n to the zero-mean vector `e [n]` along which streams may differ from the start: an eigenvector of R,
-            orthogonal to `initial.read_code(n)`.
+        codes: n to the two vectors along which streams are written and read at the start: R maps the write code to a
+            multiple of itself.
         connection: what a user writes to get it; "" for none.
         about: its row in the table for users.
         backward: the gradient of R `[n, n, ...]`, the logits and n to the gradient of the logits. With it, write, gate
@@ -46,7 +46,7 @@ class Projection:
     start: Callable[[int], Tensor]
     max_streams: int = MAX_STREAMS
     powers: bool = False
-    code: Callable[[int], Tensor] = initial.write_code
+    codes: Callable[[int], initial.Codes] = initial.halved_codes
     connection: str = ""
     about: About | None = None
     backward: Callable[[Tensor, Tensor, int], Tensor] | None = None
@@ -194,7 +194,7 @@ PROJECTIONS: Mapping[str, Projection] = MappingProxyType(
             lambda n: 2 * (n.bit_length() - 1),
             _mostly_kept,
             powers=True,
-            code=initial.halves_code,
+            codes=initial.signed_codes,
             connection="kronecker",
             about=About("product of 2 x 2 mixtures; n = 2, 4, 8", source="KromHC, arXiv 2601.21579"),
             backward=_kronecker_backward,

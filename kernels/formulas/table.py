@@ -46,6 +46,7 @@ class Connection:
         streams: how many streams it has whatever n is; None for n.
         sources: how a site reads a list of sources, where that is the state instead of streams: n of `shapes`, `values`
             and `paper` is then the number of sources, and `coefficients` are those of one stream.
+        codes: along which streams are written and read at the start, where their paths are linear.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Connection:
     release: Release | None = None
     streams: int | None = None
     sources: Sources | None = None
+    codes: Callable[[int], initial.Codes] = initial.halved_codes
 
 
 def _manifold_shapes(manifold: Manifold, n: int, channels: int) -> Shapes:
@@ -77,7 +79,7 @@ def _manifold_values(manifold: Manifold, start: Start) -> dict[str, Tensor]:
         start.n,
         position=start.position,
         linear=start.linear,
-        code=row.code(start.n),
+        codes=row.codes(start.n),
         magnitude=manifold.magnitude,
         eps=manifold.eps,
     )
@@ -106,6 +108,7 @@ def _manifold(name: str, manifold: Manifold, about: About, options: Options | No
         options=options or {},
         paper=None if release is None else partial(released.site_values, release, manifold),
         release=release,
+        codes=row.codes,
     )
 
 

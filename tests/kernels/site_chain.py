@@ -51,7 +51,7 @@ class Chain:
         self.sites = [
             connections.initial_values(self.connection, self.n, c, position=i, **options) for i in range(self.depth)
         ]
-        self.readout = connections.readout_values(self.how, self.n, c, **options)
+        self.readout = connections.readout_values(self.how, self.n, c, connection=self.connection, **options)
 
     def branch(self, index: int, u: Tensor) -> Tensor:
         return torch.tanh(u @ self.weights[index])
@@ -66,13 +66,17 @@ class Chain:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
+        return streams.reduce(self.all_streams(x), list(self.readout.values()), how=self.how, axis=x.ndim - 1)
+
+    def all_streams(self, x: Tensor) -> Tensor:
+        """Behind the last site, `[n, *x.shape]`."""
         axis, first = x.ndim - 1, list(self.sites[0].values())
         pre, post, R = streams.entry_coefficients(x, first, connection=self.connection, n=self.n, axis=axis)
         X = self.lift(streams.entry_write(x, self.branch(0, streams.entry_read(x, pre)), post, R))
         for i in range(1, self.depth):
             pre, post, R = streams.coefficients(X, list(self.sites[i].values()), connection=self.connection, axis=axis)
             X = self.lift(streams.write(X, self.branch(i, streams.read(X, pre)), post, R))
-        return streams.reduce(X, list(self.readout.values()), how=self.how, axis=axis)
+        return X
 
     def named(self) -> dict[str, Tensor]:
         sites = {f"{i}.{name}": value for i, site in enumerate(self.sites) for name, value in site.items()}
