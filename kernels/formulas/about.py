@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,10 +54,12 @@ def parse(text: str, known: Mapping[str, Options]) -> tuple[str, dict[str, float
     name, colon, rest = text.partition(":")
     if name not in known:
         raise InvalidOptionError(f"connection={text!r} is not known: write one of {', '.join(map(repr, known))}")
-    options = dict(known[name])
+    options, given = dict(known[name]), dict[str, float]()
     for item in rest.split(",") if colon else ():
         key, _, value = item.partition("=")
-        options[key] = _value(text, key, value, known[name])
+        if key in given:
+            raise InvalidOptionError(f"connection={text!r} says {key} twice: write it once")
+        given[key] = options[key] = _value(text, key, value, known[name])
     return name, options
 
 
@@ -71,7 +74,10 @@ def _value(text: str, key: str, value: str, defaults: Options) -> float:
         there = f"its options are {', '.join(defaults)}" if defaults else "it takes no options"
         raise InvalidOptionError(f"connection={text!r}: {key!r} is no option of it, {there}")
     try:
-        return type(defaults[key])(value)
+        found = type(defaults[key])(value)
+        if not math.isfinite(found):
+            raise ValueError(value)
+        return found
     except ValueError as error:
         kind = "a whole number" if isinstance(defaults[key], int) else "a number"
         example = f"{key}={defaults[key]!r}"

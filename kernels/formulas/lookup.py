@@ -133,6 +133,6 @@ def why_not_kept(connection: str, n: int) -> str:
         and not row.manifold.hyper
         and not initial.writes_one(row.manifold.magnitude, row.manifold.eps)
     ):
-        least = 1 + initial.WRITE_DEPTH + row.manifold.eps
+        least = 1 + initial.WRITE_DEPTH - row.manifold.eps
         return f"connection={connection!r} cannot write as much as a residual add: magnitude must be above {least:g}"
     return ""

@@ -96,13 +96,27 @@ class Mixing:
         return find(self.config.effective_connection, self.n).manifold
 
     def product_flops(self, site: Site) -> float:
-        """FLOPs of the coefficients of a token, forward and twice that backward: streams times phi."""
-        return 3 * 2 * self.n * site.channels * self.columns
+        """FLOPs of the coefficients of a token, forward and twice that backward: streams times phi.
+
+        One tensor that stands for all streams is multiplied with the sum of the blocks of phi.
+        """
+        streams = 1 if site.key in self._entries else self.n
+        if self._manifold is not None:
+            return 3 * 2 * streams * site.channels * self.columns
+        shapes = parameter_shapes(self.config.effective_connection, self.n, site.channels)
+        matrices = (math.prod(s) for name, s in shapes.items() if len(s) == 2 and not name.startswith("static"))
+        return 3 * 2 * sum(matrices)
+
+    @cached_property
+    def _entries(self) -> frozenset[str]:
+        """Keys of the sites that are gated before there are streams."""
+        return frozenset(step.gates for step in self.plan.steps if step.kind is StepKind.ENTRY)
 
     def mixing_flops(self, site: Site) -> float:
         """FLOPs per token of read and write, forward, twice that backward, and the write again to restore streams."""
         read, write = 2 * self.n, 2 * self.n * self.n + 2 * self.n
-        sinkhorn = 4 * _SINKHORN * self.n * self.n if "mhc" in self.config.effective_connection else 0
+        iterates = self._manifold is not None and self._manifold.projection == "sinkhorn"
+        sinkhorn = 4 * _SINKHORN * self.n * self.n if iterates else 0
         return site.channels * (3 * read + 4 * write) + 3 * sinkhorn
 
     def flops(self) -> float:

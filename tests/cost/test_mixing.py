@@ -48,10 +48,19 @@ def test_operators_between_sites_are_applied_to_every_stream() -> None:
 
 
 def test_products_are_three_times_those_of_the_forward() -> None:
-    assert mixing().products() == 4 * TOKENS * 3 * 2 * (4 * 192) * 24
-    assert mixing(connection="identity").products() == 4 * TOKENS * 3 * 2 * (4 * 192) * 8
+    streams = 1 + 3 * 4  # one tensor stands for all of the first site
+    assert mixing().products() == TOKENS * 3 * 2 * (streams * 192) * 24
+    assert mixing(connection="identity").products() == TOKENS * 3 * 2 * (streams * 192) * 8
     assert mixing(connection="hc").products() == mixing().products()  # columns of one stream each, zero for the others
     assert mixing(connection="hc-static").products() == 0
+    gated = 4 * 192 * (320 + 320 + 4)
+    assert mixing(connection="gated:rank=320").products() == 4 * TOKENS * 3 * 2 * gated
+
+
+def test_only_what_iterates_is_charged_for_it() -> None:
+    columns = {name: mixing(connection=name) for name in ("mhc", "mhc-lite", "kronecker")}
+    flops = {name: found.mixing_flops(found.plan.sites[0]) for name, found in columns.items()}
+    assert flops["mhc"] > flops["mhc-lite"] == flops["kronecker"]
 
 
 def test_recomputation_keeps_the_streams_of_one_site_of_a_group() -> None:
