@@ -2,8 +2,8 @@
 
     torchrun ... -m torchtitan.train --module mhc_compile.torchtitan --config llama3_debugmodel_mhc
 
-or, in a registry of your own, `spec = mhc_compile.torchtitan.with_hyper_connections(model_registry("8B"), n=4)`. Knows
-nothing of how a rewritten graph computes on distributed tensors.
+or, in a registry of your own, `mhc_compile.torchtitan.configured(llama3_8b(), n=4)`. Knows nothing of how a rewritten
+graph computes on distributed tensors.
 """
 
 from mhc_compile.errors import MissingPackageError
@@ -15,6 +15,7 @@ except ImportError as error:
 
 from mhc_compile.torchtitan.checkpoints import CheckpointManager
 from mhc_compile.torchtitan.config_registry import (
+    configured,
     deepseek_v3_debugmodel_mhc,
     llama3_debugmodel_mhc,
     qwen3_debugmodel_mhc,
@@ -23,6 +24,7 @@ from mhc_compile.torchtitan.spec import with_hyper_connections
 
 __all__ = [
     "CheckpointManager",
+    "configured",
     "deepseek_v3_debugmodel_mhc",
     "llama3_debugmodel_mhc",
     "qwen3_debugmodel_mhc",

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torchtitan.models.deepseek_v3 as deepseek_v3
-import torchtitan.models.llama3 as llama3
-import torchtitan.models.qwen3 as qwen3
 from torchtitan.components.loss import CrossEntropyLoss
 from torchtitan.models.common.attention import ScaledDotProductAttention
 from torchtitan.models.common.config_utils import decoder_vocab_size
@@ -16,15 +13,28 @@ from torchtitan.trainer import Trainer
 from mhc_compile.torchtitan.checkpoints import with_checks
 from mhc_compile.torchtitan.spec import with_hyper_connections
 
-_UNDECAYED = r"(^|\.)hyper_connections\..*\.(?!(phi|w_res)$)[^.]+$"
-"""Names of the new parameters that rest at other values than zero, see `mhc_compile.parameter_groups`."""
+_UNDECAYED = r"(^|\.)hyper_connections\..*\.(?!(phi|w_res|down|up|inject)$)[^.]+$"
+"""Names of the new parameters that do not decay, see `mhc_compile.parameter_groups`."""
 
 
-def _config(config: Trainer.Config, registry: Any) -> Trainer.Config:
-    spec = registry.model_registry("debugmodel")
+def configured(config: Trainer.Config, n: int = 4, **options: Any) -> Trainer.Config:
+    """A configuration of a language model of torchtitan's, changed so that it trains with hyper-connections.
+
+    The specification is that of `with_hyper_connections`. The inner attention is `ScaledDotProductAttention`, which
+    sees all that stands before a token, across the borders of packed documents too; the loss is `CrossEntropyLoss`.
+
+    Args:
+        config: such as `llama3_8b()` of `torchtitan.models.llama3.config_registry`; it is changed.
+        n: number of streams.
+        **options: those of `mhc_compile.transform`.
+
+    Returns:
+        The same configuration.
+    """
+    spec: Any = config.model_spec
     for layer in spec.model.layers:
         layer.attention.inner_attention = ScaledDotProductAttention.Config()
-    config.model_spec = with_hyper_connections(spec)
+    config.model_spec = with_hyper_connections(spec, n, **options)
     config.loss = CrossEntropyLoss.Config(global_vocab_size=decoder_vocab_size(spec))
     config.parallelism.spmd_backend = "partial_dtensor"
     config.training.disable_cuda_graphs = True
@@ -39,18 +49,18 @@ def llama3_debugmodel_mhc() -> Trainer.Config:
     """The configuration `llama3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.llama3.config_registry import llama3_debugmodel
 
-    return _config(llama3_debugmodel(), llama3)
+    return configured(llama3_debugmodel())
 
 
 def qwen3_debugmodel_mhc() -> Trainer.Config:
     """The configuration `qwen3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.qwen3.config_registry import qwen3_debugmodel
 
-    return _config(qwen3_debugmodel(), qwen3)
+    return configured(qwen3_debugmodel())
 
 
 def deepseek_v3_debugmodel_mhc() -> Trainer.Config:
     """The configuration `deepseek_v3_debugmodel` with hyper-connections and `ScaledDotProductAttention`."""
     from torchtitan.models.deepseek_v3.config_registry import deepseek_v3_debugmodel
 
-    return _config(deepseek_v3_debugmodel(), deepseek_v3)
+    return configured(deepseek_v3_debugmodel())

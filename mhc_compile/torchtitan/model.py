@@ -60,15 +60,15 @@ def tokens_stay(model: nn.Module) -> Iterator[None]:
 def teach(model: nn.Module) -> None:
     """Methods of the instance, so that copies have their own."""
     own: dict[str, Callable[..., Any]] = {
-        "init_weights": _init_weights,
+        "init_states": _init_states,  # `init_weights` calls it
         "parallelize": _distribute,
         "verify_module_protocol": _verify,
     }
     vars(model).update({name: types.MethodType(function, model) for name, function in own.items()})
 
 
-def _init_weights(model: Any, **options: Any) -> None:
-    type(model).init_weights(model, **options)
+def _init_states(model: Any, **options: Any) -> None:
+    type(model).init_states(model, **options)
     reset_parameters(model)
 
 

@@ -25,7 +25,11 @@ def adapter_with_new_names(kind: Any) -> Any:
         def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
             """From torchtitan's names to those of Hugging Face."""
             own, others = _apart(state_dict)
-            return {**super().to_hf(others), **_renamed(own, site_names(self))}
+            renamed = _renamed(own, site_names(self))
+            if self.fqn_to_index_mapping:  # in which file each tensor goes: new ones into the last
+                last = max(self.fqn_to_index_mapping.values())
+                self.fqn_to_index_mapping.update(dict.fromkeys(renamed.keys() - self.fqn_to_index_mapping.keys(), last))
+            return {**super().to_hf(others), **renamed}
 
         def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
             """And back."""

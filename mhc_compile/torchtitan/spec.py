@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.protocols.model_spec import ModelSpec
 
 from mhc_compile.errors import ParallelError
 from mhc_compile.programs.variants import trace_ahead
 from mhc_compile.torchtitan.model import example, mixing_operations, tokens_stay, transformed
 from mhc_compile.torchtitan.names import adapter_with_new_names
-from mhc_compile.torchtitan.stages import pipeline_stages
+from mhc_compile.torchtitan.stages import CHUNKED, check_shares, pipeline_stages, shares_of
 
 
 def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> ModelSpec:
@@ -85,7 +87,10 @@ def _parallelize(
 def _pipeline(
     pipelining: Any, parallelize: Any, n: int, options: Mapping[str, Any], model: nn.Module, **others: Any
 ) -> Any:
-    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams cross the borders."""
+    """What takes the place of `pipelining_fn`: torchtitan shares out layers, and streams cross the borders.
+
+    What cannot be is refused before anything is cut, on every process: one that went on would wait for the others.
+    """
     dims, parallelism = others["parallel_dims"], others["parallelism"]
     check_backend(parallelism)
     if dims.tp_enabled or dims.ep_enabled or dims.cp_enabled:
@@ -93,7 +98,12 @@ def _pipeline(
             "a pipeline of stages with hyper-connections works with data parallelism alone: write "
             "--parallelism.pipeline_parallel_degree 1, or leave tensor, context and expert parallelism at 1"
         )
-    stage = pipeline_stages(transformed(model, n=n, options=options), parallelism.pipeline_parallel_microbatch_size)
+    if isinstance(others["loss_fn"], ChunkedLossWrapper):
+        raise ParallelError(CHUNKED)
+    whole = transformed(model, n=n, options=options)
+    check_shares(whole, shares_of(others))
+    dtype = TORCH_DTYPE_MAP[others["training"].mixed_precision_param]
+    stage = pipeline_stages(whole, parallelism.pipeline_parallel_microbatch_size, dtype)
 
     def parallelize_part(part: nn.Module, **keywords: Any) -> Any:
         return parallelize(stage(part), **keywords)

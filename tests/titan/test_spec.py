@@ -16,6 +16,7 @@ from mhc_compile import torchtitan as titan
 from mhc_compile.errors import CheckpointMismatchError, ParallelError
 from mhc_compile.torchtitan.names import site_names
 from mhc_compile.twin.hyper_connections import new_parameters
+from tests.toy_models import Block
 
 TOKENS = torch.arange(32).reshape(2, 16)
 POSITIONS = torch.arange(16).expand(2, -1).contiguous()
@@ -68,6 +69,16 @@ def test_what_is_built_on_the_meta_device_computes_what_the_plain_model_does(lla
     found, expected = model(TOKENS, positions=POSITIONS), plain(TOKENS, positions=POSITIONS)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
     assert len(model.hyper_connections) == 4
+
+
+@pytest.mark.parametrize("method", ["init_states", "init_weights"])
+def test_every_way_to_initialise_reaches_the_new_parameters(method):
+    model = configured().model_spec.model.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+        getattr(model, method)(buffer_device=None)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_parameters_and_operations_are_counted_with_the_new_ones(llama):
@@ -123,11 +134,42 @@ def test_sites_of_others_have_names_there_too(family):
     assert names[f"layers__1__{feed_forward}"] == "model__layers__1__mlp"
 
 
+def test_new_parameters_have_a_file_where_those_of_the_plain_model_have(llama):
+    config, model = llama
+    adapter = config.model_spec.state_dict_adapter(config.model_spec.model, None)
+    plain = [name for name in adapter.to_hf(model.state_dict()) if "hyper_connections" not in name]
+    adapter.fqn_to_index_mapping = {name: 1 + i % 2 for i, name in enumerate(plain)}
+    state = adapter.to_hf(model.state_dict())
+    assert adapter.fqn_to_index_mapping.keys() == state.keys()
+    assert set(adapter.fqn_to_index_mapping.values()) == {1, 2}
+
+
 def test_a_site_without_a_name_there_is_refused(llama):
     spec = llama[0].model_spec
     adapter = spec.state_dict_adapter(spec.model, None)
     with pytest.raises(CheckpointMismatchError, match="without a name in the other format"):
         adapter.to_hf({"hyper_connections.layers__0__attention__wo.phi": torch.ones(1)})
+
+
+def test_a_configuration_of_a_registry_of_your_own():
+    from torchtitan.models.llama3.config_registry import llama3_8b
+
+    config = titan.configured(llama3_8b(), n=2, connection="mhc-lite")
+    assert config.model_spec.flavor == "8B-mhc" and config.model_spec.model.streams == 2
+    kinds = {type(layer.attention.inner_attention).__qualname__ for layer in config.model_spec.model.layers}
+    assert kinds == {"ScaledDotProductAttention.Config"}
+    assert type(config.loss).__qualname__ == "CrossEntropyLoss.Config"
+
+
+@pytest.mark.parametrize("connection", ["mhc", "hc", "gated", "dense:rank=4"])
+def test_weights_of_every_connection_decay_as_parameter_groups_says(connection):
+    from mhc_compile.torchtitan.config_registry import _UNDECAYED
+
+    model = nn.Sequential(Block(8), Block(8))
+    model = mhc_compile.transform(model, n=2, connection=connection, example_inputs=(torch.randn(2, 3, 8),))
+    still = {id(p) for p, decaying in new_parameters(model) if not decaying}
+    names = {name: id(p) in still for name, p in model.named_parameters() if "hyper_connections" in name}
+    assert names and {name: bool(re.search(_UNDECAYED, name)) for name in names} == names
 
 
 def test_another_backend_is_refused(llama):
