@@ -49,7 +49,7 @@ class Config:
         strict: raise instead of warn when nothing is left to rewrite, at a graph break, and when the branch of a
             residual connection is called past the model.
         recompute: number of neighbouring sites of which only the first keeps its streams for the backward; the others
-            restore them (`connection="mhc"`). "auto" takes `group_size`; None, like 1, keeps all streams.
+            restore them (connections with fused steps). "auto" takes `group_size`; None, like 1, keeps all streams.
 
     Raises:
         InvalidOptionError: a value is outside its domain.

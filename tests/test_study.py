@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -93,6 +95,25 @@ def test_rows_have_means_and_bands_and_a_later_study_is_held_against_them(result
     bands = to_dict(rows, short=True)["bands"]
     assert outside(rows, bands) == []
     assert len(outside([replace(hyper, validation=9.0)], bands)) == 1
+
+
+def test_what_is_no_number_is_no_small_number(results):
+    broken = copy.deepcopy(results[RUNS[1]])
+    broken["records"][-1]["sites"][0][0] = math.nan
+    broken["gradients"][-1] = math.nan
+    (row,) = rows_of({RUNS[1]: broken})
+    assert row.gain == row.gain_ever == row.spikes == math.inf
+
+
+def test_another_size_is_another_run():
+    assert (
+        len({run.name for run in (RUNS[1], replace(RUNS[1], n=2), replace(RUNS[1], size=replace(TINY, steps=7)))}) == 3
+    )
+
+
+def test_gradients_of_all_connections_are_those_of_the_same_parameters(results):
+    plain, hyper, _ = (results[run]["gradients"] for run in RUNS)
+    assert hyper[0] == pytest.approx(plain[0], rel=1e-3)
 
 
 def test_drawings_are_written(results, tmp_path):

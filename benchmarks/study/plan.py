@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,8 +57,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder of the run."""
-        return f"{self.study}-{self.connection}-{self.seed}"
+        """The folder of the run: another size or another number of streams is another run."""
+        settings = hashlib.sha1(repr((self.size, self.plain_steps, self.n)).encode()).hexdigest()[:8]
+        return f"{self.study}-{self.connection}-{self.seed}-{settings}"
 
 
 GPT = Size(layers=6, width=64, heads=4, batch=16, context=64, steps=1000)

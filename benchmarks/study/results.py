@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def _row(study: str, connection: str, found: Sequence[Mapping[str, Any]]) -> Row
         statistics.stdev(validation) if len(found) > 1 else 0.0,
         statistics.mean(statistics.mean(_last_tenth(r["losses"])) for r in found),
         median,
-        max(map(max, halves)) / median,
+        max(_spike(half) for half in halves),
         max((_largest(sites) for sites in ends), default=1.0),
         max((_largest(record["sites"]) for run in records for record in run), default=1.0),
         tuple(statistics.mean(column) for column in zip(*([s[0] for s in sites] for sites in ends), strict=True)),
@@ -79,8 +80,16 @@ def _row(study: str, connection: str, found: Sequence[Mapping[str, Any]]) -> Row
     )
 
 
+def _spike(gradients: Sequence[float]) -> float:
+    """The largest gradient of a run over its median."""
+    if not all(map(math.isfinite, gradients)):
+        return math.inf
+    return max(gradients) / statistics.median(gradients)
+
+
 def _largest(sites: Sequence[Sequence[float]]) -> float:
-    return max(max(site[:2]) for site in sites)
+    """Infinity for a gain that is no number: Python's `max` may lose it."""
+    return max(gain if gain == gain else math.inf for site in sites for gain in site[:2])
 
 
 def _last_tenth(losses: Sequence[float]) -> Sequence[float]:

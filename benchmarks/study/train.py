@@ -18,7 +18,7 @@ from benchmarks.study.plan import Run
 from examples.train_char_gpt import CharGPT, standard_library_text
 from mhc_compile import checkpoint
 from mhc_compile.diagnostics.recorder import Record, Recorder
-from mhc_compile.twin.hyper_connections import CHILD
+from mhc_compile.twin.hyper_connections import CHILD, new_parameters
 
 RECORDS, SAVES = 10, 8
 """How often a run looks at its streams, and how often it is saved."""
@@ -26,6 +26,7 @@ VALIDATION = 16
 """Batches of text that no run trains on."""
 _STATE, _DONE = "state.pt", "done.json"
 _WARM_UP = 0.05
+DECAY = 0.1
 
 
 def is_done(run: Run, folder: Path) -> bool:
@@ -81,7 +82,7 @@ class Training:
         self._recorder: Recorder | None = None
         if run.plain_steps == 0:
             self._convert()
-        groups = mhc_compile.parameter_groups(self._model, weight_decay=0.1)
+        groups = mhc_compile.parameter_groups(self._model, weight_decay=DECAY)
         self._optimizer = torch.optim.AdamW(groups, lr=size.lr)
         if run.plain_steps and self.step > run.plain_steps:
             self._upcycle()
@@ -101,7 +102,7 @@ class Training:
         loss = _loss(self._model, run, self.step)
         self._optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), math.inf)
+        norm = nn.utils.clip_grad_norm_(self._plain(), math.inf)
         self._optimizer.step()
         if self._recorder is not None:
             self._recorder.end()
@@ -122,6 +123,10 @@ class Training:
             kept = [_loss(self._model, self._run, i, validation=True).item() for i in range(VALIDATION)]
         return {"validation": sum(kept) / len(kept), "parameters": _count(self._model), **self._log}
 
+    def _plain(self) -> list[nn.Parameter]:
+        """What every connection has: its gradients can be compared."""
+        return [p for name, p in self._model.named_parameters() if not name.startswith(f"{CHILD}.")]
+
     def _convert(self) -> None:
         run = self._run
         if run.connection == "residual":
@@ -135,9 +140,10 @@ class Training:
     def _upcycle(self) -> None:
         """From here on with hyper-connections, over the weights and the moments of the optimizer."""
         self._convert()
-        child = self._model._modules.get(CHILD)
-        if child is not None:
-            self._optimizer.add_param_group({"params": list(child.parameters()), "weight_decay": 0.0})
+        for decay in (DECAY, 0.0):
+            found = [p for p, decays in new_parameters(self._model) if decays == (decay > 0)]
+            if found:
+                self._optimizer.add_param_group({"params": found, "weight_decay": decay})
 
     def _keep(self, record: Record) -> None:
         sites = [[s.composite_forward, s.composite_backward, s.spread] for s in record.diagnosis.sites]
