@@ -22,7 +22,7 @@ def parameter_groups(
     """Groups for any `torch.optim` optimizer: with and without weight decay.
 
     Decay pulls parameters towards zero, which is harmless for matrices and wrong for norms and biases. Of the
-    hyper-connections only maps (`phi`, `w_res` and such) decay: the static part of a connection rests at the identity, not at
+    hyper-connections only maps such as `phi` decay: the static part of a connection rests at the identity, not at
     zero.
 
     Args:

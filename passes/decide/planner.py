@@ -87,7 +87,7 @@ def _notes(plan: Plan, by_name: Mapping[str, fx.Node], config: Config) -> Iterat
     yield from recompute_notes(plan, by_name, config)
     yield from gradient_notes(plan, by_name)
     if find(config.effective_connection, config.streams).single_pass:
-        yield from single_pass_notes(plan, by_name)
+        yield from single_pass_notes(plan, by_name, config.reduce)
     yield from source_notes(plan)
     why = why_not_kept(config.effective_connection, config.streams)
     if why and config.init == "preserve" and plan.sites:

@@ -7,7 +7,7 @@ makes them more or fewer; there the site is read with equal weights, and the pla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import fx
 
@@ -32,14 +32,18 @@ def authors(plan: Plan, nodes: Iterable[fx.Node]) -> dict[str, Site | None]:
     return found
 
 
-def single_pass_notes(plan: Plan, nodes: Mapping[str, fx.Node]) -> tuple[str, ...]:
-    """What a plan says about sites that are not read with the weights of the site before."""
+def single_pass_notes(plan: Plan, nodes: Mapping[str, fx.Node], reduce: str) -> Iterator[str]:
+    """What a plan says about sites, and readouts of means, that do not take the weights of the site before."""
     found = authors(plan, nodes.values())
-    apart = [site.key for site in plan.sites if site.base in found and found[site.base] is None]
-    if not apart:
-        return ()
-    return (f"mhc-single-pass reads {len(apart)} sites with equal weights, tokens move in front of them: {apart[0]}"
-            + (", ..." if len(apart) > 1 else ""),)  # fmt: skip
+    sites = [site.key for site in plan.sites if site.base in found and found[site.base] is None]
+    readouts = [r.node for segment in plan.segments for r in segment.readouts if found.get(r.node, r) is None]
+    for kind, apart in (("sites", sites), ("readouts", readouts if reduce == "mean" else [])):
+        if apart:
+            some = ", ..." if len(apart) > 1 else ""
+            yield (
+                f"mhc-single-pass reads {len(apart)} {kind} with equal weights, tokens move in front of them: "
+                f"{apart[0]}{some}"
+            )
 
 
 def _fits(site: Site, node: fx.Node) -> bool:

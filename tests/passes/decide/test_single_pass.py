@@ -127,3 +127,18 @@ def test_a_learned_readout_and_a_sum_stay_what_they_are():
 def test_a_plan_says_in_front_of_which_sites_tokens_change_places(between, moves):
     sites = mhc_compile.plan(Net(between).eval(), n=n, example_inputs=(X,)).sites
     assert [(s.before, s.moves_tokens) for s in sites] == [("", False), ("f.0", moves), ("f.1", moves)]
+
+
+@pytest.mark.parametrize(("reduce", "told"), [("mean", True), ("learned", False)])
+def test_so_it_is_for_a_readout_where_tokens_have_moved(reduce, told):
+    class Watched(Net):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x + torch.tanh(self.f[0](x))
+            x = x.roll(1, 1)
+            seen = x.square()
+            for f in self.f[1:]:
+                x = x + torch.tanh(f(x))
+            return x, seen
+
+    notes = converted(Watched(), reduce=reduce).mhc_plan.notes
+    assert any("1 readouts with equal weights" in note for note in notes) == told
