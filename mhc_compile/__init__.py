@@ -57,7 +57,7 @@ __all__ = [
 
 know_former_modules()
 
-_LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded"})
+_LATER = frozenset({"checkpoint", "export", "pipeline", "pretrained", "sharded", "torchtitan"})
 _NAMES = {
     "Recorder": "diagnostics.recorder",
     "Verification": "verification.examine",
