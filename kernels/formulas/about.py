@@ -54,7 +54,8 @@ def parse(text: str, known: Mapping[str, Options]) -> tuple[str, dict[str, float
     name, colon, rest = text.partition(":")
     if name not in known:
         raise InvalidOptionError(f"connection={text!r} is not known: write one of {', '.join(map(repr, known))}")
-    options, given = dict(known[name]), dict[str, float]()
+    options = dict(known[name])
+    given: dict[str, float] = {}  # Dynamo traces this, and knows no `dict[str, float]()`
     for item in rest.split(",") if colon else ():
         key, _, value = item.partition("=")
         if key in given:

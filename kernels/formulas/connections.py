@@ -12,7 +12,7 @@ from mhc_compile.errors import InvalidOptionError
 from mhc_compile.kernels.formulas import initial_values as initial
 from mhc_compile.kernels.formulas import released
 from mhc_compile.kernels.formulas.initial_values import Start
-from mhc_compile.kernels.formulas.lookup import canonical, find, fixed_streams, why_no_paper, why_not_kept
+from mhc_compile.kernels.formulas.lookup import canonical, find, fixed_streams, row_of, why_no_paper, why_not_kept
 from mhc_compile.kernels.formulas.table import CONNECTIONS, Shapes
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "initial_values",
     "parameter_count",
     "parameter_shapes",
+    "readout_eps",
     "readout_shapes",
     "readout_values",
     "why_no_paper",
@@ -110,16 +111,26 @@ def readout_values(
     shapes = readout_shapes(reduce, n, channels)
     if not shapes:
         return {}
-    row = find(connection, n)
+    row, eps = find(connection, n), readout_eps(connection)
     release = row.release
     if init == "paper" and release is not None:
         return _finish(released.readout_values(release, n, channels, generator), dtype, device)
     values = {
         "phi": initial.projection_weights(shapes["phi"], init=init, generator=generator),
         "alpha": torch.full(shapes["alpha"], initial.ALPHA, dtype=torch.float64),
-        "bias": initial.read_bias(row.codes(n)) if linear else initial.mean_bias(n),
+        "bias": initial.read_bias(row.codes(n), eps) if linear else initial.mean_bias(n, eps),
     }
     return _finish(values, dtype, device)
+
+
+def readout_eps(connection: str) -> float:
+    """What a learned readout adds to its weights: what the connection adds to those of its sites.
+
+    Raises:
+        InvalidOptionError: a name, an option or a value is not known.
+    """
+    manifold = row_of(connection).manifold
+    return 0.0 if manifold is None else manifold.eps
 
 
 def parameter_count(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -121,9 +121,9 @@ def read_bias(codes: Codes, eps: float = 0.0) -> Tensor:
     return torch.logit((1 + READ_DEPTH * codes.read) / len(codes.read) - eps)
 
 
-def mean_bias(n: int) -> Tensor:
+def mean_bias(n: int, eps: float = 0.0) -> Tensor:
     """Bias `[n]` of a read gate that takes the mean, n >= 2."""
-    return torch.logit(torch.full((n,), 1 / n, dtype=torch.float64))
+    return torch.logit(torch.full((n,), 1 / n - eps, dtype=torch.float64))
 
 
 def projection_weights(shape: tuple[int, ...], *, init: str, generator: torch.Generator | None) -> Tensor:

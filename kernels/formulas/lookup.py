@@ -25,12 +25,17 @@ def canonical(connection: str) -> str:
         raise InvalidOptionError(
             f"connection={connection!r} is no text: write one of {', '.join(map(repr, CONNECTIONS))}"
         )
-    row = _row(connection)
+    row = row_of(connection)
     return spell(row.name, row.options, CONNECTIONS[row.name].options)
 
 
-def _row(connection: str) -> Connection:
-    """Dynamo traces through what it meets, and warns of a cache."""
+def row_of(connection: str) -> Connection:
+    """The row for `connection`, whatever n is.
+
+    Raises:
+        InvalidOptionError: a name, an option or a value is not known.
+    """
+    # Dynamo traces through what it meets, and warns of a cache.
     if connection in CONNECTIONS:
         return CONNECTIONS[connection]
     return _made(connection) if torch.compiler.is_compiling() else _kept(connection)
@@ -53,7 +58,7 @@ def find(connection: str, n: int) -> Connection:
         InvalidOptionError: a name, an option or a value is not known, n is out of its range, or `residual` is asked for
             more than 1 stream.
     """
-    row = _row(connection)
+    row = row_of(connection)
     row = row if n != 1 or row.sources is not None else RESIDUAL
     limit = 1 if row is RESIDUAL else row.max_streams
     if not 1 <= n <= limit:
@@ -69,7 +74,7 @@ def fixed_streams(connection: str) -> int | None:
     Raises:
         InvalidOptionError: a name, an option or a value is not known.
     """
-    return _row(connection).streams
+    return row_of(connection).streams
 
 
 def manifold_of(connection: str) -> Manifold:
@@ -78,7 +83,7 @@ def manifold_of(connection: str) -> Manifold:
     Raises:
         InvalidOptionError: a name, an option or a value is not known, or there are no fused steps for it.
     """
-    manifold = _row(connection).manifold
+    manifold = row_of(connection).manifold
     if manifold is None:
         fused = ", ".join(repr(row.name) for row in CONNECTIONS.values() if row.manifold is not None)
         raise InvalidOptionError(f"connection={connection!r} has no fused steps: write one of {fused}")
@@ -87,7 +92,7 @@ def manifold_of(connection: str) -> Manifold:
 
 def operands_of(connection: str, params: Sequence[Tensor], n: int) -> Sequence[Tensor]:
     """What the fused steps take for the parameters of a site: phi, alpha and bias."""
-    operands = _row(connection).operands
+    operands = row_of(connection).operands
     return params if operands is None else operands(params, n)
 
 
@@ -111,7 +116,7 @@ def why_no_paper(connection: str) -> str:
     Raises:
         InvalidOptionError: see `find`.
     """
-    if _row(connection).paper is not None:
+    if row_of(connection).paper is not None:
         return ""
     known = ", ".join(repr(row.name) for row in CONNECTIONS.values() if row.paper is not None)
     return f"connection={connection!r} has no published start for init='paper' ({known} have): write init='random'"

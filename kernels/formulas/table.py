@@ -125,8 +125,7 @@ def _identity(magnitude: float = 2.0, eps: float = 0.0) -> Connection:
         )
     about = PROJECTIONS["identity"].about
     assert about is not None
-    manifold = Manifold("identity", magnitude, eps)
-    return _manifold("identity", manifold, about, {"magnitude": magnitude, "eps": eps})
+    return _manifold("identity", Manifold("identity", magnitude, eps), about, {"magnitude": magnitude, "eps": eps})
 
 
 def _gated(rank: int = gated.RANK) -> Connection:
@@ -212,11 +211,8 @@ RESIDUAL = Connection(
     paper=lambda start: {},
     about=About("identity, one stream", "1, 1", "He et al. 2015", "nearly all", forward=(0, 3), backward=(0, 3)),
 )
-_HYPER = About(
-    "learned matrix and a part that depends on the token; nothing bounds the gain over depth",
-    "learned vectors and such a part",
-    "Zhu et al., arXiv 2409.19606",
-)
+_LEARNED = "learned matrix and a part that depends on the token; nothing bounds the gain over depth"
+_HYPER = About(_LEARNED, "learned vectors and such a part", "Zhu et al., arXiv 2409.19606")
 
 
 def _rows() -> Iterator[Connection]:

@@ -85,7 +85,7 @@ def entry_write(x: Tensor, y: Tensor, post: Tensor, R: Tensor) -> Tensor:
     return reference.write(x.unsqueeze(0), y, post, R.sum(1, keepdim=True))
 
 
-def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> Tensor:
+def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int, eps: float = 0.0) -> Tensor:
     """One tensor from the streams, in the dtype of X.
 
     Args:
@@ -93,6 +93,7 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
         params: the parameters of the readout, in the order of `connections.readout_shapes`.
         how: `mean`, `sum`, or `learned` (`sum_i sigmoid(alpha z_i + bias_i) X_i`; with one stream, that stream).
         axis: index of the channels in `x`; negative counts from its end.
+        eps: added to learned weights, as to those of a site, see `connections.readout_eps`.
 
     Raises:
         InvalidOptionError: `how` is not known.
@@ -105,7 +106,7 @@ def reduce(X: Tensor, params: Sequence[Tensor] = (), *, how: str, axis: int) -> 
         return read(X, reference.mean_weights(X))
     axis %= X.ndim - 1
     with full_precision(X):
-        weights = reference.learned_weights(X, params, axis=axis)
+        weights = reference.learned_weights(X, params, axis=axis) + eps
     return read(X, weights)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mhc_compile.config import Config
-from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_shapes
+from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_eps, readout_shapes
 from mhc_compile.kernels.operators import streams as formulas
 from mhc_compile.passes.decide.single_pass import authors
 from mhc_compile.passes.detect.segments import asks_size
@@ -140,4 +140,5 @@ class Oracle(fx.Interpreter):
         if self.config.reduce == "mean" and (pre := self._weights_before(name, readout.channel_axis)) is not None:
             return formulas.read(X, pre)
         how = "mean" if self.config.reduce == "learned" and not learned else self.config.reduce
-        return formulas.reduce(X, params, how=how, axis=readout.channel_axis)
+        eps = readout_eps(self.config.effective_connection)
+        return formulas.reduce(X, params, how=how, axis=readout.channel_axis, eps=eps)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx
 
 from mhc_compile.config import Config
-from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_shapes
+from mhc_compile.kernels.formulas.connections import find, parameter_shapes, readout_eps, readout_shapes
 from mhc_compile.kernels.operators import streams as kernels
 from mhc_compile.kernels.operators.single_pass import weights_like
 from mhc_compile.passes.decide.single_pass import authors
@@ -210,6 +210,8 @@ class _Rewriter:
         weights = self._weights_of(readout.node, readout.channel_axis) if how == "mean" else None
         with self.graph.inserting_before(behind(self.last[value])):
             constants: dict[str, Any] = {"how": how, "axis": readout.channel_axis}
+            if how == "learned" and (eps := readout_eps(self.config.effective_connection)):
+                constants["eps"] = eps
             if weights is not None:
                 single = self.graph.call_function(kernels.read, (self.streams[value], weights))
             else:

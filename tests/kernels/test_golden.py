@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contestants import DeepSeekSite
+from mhc_compile.kernels.formulas.connections import readout_eps
 from mhc_compile.kernels.formulas.lookup import find, manifold_of
 from mhc_compile.kernels.operators import ops, streams
 from tests.kernels.test_deepseek_formulation import transposed_columns
@@ -104,6 +105,17 @@ def test_identity_is_the_layer_of_hy_v4(site, magnitude, eps):
     connection = f"identity:magnitude={magnitude},eps={eps}"
     assert manifold_of(connection).eps == eps
     assert_same(site(X, y, [phi, alpha, bias], connection), theirs, [X, y, phi, alpha, bias])
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.01])
+def test_its_learned_readout_is_the_head_of_hy_v4(eps):
+    from transformers.models.hy_v4.modeling_hy_v4 import HYV4HyperHead
+
+    X, phi, bias, alpha = drawn((n, B, S, C), (n * C, n), (n,), (1,))
+    head = HYV4HyperHead(SimpleNamespace(hc_mult=n, hc_eps=eps, rms_norm_eps=1e-6, hidden_size=C))
+    copied(head, hc_fn=phi.t(), hc_base=bias, hc_scale=alpha)
+    ours = streams.reduce(X, [phi, alpha, bias], how="learned", axis=2, eps=readout_eps(f"identity:eps={eps}"))
+    torch.testing.assert_close(ours, head(X.movedim(0, 2)), **TOLERANCE)
 
 
 def test_gated_is_the_layer_of_qwen4_exp():
