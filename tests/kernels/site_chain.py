@@ -66,7 +66,8 @@ class Chain:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
-        return streams.reduce(self.all_streams(x), list(self.readout.values()), how=self.how, axis=x.ndim - 1)
+        X, eps = self.all_streams(x), connections.readout_eps(self.connection)
+        return streams.reduce(X, list(self.readout.values()), how=self.how, axis=x.ndim - 1, eps=eps)
 
     def all_streams(self, x: Tensor) -> Tensor:
         """Behind the last site, `[n, *x.shape]`."""
