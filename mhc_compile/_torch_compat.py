@@ -162,7 +162,8 @@ def sharded_dtypes(modules: Iterable[Any]) -> dict[int, Any]:
     """
     dtypes: dict[int, Any] = {}
     for parameter, policy in _managed(modules):
-        dtype = _seen_dtype(parameter, policy)
+        own = parameter.sharded_param.dtype  # what is seen is decided by the first call, and by the policy before it
+        dtype = getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
         gathered = getattr(parameter, "_unsharded_param", parameter.sharded_param)
         dtypes.update({id(parameter.sharded_param): dtype, id(gathered): dtype})
     return dtypes
@@ -201,6 +202,11 @@ def with_gradients(parameters: Iterable[Any], modules: Iterable[Any]) -> list[tu
     return [(kept.get(id(p), p), id(p) in kept) for p in parameters]
 
 
+def run_by(op: Any, function: Callable[..., Any]) -> None:
+    """Have a custom operator run this function itself, which PyTorch would put behind `torch.compiler.disable`."""
+    op._backend_fns[None] = function
+
+
 def has_gradient_hooks(parameter: Any) -> bool:
     """Whether somebody wants to see the gradient of a parameter as soon as it is there."""
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
@@ -221,12 +227,6 @@ def _managed(modules: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         for group in module._get_fsdp_state()._fsdp_param_groups:
             for parameter in group.fsdp_params:
                 yield parameter, group.mp_policy.param_dtype
-
-
-def _seen_dtype(parameter: Any, policy: Any) -> Any:
-    """Decided by the first call, and by the policy before it."""
-    own = parameter.sharded_param.dtype
-    return getattr(parameter, "param_dtype", policy if own.is_floating_point else None) or own
 
 
 def load(name: str) -> Any:
