@@ -4,7 +4,8 @@
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     sharded.load(state, "step-1000")   # into the tensors of `state`, on any number of processes
 
-Both are called by every process of the group, and work in a single process without one.
+Both are called by every process of the group, and work in a single process without one. A folder may be an address that
+fsspec knows, such as `s3://bucket/step-1000`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from mhc_compile.errors import MhcError, UnreadableCheckpointError, UnsafeCheckpointError
 from mhc_compile.files.pickles import check_entries, describe, unpickle
+from mhc_compile.files.remote import RemoteFolder, is_remote
 from mhc_compile.twin.header import KEY, Header, is_plain
 
 _METADATA = ".metadata"
@@ -60,9 +61,10 @@ def save(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileExistsError: it does.
+        MissingPackageError: it is at an address whose package is not installed.
         UnloadableEntryError: something in it is neither tensor nor plain data, so `load` would refuse it.
     """
-    if Path(folder, _METADATA).exists():
+    if _SafeReader(folder).is_there():
         raise FileExistsError(f"{folder} already holds a checkpoint: write each to a folder of its own, {folder}-2")
     state = {name: part.state_dict() if isinstance(part, Stateful) else part for name, part in state.items()}
     check_entries(state)
@@ -104,7 +106,7 @@ def load(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
 def _read(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     try:
         with _single_process_is_fine():
-            state_dict_loader.load(state, storage_reader=_SafeReader(folder), planner=_SafePlanner(Path(folder)))
+            state_dict_loader.load(state, storage_reader=_SafeReader(folder), planner=_SafePlanner(folder))
     except CheckpointException as error:
         ours = next((e for e, _ in error.failures.values() if isinstance(e, MhcError)), None)
         if ours is not None:
@@ -117,7 +119,17 @@ def _read(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
 
 
 class _SafeReader(FileSystemReader):
-    """Reads metadata as data. PyTorch's own reader unpickles it without a check."""
+    """Reads metadata as data, also at an address. PyTorch's own reader unpickles it without a check."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        super().__init__(folder)
+        if is_remote(folder):
+            self.fs = RemoteFolder(folder)
+            self.path = self.fs.init_path(folder)
+
+    def is_there(self) -> bool:
+        """Whether there is a checkpoint."""
+        return self.fs.exists(self.fs.concat_path(self.path, _METADATA))
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The metadata, made of known classes only.
@@ -126,12 +138,14 @@ class _SafeReader(FileSystemReader):
             UnreadableCheckpointError: it is missing or damaged.
             UnsafeCheckpointError: it names anything else.
         """
-        path = Path(self.path, _METADATA)
+        path = self.fs.concat_path(self.path, _METADATA)
         try:
-            content = path.read_bytes()
+            with self.fs.create_stream(path, "rb") as stream:
+                content = stream.read()
         except OSError as error:
+            reason = error.strerror or describe(error)
             raise UnreadableCheckpointError(
-                f"{self.path} is no complete checkpoint, its {_METADATA} cannot be read ({error.strerror}): load the "
+                f"{self.path} is no complete checkpoint, its {_METADATA} cannot be read ({reason}): load the "
                 "one before, and write checkpoints to folders of their own"
             ) from error
         metadata = _unpickle_metadata(content, path)
@@ -143,7 +157,7 @@ class _SafeReader(FileSystemReader):
 class _SafePlanner(DefaultLoadPlanner):
     """Reads values that are no tensors with `weights_only=True`. PyTorch's own planner does without."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__()
         self.folder = folder
 
@@ -163,7 +177,7 @@ class _MetadataUnpickler(pickle.Unpickler):
         raise UnsafeCheckpointError(f"asks for {module}.{name}")
 
 
-def _unpickle_metadata(content: bytes, path: Path) -> Metadata:
+def _unpickle_metadata(content: bytes, path: str | os.PathLike[str]) -> Metadata:
     try:
         metadata = _MetadataUnpickler(io.BytesIO(content)).load()
     except UnsafeCheckpointError as error:

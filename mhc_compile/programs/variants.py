@@ -80,16 +80,17 @@ def add_variant(owner: Served, entry: Entry, args: Sequence[Any], kwargs: Mappin
     return program
 
 
-def trace_ahead(owner: Served, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Trace a kind of call now that is to be made once the model is distributed over processes, and no other.
+def trace_ahead(owner: Served, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> None:
+    """Trace kinds of calls now that are to be made once the model is distributed over processes, and no others.
 
     Code that is told of its processes, such as a mixture of experts that sends tokens, may be traced before only.
     """
     entry = owner._mhc.entry("")
     entry.programs.clear()
-    program = _add(owner, entry, args, kwargs, modules_to_call(owner))
-    if program is not None:  # it holds no operator but those of the rewrite, which run on any device
-        entry.programs[:] = [replace(program, input_spec=program.input_spec.on_any_device())]
+    for args, kwargs in calls:
+        _add(owner, entry, args, kwargs, modules_to_call(owner))
+    # They hold no operators but those of the rewrite, which run on any device.
+    entry.programs[:] = [replace(p, input_spec=p.input_spec.on_any_device()) for p in entry.programs]
 
 
 def _add(

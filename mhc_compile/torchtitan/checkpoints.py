@@ -10,6 +10,7 @@ from torchtitan.components import checkpointer
 
 from mhc_compile import sharded
 from mhc_compile.errors import InvalidOptionError
+from mhc_compile.torchtitan.names import check_names
 from mhc_compile.twin.header import is_plain
 from mhc_compile.twin.hyper_connections import CHILD
 
@@ -26,6 +27,16 @@ class CheckpointManager(_Original):  # type: ignore[misc]
     @dataclass(kw_only=True, slots=True)
     class Config(_Original.Config):  # type: ignore[misc]
         """That of torchtitan."""
+
+    def __init__(self, config: Any, **others: Any) -> None:
+        """See torchtitan.
+
+        Raises:
+            CheckpointMismatchError: the last checkpoint is to be for Hugging Face, and a site has no name there.
+        """
+        super().__init__(config, **others)
+        if self.enable and self.last_save_in_hf:
+            check_names(self.sd_adapter, self.states[checkpointer.MODEL].state_dict())
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         """See torchtitan."""

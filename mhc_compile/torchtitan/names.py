@@ -53,6 +53,15 @@ def site_names(adapter: Any) -> dict[str, str]:
     return names
 
 
+def check_names(adapter: Any, state: Mapping[str, Any]) -> None:
+    """Before anything is trained: has every site a name in Hugging Face's checkpoints?
+
+    Raises:
+        CheckpointMismatchError: one has none.
+    """
+    _renamed(_apart(state)[0], site_names(adapter))
+
+
 def _apart(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What belongs to the hyper-connections, and the rest."""
     own = {name: value for name, value in state.items() if name.startswith(f"{CHILD}.")}

@@ -78,8 +78,9 @@ def _parallelize(
     check_backend(parallelism)
     model, dims = transformed(model, n=n, options=options), others["parallel_dims"]
     if dims.tp_enabled or dims.cp_enabled or dims.ep_enabled:
+        sizes = (2, 1) if others["training"].local_batch_size == 1 else (2,)  # one sequence is a case apart
         with tokens_stay(model):
-            trace_ahead(model, *example(model))
+            trace_ahead(model, [example(model, size) for size in sizes])
     parallelised: nn.Module = parallelize(model, parallelism=parallelism, **others)
     return parallelised
 

@@ -92,10 +92,11 @@ def _stage(whole: nn.Module, names: Sequence[str], own: Sequence[str], batch: in
     """
     begin, end = names.index(own[0]), names.index(own[-1]) + 1
     at = [names[i] for i in (begin, end) if 0 < i < len(names)]
-    cast = _cast(copy.deepcopy(whole), dtype)
-    stage, other = (_split(model, at, batch)[1 if begin else 0] for model in (whole, cast))
+    stage = _split(whole, at, batch)[1 if begin else 0]
     info = stage.mhc_stage
-    info.programs += other.mhc_stage.programs
+    if {p.dtype for p in whole.parameters() if p.is_floating_point()} != {dtype}:
+        cast = _cast(copy.deepcopy(whole), dtype)
+        info.programs += _split(cast, at, batch)[1 if begin else 0].mhc_stage.programs
     if any(sum(not _crosses(c) for c in crossings) > 1 for crossings in (info.receives, info.sends)):
         raise ParallelError("more than the positions and floating point tensors would cross a border of the stages")
     part = object.__new__(type(whole))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import nn
 
 pytest.importorskip("torchtitan")
 
@@ -32,6 +34,17 @@ def load(spec, model, folder, **options):
     manager.states = {MODEL: ModelWrapper([model])}
     manager.sd_adapter = spec.state_dict_adapter(spec.model, None)
     manager.dcp_load(model.state_dict(), str(folder), **{"from_hf": False, "from_quantized": False, **options})
+
+
+def manager(spec, model, tmp_path):
+    """As the trainer makes it, to write its last checkpoint for Hugging Face."""
+    options = {"enable": True, "last_save_model_only": True, "last_save_in_hf": True, "async_mode": "disabled"}
+    others = dict.fromkeys(("dataloader", "optimizers", "lr_schedulers"))
+    adapter = spec.state_dict_adapter(spec.model, None)
+    config = CheckpointManager.Config(**options)
+    return CheckpointManager(
+        config, model_parts=[model], states={}, sd_adapter=adapter, base_folder=str(tmp_path), **others
+    )
 
 
 def same(model, plain, own):
@@ -76,3 +89,20 @@ def test_what_lacks_a_layer_is_unreadable(made, tmp_path):
     dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
     with pytest.raises(UnreadableCheckpointError, match="load a checkpoint of this model"):
         load(spec, model, tmp_path)
+
+
+def test_a_site_without_a_name_there_is_an_error_before_anything_is_trained(made, tmp_path):
+    spec, model, *_ = made
+    manager(spec, model, tmp_path).close()
+    model.hyper_connections.add_module("layers__0__attention__wo", nn.Linear(2, 2))
+    with pytest.raises(CheckpointMismatchError, match="without a name in the other format"):
+        manager(spec, model, tmp_path)
+
+
+def test_checkpoints_lie_at_an_address(made):
+    spec, model, *_ = made
+    folder = f"memory://bucket-{uuid.uuid4().hex}/step-10"
+    dcp.save(model.state_dict(), checkpoint_id=folder, no_dist=True)
+    expected = copy.deepcopy(model.state_dict())
+    load(spec, moved(model), folder)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ pytest.importorskip("torchtitan")
 import mhc_compile
 from mhc_compile import torchtitan as titan
 from mhc_compile.errors import CheckpointMismatchError, ParallelError
+from mhc_compile.torchtitan import with_hyper_connections
 from mhc_compile.torchtitan.names import site_names
 from mhc_compile.twin.hyper_connections import new_parameters
 from tests.toy_models import Block
@@ -180,6 +182,20 @@ def test_another_backend_is_refused(llama):
             config.model_spec.parallelize_fn(model, parallelism=config.parallelism)
     finally:
         config.parallelism.spmd_backend = "partial_dtensor"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_experts_on_several_processes_take_batches_of_any_size(size):
+    config = configured("deepseek_v3", layers=2)
+    plain = replace(config.model_spec, parallelize_fn=lambda model, **_: model)
+    model = moved(built(plain))
+    dims = SimpleNamespace(tp_enabled=False, cp_enabled=False, ep_enabled=True)
+    training = SimpleNamespace(local_batch_size=size)
+    spec = with_hyper_connections(plain)
+    model = spec.parallelize_fn(model, parallelism=config.parallelism, parallel_dims=dims, training=training)
+    before = len(model._mhc.entry("").programs)
+    model(TOKENS[:size], positions=POSITIONS[:size])
+    assert len(model._mhc.entry("").programs) == before == (2 if size == 1 else 1)
 
 
 def test_converters_of_layers_leave_new_parameters_alone():

@@ -11,6 +11,7 @@ from torch import nn
 pytest.importorskip("torchtitan")
 
 from mhc_compile.errors import ParallelError
+from mhc_compile.torchtitan import stages
 from mhc_compile.torchtitan.stages import check_shares, pipeline_stages
 from tests.titan.test_spec import POSITIONS, TOKENS, built, configured, moved
 
@@ -46,6 +47,14 @@ def test_stages_run_in_the_dtype_that_parameters_are_shown_in(whole, dtype, trai
     error = (found.float() - expected).abs().max() / expected.abs().max()
     assert error < (1e-5 if dtype == torch.float32 else 0.05)
     assert found.dtype == dtype
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(torch.float32, 1), (torch.bfloat16, 2)])
+def test_a_stage_is_traced_again_only_for_another_dtype(whole, monkeypatch, dtype, times):
+    split, calls = stages._split, []
+    monkeypatch.setattr(stages, "_split", lambda *given: calls.append(given) or split(*given))
+    pipeline_stages(whole, len(TOKENS), dtype)(part_of(whole, NAMES[:2]))
+    assert len(calls) == times
 
 
 @pytest.mark.parametrize(
