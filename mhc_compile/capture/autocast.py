@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -20,7 +22,21 @@ def without_autocast() -> Iterator[None]:
     with ExitStack() as stack:
         for device in _DEVICES:
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_nothing_on_meta())
         yield
+
+
+def _nothing_on_meta() -> AbstractContextManager[Any]:
+    """`torch.autocast(x.device.type, ...)`, an error where `x` has no memory: a trace there is of shapes alone."""
+    start = torch.autocast.__init__
+
+    @wraps(start)  # Dynamo looks its arguments up by the signature
+    def __init__(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
+        if device_type != "meta":
+            return start(self, device_type, *args, **kwargs)
+        return start(self, "cpu", enabled=False)
+
+    return mock.patch.object(torch.autocast, "__init__", __init__)
 
 
 def autocast_state() -> tuple[Any, ...]:

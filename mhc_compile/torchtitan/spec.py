@@ -12,7 +12,7 @@ from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.protocols.model_spec import ModelSpec
 
-from mhc_compile.errors import ParallelError
+from mhc_compile.errors import AlreadyTransformedError, ParallelError
 from mhc_compile.programs.variants import trace_ahead
 from mhc_compile.torchtitan.model import example, mixing_operations, tokens_stay, transformed
 from mhc_compile.torchtitan.names import adapter_with_new_names
@@ -33,7 +33,14 @@ def with_hyper_connections(spec: ModelSpec, n: int = 4, **options: Any) -> Model
 
     Returns:
         A specification for `Trainer.Config(model_spec=...)`.
+
+    Raises:
+        AlreadyTransformedError: it is such a specification.
     """
+    if hasattr(spec.model, "stream_options"):
+        raise AlreadyTransformedError(
+            f"{spec.flavor} has hyper-connections (n={spec.model.streams}) already: give torchtitan's own"
+        )
     pipelining, adapter = spec.pipelining_fn, spec.state_dict_adapter
     return replace(
         spec,

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.graph.gradients import gradient_modes
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, is_inplace, kind_of
 from mhc_compile.passes.graph.spellings import spell_out
-from mhc_compile.passes.graph.values import dtype_of
+from mhc_compile.passes.graph.values import dtype_of, value_of
 
 
 def normalise(gm: fx.GraphModule) -> fx.GraphModule:
@@ -57,33 +58,37 @@ def _used_after(alias: fx.Node, here: int, order: dict[fx.Node, int], write: fx.
 
 def aliases(node: fx.Node) -> set[fx.Node]:
     """Every node that may share memory with `node`: the bases it views and all views of those."""
-    base = node
-    while (source := _viewed(base) or _written(base)) is not None:
-        base = source
-    found, todo = {base}, [base]
+    found, todo = {node}, [node]
     while todo:
-        for user in todo.pop().users:
-            if user not in found and (
-                _viewed(user) in found or (is_inplace(user) and user.args[:1] and user.args[0] in found)
-            ):
-                found.add(user)
-                todo.append(user)
+        here = todo.pop()
+        sources = [source for source in here.all_input_nodes if _shares(here, source)]
+        views = [user for user in here.users if _shares(user, here)]
+        new = {*sources, *views} - found
+        found |= new
+        todo.extend(new)
     return found
 
 
-def _written(node: fx.Node) -> fx.Node | None:
-    """The operand that an in-place op writes into and returns, None for any other op."""
-    operand = node.args[0] if node.args and is_inplace(node) else None
-    return operand if isinstance(operand, fx.Node) else None
+def _shares(view: fx.Node, source: fx.Node) -> bool:
+    """Whether a node may give memory of one of its operands: as a view, as its result, or the operand itself."""
+    if is_inplace(view) and view.args[:1] == (source,):
+        return True
+    kind = kind_of(view)
+    may_alias = kind in (Kind.SHAPE, Kind.SELECT) or canonical_name(view) in _MAY_ALIAS
+    if may_alias and source is view.all_input_nodes[0]:
+        return True
+    makes_new = kind in _NEW_MEMORY or view.op == "output"
+    return not makes_new and not _memory(view).isdisjoint(_memory(source))
 
 
-def _viewed(node: fx.Node) -> fx.Node | None:
-    """The operand whose memory the node may share, None for an op that makes new memory."""
-    kind = kind_of(node)
-    may_alias = kind in (Kind.SHAPE, Kind.SELECT) or canonical_name(node) in _MAY_ALIAS
-    inputs = node.all_input_nodes
-    return inputs[0] if may_alias and inputs else None
+def _memory(node: fx.Node) -> frozenset[StorageWeakRef]:
+    """The storages of the traced value: what no list of operators knows of `data`, `mH`, `ravel` and all others."""
+    leaves, _ = compat.tree_flatten(value_of(node))
+    tensors = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided)
+    return frozenset(map(StorageWeakRef, map(torch.Tensor.untyped_storage, tensors)))
 
+
+_NEW_MEMORY = frozenset({Kind.ADD, Kind.SUB, Kind.REDUCE, Kind.ALONG, Kind.NORM_LAST})
 
 # Ops that can return their operand itself: casts to the same dtype, contiguous on contiguous, dropout in evaluation.
 _MAY_ALIAS = frozenset({"to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "detach", "alias",

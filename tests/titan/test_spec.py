@@ -14,7 +14,7 @@ pytest.importorskip("torchtitan")
 
 import mhc_compile
 from mhc_compile import torchtitan as titan
-from mhc_compile.errors import CheckpointMismatchError, ParallelError
+from mhc_compile.errors import AlreadyTransformedError, CheckpointMismatchError, ParallelError
 from mhc_compile.torchtitan import with_hyper_connections
 from mhc_compile.torchtitan.names import site_names
 from mhc_compile.twin.hyper_connections import new_parameters
@@ -186,16 +186,24 @@ def test_another_backend_is_refused(llama):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_experts_on_several_processes_take_batches_of_any_size(size):
-    config = configured("deepseek_v3", layers=2)
-    plain = replace(config.model_spec, parallelize_fn=lambda model, **_: model)
-    model = moved(built(plain))
+    from torchtitan.models.deepseek_v3.config_registry import deepseek_v3_debugmodel
+
+    config = deepseek_v3_debugmodel()
+    del config.model_spec.model.layers[2:]
+    config.model_spec = replace(config.model_spec, parallelize_fn=lambda model, **_: model)
+    spec = titan.configured(config).model_spec
     dims = SimpleNamespace(tp_enabled=False, cp_enabled=False, ep_enabled=True)
     training = SimpleNamespace(local_batch_size=size)
-    spec = with_hyper_connections(plain)
-    model = spec.parallelize_fn(model, parallelism=config.parallelism, parallel_dims=dims, training=training)
+    model = moved(built(spec))
+    spec.parallelize_fn(model, parallelism=config.parallelism, parallel_dims=dims, training=training)
     before = len(model._mhc.entry("").programs)
     model(TOKENS[:size], positions=POSITIONS[:size])
     assert len(model._mhc.entry("").programs) == before == (2 if size == 1 else 1)
+
+
+def test_a_configuration_gets_hyper_connections_once(llama):
+    with pytest.raises(AlreadyTransformedError, match="n=4"):
+        with_hyper_connections(llama[0].model_spec)
 
 
 def test_converters_of_layers_leave_new_parameters_alone():

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]  # engines in processes 
 ROOT = Path(__file__).parent.parent.parent
 
 FSDP2 = ("--parallelism.data_parallel_shard_degree", "2")
+EP2 = ("--parallelism.expert_parallel_degree", "2")
 TP2 = ("--parallelism.tensor_parallel_degree", "2")  # with sequence parallelism, as torchtitan has it by default
 
 
@@ -55,3 +56,9 @@ def test_a_run_that_begins_from_a_seed_and_is_killed_goes_on_in_another_layout(s
     assert sorted(rest) == list(range(11, 21)), "it begins where the last checkpoint was"
     errors = {step: abs(loss / whole[step] - 1) for losses in (first, rest) for step, loss in losses.items()}
     assert max(errors.values()) <= 1e-5, errors
+
+
+@pytest.mark.parametrize("options", [("qwen3",), ("deepseek_v3",), ("deepseek_v3", *FSDP2, *EP2)], ids=len)
+def test_other_models_are_trained(options, tmp_path):
+    losses = train(tmp_path / "run", *options, "--checkpoint.interval", "100", world=2 if EP2[0] in options else 1)
+    assert sorted(losses) == list(range(1, 21)) and losses[20] < 0.9 * losses[1]

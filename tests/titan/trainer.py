@@ -1,6 +1,6 @@
 """torchtitan's trainer on the CPU: without its monitor of GPU memory, and with data that needs no download.
 
-    python -m tests.titan.trainer FOLDER STEPS [--parallelism.tensor_parallel_degree 2 ...]
+    python -m tests.titan.trainer FOLDER STEPS [qwen3 | deepseek_v3] [--parallelism.tensor_parallel_degree 2 ...]
 
 under `torchrun`, or with its environment variables set. Writes the loss of each step to `FOLDER/losses-RANK.json`, and
 is killed behind step STEPS of 20; checkpoints are written at steps 10 and 20.
@@ -99,7 +99,8 @@ def main() -> None:
     from torchtitan.tools.logging import init_logger
 
     init_logger()
-    arguments = ["--module", "mhc_compile.torchtitan", "--config", "llama3_debugmodel_mhc"]
+    family, *more = more if more and not more[0].startswith("--") else ("llama3", *more)
+    arguments = ["--module", "mhc_compile.torchtitan", "--config", f"{family}_debugmodel_mhc"]
     config = ConfigManager().parse_args([*arguments, *more])
     loader, tokenizer = components()
     config.dataloader, config.tokenizer = loader.Config(), tokenizer.Config()
