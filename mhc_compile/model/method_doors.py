@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import types
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -127,15 +129,21 @@ def _up_from(path: str) -> Iterator[str]:
 @functools.cache
 def _past_the_module(kind: Any) -> list[str]:
     """Methods beside `forward` that look `forward` up in a class: by `super`, or by the name of a base."""
-    found = []
-    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
-        for name, value in vars(base).items():
-            if isinstance(value, types.FunctionType) and name not in _FORWARD and "forward" in value.__code__.co_names:
-                names = value.__code__.co_names
-                classes = (value.__globals__.get(other) for other in names)
-                if "super" in names or any(isinstance(c, type) and c in kind.__mro__ for c in classes):
-                    found.append(name)
-    return found
+    bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = ((name, value) for base in bases for name, value in vars(base).items() if name not in _FORWARD)
+    return [name for name, value in methods if isinstance(value, types.FunctionType) and _of_a_class(value, kind)]
+
+
+def _of_a_class(function: types.FunctionType, kind: Any) -> bool:
+    """Whether a function names the `forward` of a class, as `super().forward` does and `self.forward` does not."""
+    if "forward" not in function.__code__.co_names:
+        return False
+    code = [i for i in dis.get_instructions(function) if i.opname not in ("CACHE", "PRECALL", "PUSH_NULL")]
+    loads = [(before, i) for before, i in pairwise(code) if i.opname.startswith("LOAD") and i.argval == "forward"]
+    bases = {base.__name__ for base in kind.__mro__}
+    return any(
+        before.opname == "CALL" or i.opname.startswith("LOAD_SUPER") or before.argval in bases for before, i in loads
+    )
 
 
 @functools.cache

@@ -231,6 +231,8 @@ def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
         mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
         if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
             return None
+        if isinstance(mapping[key], (staticmethod, classmethod, property)):
+            return None  # what is read of a class is what is behind it
         steps.append((mapping, key))
         rest, value = rest[step.end() :], mapping[key]
     return steps

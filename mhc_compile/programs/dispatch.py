@@ -46,7 +46,7 @@ class Entry:
 
     def for_copy(self) -> Entry:
         """The same for a copy of the model; code for a distributed one knows the parameters of this."""
-        programs = [p for p in self.programs if not p.constants and not p.reads.parallel]
+        programs = [p for p in self.programs if not p.holds_tensors and not p.reads.parallel]
         return Entry(self.path, programs, set(self.kinds), method=self.method)
 
     def find(self, owner: Owner, flat: Sequence[Any], tree: Any) -> Program | None:

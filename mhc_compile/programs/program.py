@@ -60,6 +60,11 @@ class Program:
             return False
         return self.input_spec.matches(flat, tree)
 
+    @property
+    def holds_tensors(self) -> bool:
+        """Whether it has tensors of its own, which may be those of objects that the model holds."""
+        return not all(isinstance(constant, fx.GraphModule) and _reads_nothing(constant) for constant in self.constants)
+
     def __call__(self, owner: nn.Module, flat: Sequence[Any]) -> Any:
         """Run on the owner's parameters; outputs have the structure of the model's own."""
         return tree_unflatten(self.function(owner, *self.constants, *flat), self.out_spec)
@@ -116,6 +121,11 @@ def _lift_constants(gm: fx.GraphModule, owner: nn.Module) -> tuple[Any, ...]:
                 "register it with model.register_buffer(name, tensor)"
             )
     return values
+
+
+def _reads_nothing(gm: fx.GraphModule) -> bool:
+    """Whether a body, such as that of an autograd function, gets all that it uses as arguments."""
+    return not gm.graph.find_nodes(op="get_attr")
 
 
 def _attribute(root: Any, target: str) -> Any:

@@ -11,8 +11,25 @@ import torch
 import mhc_compile
 from tests.capture.readers import InTensors
 from tests.model.towers import X, close, programs, transformed
-from tests.moved import move
+from tests.moved import move, moved
 from tests.toy_models import WIDTH, Tower
+
+
+class Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
+class Gated(Tower):
+    def forward(self, x):
+        return super().forward(Gate.apply(x))
 
 
 def test_deepcopy_is_independent():
@@ -56,3 +73,13 @@ def test_state_dict_fits_a_fresh_transform():
             parameter.add_(0.1)
     other.load_state_dict(twin.state_dict(), strict=True)
     assert torch.equal(other(X), twin(X))
+
+
+def test_code_with_an_autograd_function_serves_every_call_and_those_of_copies(caplog):
+    t = moved(Gated(), example_inputs=(X,))
+    known = programs(t)
+    caplog.set_level("INFO", "mhc_compile")
+    for model in (t, t, copy.deepcopy(t)):
+        model(X)
+        assert programs(model) == known
+    assert "tracing" not in caplog.text

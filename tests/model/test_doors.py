@@ -153,6 +153,11 @@ class PastTheModule(Base):
     def by_itself(self, x: Tensor) -> Tensor:
         return self.forward(x)
 
+    def wrap(self, around: object) -> list[str]:
+        inner = self.forward  # as torchtitan's `parallelize`, which asks `isinstance(child, Base)`
+        self.forward = lambda *args: inner(*args)  # type: ignore[method-assign]
+        return [name for name, child in self.named_modules() if isinstance(child, Base)]
+
 
 @pytest.mark.parametrize("name", ["by_super", "by_name", "by_itself"])
 @pytest.mark.parametrize("inside", [False, True], ids=["model", "part"])
@@ -185,3 +190,10 @@ def test_an_export_of_a_part_says_what_to_do():
     t.net(X)
     with pytest.raises(CaptureError, match="net is a part of a transformed Lit"):
         torch.export.export(t.net, (X,), strict=False)
+
+
+def test_a_method_that_asks_for_a_class_and_wraps_the_forward_is_none():
+    t = moved(PastTheModule())
+    before = t(X)
+    assert t.wrap(object()) == [""]
+    assert_close(t(X), before)
