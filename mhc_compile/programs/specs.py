@@ -10,6 +10,7 @@ from torch import nn
 
 from mhc_compile.config import Config
 from mhc_compile.passes.plan.data import Plan
+from mhc_compile.passes.plan.keys import Known
 
 if TYPE_CHECKING:
     from mhc_compile.passes.plan.parameters import ParameterSpec
@@ -33,6 +34,12 @@ def all_specs(plans: Sequence[Plan], config: Config) -> dict[str, ParameterSpec]
 def weights_of(plans: Sequence[Plan]) -> dict[str, tuple[str, ...]]:
     """Site key -> names of the matrices in its branch; the first plan that names a key decides."""
     return {site.key: site.weights for plan in reversed(plans) for site in plan.sites}
+
+
+def known_sites(plans: Sequence[Plan]) -> Known:
+    """The keys of several plans with what they are known by; the first plan that names a key decides."""
+    marks = {site.key: (site.told_by,) for plan in reversed(plans) for site in plan.sites if site.told_by}
+    return [(key, (*weights, *marks.get(key, ()))) for key, weights in weights_of(plans).items()]
 
 
 def initial_sites(

@@ -20,7 +20,7 @@ from mhc_compile.programs.distributed import called_whole, check_uncut, modules_
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.plain_part import plain_part
 from mhc_compile.programs.program import Program, build_program
-from mhc_compile.programs.specs import weights_of
+from mhc_compile.programs.specs import known_sites
 from mhc_compile.programs.unsharded import without_transforms
 
 
@@ -44,7 +44,7 @@ def plan_of(captured: Captured, config: Config, known: Sequence[Plan] = ()) -> P
     """The plan of a captured graph, which is normalised in place; `known` are those of other traces of the model."""
     from mhc_compile.passes.order import make_plan  # late
 
-    return make_plan(captured.gm, config, known=list(weights_of(known).items()), others=known)
+    return make_plan(captured.gm, config, known=known_sites(known), others=known)
 
 
 def add_program(

@@ -120,6 +120,7 @@ def _site(graph: Ancestry, config: Config, site: Candidate, choice: Choice, chai
         size_users=tuple(user.name for user in node.users if asks_size(user)),
         branch_summary=branch_summary(graph, site),
         weights=tuple(dict.fromkeys(weight for _, weight in weights_of(graph, site))),
+        told_by=choice.told_by.get(site.add, ""),
         module=module_path_of(node),
         location=location_of(node),
         parameters=parameter_count(parameter_shapes(config.effective_connection, config.streams, count)),

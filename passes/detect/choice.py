@@ -21,7 +21,7 @@ from mhc_compile.passes.detect.residuals import Candidate, Rejected, find_mixers
 from mhc_compile.passes.detect.towers import find_crossings, find_exchanges, find_own_streams
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.values import module_path_of
-from mhc_compile.passes.plan.keys import Known, Owner, former_keys, keys_of, module_of, unique
+from mhc_compile.passes.plan.keys import Known, Owner, former_keys, keys_of, module_of, told_apart, unique
 from mhc_compile.passes.plan.patterns import is_chosen, unmatched
 from mhc_compile.passes.plan.reasons import Reason
 
@@ -35,6 +35,7 @@ class Choice:
         rejected: every other float add.
         keys: by the position of the add.
         former: the keys they had before keys belonged to weights; mixers had none.
+        told_by: of sites that share all their weights with others, the parameter that tells each from these.
         channels: of each site.
     """
 
@@ -42,6 +43,7 @@ class Choice:
     rejected: list[Rejected]
     keys: Mapping[int, str]
     former: Mapping[int, str]
+    told_by: Mapping[int, str]
     channels: Mapping[int, Channels]
 
     def former_key(self, add: int) -> str:
@@ -76,6 +78,7 @@ def choose(graph: Ancestry, config: Config, taken: Collection[str] = (), known: 
         rejected=[*rest, *foreign, *unclear, *left_out],
         keys={**keys, **{add: key for add, (_, _, key) in joined.items()}},
         former=chooser.former(keys),
+        told_by=chooser.told_apart(keys),
         channels={**channels, **{add: sizes for add, (_, sizes, _) in joined.items()}},
     )
 
@@ -84,6 +87,14 @@ def weights_of(graph: Ancestry, candidate: Candidate) -> list[tuple[int, str]]:
     """The weights of the branch with the positions of the nodes that contract with them."""
     stream = candidate.branch_nodes | {candidate.skip.base}
     return [(i, w) for i in sorted(candidate.branch_nodes) for w in graph.weights_beside(i, stream)]
+
+
+def vectors_of(graph: Ancestry, candidate: Candidate) -> tuple[str, ...]:
+    """The parameters that the branch reads and contracts nothing with: scales, biases, norms, or parts of them."""
+    stream = candidate.branch_nodes | {candidate.skip.base}
+    matrices = {weight for i in candidate.branch_nodes for weight in graph.weights[i]}
+    read = ((i, name) for i in sorted(candidate.branch_nodes) for name in graph.parameters_at(i))
+    return tuple(dict.fromkeys(part_of(graph, i, name, stream) for i, name in read if name not in matrices))
 
 
 def _without_look_alikes(graph: Ancestry, found: list[Candidate]) -> tuple[list[Candidate], list[Rejected]]:
@@ -173,7 +184,14 @@ class _Chooser:
         for i, weight in weights_of(self.graph, candidate):
             module = module_of(weight, is_module=self.graph.nodes[i].op == "call_module")
             weights.setdefault(part_of(self.graph, i, weight, stream), module)
-        return Owner(tuple(weights), tuple(weights.values()), module_path_of(self.graph.nodes[candidate.add]))
+        caller = module_path_of(self.graph.nodes[candidate.add])
+        return Owner(tuple(weights), tuple(weights.values()), caller, vectors_of(self.graph, candidate))
+
+    def told_apart(self, keys: Mapping[int, str]) -> dict[int, str]:
+        """For a site whose weights are those of others too, the parameter that is its own."""
+        ordered = [c for c in self.found if c.add in keys]
+        marks = told_apart([self._owner(c) for c in ordered])
+        return {c.add: mark for c, mark in zip(ordered, marks, strict=True) if mark}
 
     def mixers(self, kept: Sequence[Candidate], keys: Mapping[int, str]) -> list[tuple[Candidate, Channels, str]]:
         """The sums without a weight that lie on a stream between sites, named after the site they lie beside."""

@@ -1,14 +1,14 @@
-"""Which part of a parameter a branch uses, where the weights of all layers are stacked in one: `weight[2]`."""
+"""Which part of a parameter a branch uses, where the weights of all layers are stacked in one: `weight.2`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import fx
 
 from mhc_compile.passes.graph.ancestry import Ancestry
-from mhc_compile.passes.graph.op_kinds import canonical_name
+from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, kind_of
 from mhc_compile.passes.graph.values import shape_of
 from mhc_compile.passes.graph.wording import arguments
 
@@ -31,19 +31,51 @@ def part_of(graph: Ancestry, i: int, weight: str, stream: Collection[int]) -> st
     return weight
 
 
-def _index(node: fx.Node, weight: str) -> int | None:
-    """The position that a node takes of the parameter along its first axis."""
+def _index(node: fx.Node, weight: str) -> str | None:
+    """What a node takes of the parameter: `2` along the first axis, `8-16` for a slice, `2@1` along the second."""
+    name, places = canonical_name(node), dict[int, Any]()
     source: Any = node.args[0] if node.args else None
-    if canonical_name(node) == "select":
-        source, axis, index = arguments(node, "input", "dim", "index")
-        index = index if axis == 0 else None
-    elif canonical_name(node) == "getitem":
-        index = node.args[1][0] if isinstance(node.args[1], tuple) and node.args[1] else node.args[1]
-        in_parts = isinstance(source, fx.Node) and canonical_name(source) in _IN_PARTS
-        source = source.args[0] if in_parts else source
-    else:
-        return None
-    if not isinstance(source, fx.Node) or source.op != "get_attr" or str(source.target) != weight:
-        return None
-    size = shape_of(source)[0] if shape_of(source) else 0
-    return index % size if type(index) is int and type(size) is int and size else None
+    if name == "select":
+        source, axis, where = arguments(node, "input", "dim", "index")
+        places = {axis: where}
+    elif name == "narrow":
+        source, axis, start, length = arguments(node, "input", "dim", "start", "length")
+        places = {axis: slice(start, start + length)} if type(start) is int and type(length) is int else {}
+    elif name == "getitem" and isinstance(source, fx.Node) and canonical_name(source) in _IN_PARTS:
+        source, places = source.args[0], {0: node.args[1]}
+    elif name == "getitem":
+        places = _places(node.args[1])
+    return _label(places, shape_of(source)) if places and _is(source, weight) else None
+
+
+def _places(index: Any) -> dict[int, Any]:
+    """Axis -> what is taken along it, for an index in brackets."""
+    entries = index if isinstance(index, tuple) else (index,)
+    if any(entry is None or entry is ... for entry in entries):
+        return {}
+    return {axis: entry for axis, entry in enumerate(entries) if entry != slice(None)}
+
+
+def _label(places: Mapping[int, Any], sizes: Sequence[Any]) -> str | None:
+    """None where what is taken is not known before the model runs."""
+    labels = []
+    for axis, where in places.items():
+        size = sizes[axis] if isinstance(axis, int) and -len(sizes) <= axis < len(sizes) else None
+        if type(size) is not int:
+            return None
+        if isinstance(where, slice) and all(type(end) in (int, type(None)) for end in (where.start, where.stop)):
+            start, stop, _ = slice(where.start, where.stop).indices(size)
+            label = f"{start}-{stop}"
+        elif type(where) is int:
+            label = str(where % size)
+        else:
+            return None
+        labels.append(label if axis % len(sizes) == 0 else f"{label}@{axis % len(sizes)}")
+    return ".".join(labels)
+
+
+def _is(source: Any, weight: str) -> bool:
+    """Whether a node is the whole parameter, or a view or cast of it."""
+    while isinstance(source, fx.Node) and kind_of(source) in (Kind.SHAPE, Kind.CAST, Kind.COPY) and source.args:
+        source = source.args[0]
+    return isinstance(source, fx.Node) and source.op == "get_attr" and str(source.target) == weight

@@ -126,9 +126,13 @@ class Ancestry:
             return MATRIX
         if self.kinds[i] is Kind.POOL:
             return POOLED
-        learned = any(isinstance(attribute(self.gm, name), torch.nn.Parameter) for name in self._attributes(i))
+        learned = bool(self.parameters_at(i))
         mixed = MIXED if mixes(canonical_name(self.nodes[i])) and self.nodes[i].op.startswith("call") else 0
         return mixed | (VECTOR if learned else 0)
+
+    def parameters_at(self, i: int) -> list[str]:
+        """Names of the parameters that node `i` takes, directly or reshaped."""
+        return [n for n in self._attributes(i) if isinstance(attribute(self.gm, n), torch.nn.Parameter)]
 
     def _attributes(self, i: int) -> list[str]:
         """Targets of the attributes node `i` takes, directly or reshaped."""

@@ -53,6 +53,7 @@ class Site:
         sources: under connections over sources, the values whose weighted sum its branch reads, the newest last; a
             single one is read as it is.
         begins_block: under these, the sum in front of it is kept as a source.
+        told_by: where other sites have the same weights, the parameter or part of one that tells it from these.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Site:
     moves_tokens: bool = False
     sources: tuple[str, ...] = ()
     begins_block: bool = False
+    told_by: str = ""
 
 
 @dataclass(frozen=True)

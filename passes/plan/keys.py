@@ -1,8 +1,10 @@
 """Stable names of sites: they follow the weights of their branches, never their order in a trace.
 
 The key is the path of the module that holds all weights of the branch. Where that is the model itself, or holds weights
-of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. A trace
-of another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
+of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. Where a
+block is shared and each turn has a norm or a scale of its own, it is the module of that.
+
+A trace of another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ class Owner:
         weights: names of the weights of a branch, in the order it uses them.
         modules: the module that owns each of them.
         caller: path of the module that computes the sum.
+        vectors: names of the other parameters that the branch reads, such as scales and biases.
     """
 
     weights: tuple[str, ...]
     modules: tuple[str, ...]
     caller: str
+    vectors: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -61,7 +65,7 @@ class Owner:
 
 
 Known = Sequence[tuple[str, tuple[str, ...]]]
-"""Keys that were given before, each with the weights of its branch."""
+"""Keys that were given before, each with the weights of its branch, and what tells it from others with the same."""
 
 _ALIKE = 0.5  # share of weights that two branches have in common if they are one, with an adapter or without
 
@@ -69,6 +73,7 @@ _ALIKE = 0.5  # share of weights that two branches have in common if they are on
 def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known = ()) -> list[str]:
     """The keys of sites in graph order; `taken` are those of other graphs of the same model."""
     holders: dict[str, set[frozenset[str]]] = {}
+    marks = told_apart(owners)
     uses: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     distinct = {(owner.path, frozenset(owner.weights)): owner for owner in owners}
@@ -76,7 +81,32 @@ def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known =
         holders.setdefault(path, set()).add(weights)
         uses.update(weights)
         ends.update(owner.weights[-1:])
-    return unique([_known(o, known) or _own(o, len(holders[o.path]) == 1, uses, ends) for o in owners], taken)
+    own = [_own(o, len(holders[o.path]) == 1, uses, ends) for o in owners]
+    places = [_place_of(mark, marks) or key for mark, key in zip(marks, own, strict=True)]
+    return unique([_known(o, known) or key for o, key in zip(owners, places, strict=True)], taken)
+
+
+def told_apart(owners: Sequence[Owner]) -> list[str]:
+    """For branches with equal weights, a block that is shared, the parameter that each has and the others do not.
+
+    Such as the norm of each turn. "" where the weights are those of no other branch, or one of them has no such mark.
+    """
+    groups: dict[frozenset[str], list[int]] = {}
+    for i, owner in enumerate(owners):
+        groups.setdefault(frozenset(owner.weights), []).append(i)
+    marks = [""] * len(owners)
+    for group in (g for weights, g in groups.items() if weights and len(g) > 1):
+        uses = Counter(vector for i in group for vector in set(owners[i].vectors))
+        own = [next((v for v in owners[i].vectors if uses[v] == 1), "") for i in group]
+        if all(own):
+            marks = [own[group.index(i)] if i in group else mark for i, mark in enumerate(marks)]
+    return marks
+
+
+def _place_of(mark: str, marks: Sequence[str]) -> str:
+    """The module of a mark, or the mark itself where others lie in the same module."""
+    alike = sum(module_of(other) == module_of(mark) for other in marks)
+    return (module_of(mark) if alike == 1 else "") or mark
 
 
 def former_keys(owners: Sequence[Owner]) -> list[str]:
@@ -104,8 +134,9 @@ def _own(owner: Owner, alone: bool, uses: Mapping[str, int], ends: Mapping[str, 
 def _known(owner: Owner, known: Known) -> str:
     """The key, without a number, that most of these weights have; "" if there is none."""
     own, best, found = set(owner.weights), _ALIKE, ""
-    for key, weights in known:
-        alike = len(own & set(weights)) / len(own | set(weights)) if own else 0.0
+    for key, names in known:
+        weights, mine = set(names), own | (set(owner.vectors) & set(names))
+        alike = len(mine & weights) / len(mine | weights) if own else 0.0
         if alike > best or (alike == best and not found):
             best, found = alike, key.partition("#")[0]
     return found

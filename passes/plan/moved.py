@@ -77,6 +77,7 @@ def _site(site: Site, move: Move, keys: Mapping[str, str]) -> Site:
         key=keys[site.key],
         weights=tuple(weight for weight in map(move.path, site.weights) if weight),
         module=move.path(site.module) or "",
+        told_by=(move.path(site.told_by) or "") if site.told_by else "",
         former=(move.key(site.former) or "") if site.former else "",
         before=keys.get(site.before, ""),
     )

@@ -91,3 +91,25 @@ def test_a_branch_that_begins_with_the_weights_of_the_one_before_has_the_key_of_
 def test_a_branch_that_ends_in_a_weight_of_others_has_the_key_of_the_last_of_its_own():
     tied = [Owner((f"{n}.x", "out.w"), (n, "out"), "") for n in "abc"]
     assert keys_of(tied) == ["a", "b", "c"] and keys_of(tied[1:]) == ["b", "c"]
+
+
+def shared(*vectors):
+    return Owner(("block.w",), ("block",), "", ("block.b", *vectors))
+
+
+@pytest.mark.parametrize(("owners", "keys"), [
+    ([shared("norms.0.g"), shared("norms.1.g")], ["norms.0", "norms.1"]),
+    ([shared("norms.1.g", "norms.1.b"), shared("norms.0.g", "norms.0.b")], ["norms.1", "norms.0"]),
+    ([shared("scales.0"), shared("scales.1"), shared("scales.2")], ["scales.0", "scales.1", "scales.2"]),
+    ([shared("norms.0.g"), shared()], ["block", "block#2"]), ([shared(), shared()], ["block", "block#2"]),
+    ([shared("norms.0.g")], ["block"]),
+])  # fmt: skip
+def test_turns_of_a_shared_block_are_told_apart_by_what_each_has_of_its_own(owners, keys):
+    assert keys_of(owners) == keys
+
+
+def test_a_turn_that_is_left_out_leaves_the_keys_of_others():
+    turns = [shared(f"norms.{i}.g") for i in range(3)]
+    known = [(key, ("block.w", f"norms.{i}.g")) for i, key in enumerate(keys_of(turns))]
+    for left, found in (([2], ["norms.2"]), ([2, 0], ["norms.2", "norms.0"]), ([1, 1], ["norms.1", "norms.1#2"])):
+        assert keys_of([turns[i] for i in left], known=known) == found
