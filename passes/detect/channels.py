@@ -1,16 +1,16 @@
 """Which axis of a site holds the channels: every operator of the branch that shows it has a vote.
 
 A norm names the axis by its parameters, a linear layer, a convolution or a product with a weight by what it contracts
-and what it makes. Token mixers contract tokens, so a branch may disagree with itself: then the norms in it decide, and
-the sites of its chain, then those of equal shape, first those of one mind, then those that were decided. What stays
-undecided is no site, for its parameters would be bound to a guess.
+and what it makes. Token mixers contract tokens, so a branch may disagree with itself: then the sites of its chain
+decide, then those of equal shape that are of one mind, then its own convolutions with windows, then its norms, and at
+last those that were decided. What stays undecided is no site, for its parameters would be bound to a guess.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from torch import nn
@@ -83,7 +83,14 @@ def _ballot(graph: Ancestry, candidate: Candidate) -> list[Vote]:
     if not sure and len(fixed) == 1 and shape[fixed[0]] != 1:  # what is 1 there is mostly open elsewhere
         return [Vote(fixed[0], Evidence.SIZE, "every other size is open")]
     strong = [vote for vote in sure if vote.evidence is not Evidence.STATISTIC]
-    return strong or sure
+    runs_over = {vote.axis for vote in sure if vote.evidence is Evidence.STATISTIC}
+    return [_norm_of(vote, runs_over) for vote in strong] or sure
+
+
+def _norm_of(vote: Vote, runs_over: Collection[int]) -> Vote:
+    """A scale along an axis that a statistic runs over is that of a norm which is written out."""
+    is_norms = vote.evidence is Evidence.SCALE and vote.axis in runs_over
+    return replace(vote, evidence=Evidence.NORM) if is_norms else vote
 
 
 def _settle(votes: Sequence[Vote], around: Sequence[Counter[int] | None]) -> int | str:
@@ -93,16 +100,17 @@ def _settle(votes: Sequence[Vote], around: Sequence[Counter[int] | None]) -> int
     found = own if own is not None else next(iter(shown)) if len(shown) == 1 else alike
     if found is not None:
         return found
-    norms = {vote.axis for vote in votes if vote.evidence is Evidence.NORM}
-    if len(norms) == 1:
-        return norms.pop()
+    for evidence in (Evidence.CONVOLUTION, Evidence.NORM):
+        told = {vote.axis for vote in votes if vote.evidence is evidence}
+        if len(told) == 1:
+            return told.pop()
     ranked = Counter(vote.axis for vote in votes).most_common()
     if not ranked:
         return "no operator of the branch shows it"
     if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
         return ranked[0][0]
-    told = {axis: next(vote.name for vote in votes if vote.axis == axis) for axis, _ in ranked}
-    return " but ".join(f"{name} shows axis {axis}" for axis, name in told.items())
+    shows = {axis: next(vote.name for vote in votes if vote.axis == axis) for axis, _ in ranked}
+    return " but ".join(f"{name} shows axis {axis}" for axis, name in shows.items())
 
 
 def _most(axes: Counter[int]) -> int | None:

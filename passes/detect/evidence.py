@@ -11,6 +11,7 @@ from torch import fx
 from mhc_compile.passes.detect.residuals import Candidate
 from mhc_compile.passes.graph.ancestry import VECTOR, Ancestry
 from mhc_compile.passes.graph.axes import (
+    ADAPTIVE,
     CONVOLUTIONS,
     LINEAR_MAPS,
     PRODUCTS,
@@ -29,7 +30,9 @@ from mhc_compile.passes.graph.values import flat_nodes, shape_of
 class Evidence(Enum):
     """How an axis was shown."""
 
-    NORM = auto()  # a norm, or a scale or shift, has one parameter for each of its positions
+    CONVOLUTION = auto()  # one with windows contracts it, or makes it
+    NORM = auto()  # a norm has one parameter for each of its positions
+    SCALE = auto()  # so has a scale or shift, which is a norm's where a statistic runs over the same axis
     MAP = auto()  # a weight contracts it, or makes it
     STATISTIC = auto()  # a mean or the like runs over it, or over every other one
     SIZE = auto()  # no other axis can be meant
@@ -76,7 +79,7 @@ def _shown(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Iterator[tuple
     elif (graph.kinds[i] is Kind.NORM_LAST or name == "native_layer_norm") and _normalised(node) == 1 and axes:
         yield axes[-1], Evidence.NORM
     elif name in CONVOLUTIONS and len(axes) > CONVOLUTIONS[name]:
-        yield axes[-1 - CONVOLUTIONS[name]], Evidence.MAP
+        yield axes[-1 - CONVOLUTIONS[name]], Evidence.CONVOLUTION if _has_windows(graph, node) else Evidence.MAP
     elif name == "convolution" and len(axes) > 1:
         yield axes[1], Evidence.MAP
     elif (name in LINEAR_MAPS or name in RECURRENT or name == "multi_head_attention_forward") and axes:
@@ -86,9 +89,17 @@ def _shown(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Iterator[tuple
     elif graph.weights[i] and name in ("einsum", "tensordot"):
         yield from ((axis, Evidence.MAP) for axis in _summed(graph, node, known))
     elif graph.met[i] & VECTOR and graph.kinds[i] in (Kind.SCALE, Kind.ADD, Kind.SUB):
-        yield from ((axis, Evidence.NORM) for axis in _scaled(graph, i, axes))
-    elif graph.kinds[i] is Kind.REDUCE:
+        yield from ((axis, Evidence.SCALE) for axis in _scaled(graph, i, axes))
+    elif graph.kinds[i] is Kind.REDUCE or name in ADAPTIVE:
         yield from ((axis, Evidence.STATISTIC) for axis in _gathered(node, axes))
+
+
+def _has_windows(graph: Ancestry, node: fx.Node) -> bool:
+    """Whether a convolution sees neighbours: with a kernel of size 1 it is a linear layer, of tokens or of channels."""
+    if node.op == "call_module":
+        return any(size > 1 for size in leaf_module(node).kernel_size)  # type: ignore[union-attr]
+    kernels = [shape_of(n)[2:] for n in node.all_input_nodes if not graph.from_input[graph.index[n]]]
+    return any(size != 1 for kernel in kernels for size in kernel)
 
 
 def _normalised(node: fx.Node) -> int:
@@ -127,10 +138,16 @@ def _scaled(graph: Ancestry, i: int, axes: Axes) -> Iterator[Axis]:
             yield axes[along[0]]
 
 
+def _pooled(node: fx.Node, axes: Axes) -> tuple[int, ...]:
+    """The axes that a pooling to one value runs over."""
+    behind = range(len(axes) - ADAPTIVE[canonical_name(node)], len(axes))
+    return tuple(behind) if all(shape_of(node)[k] == 1 for k in behind) else ()
+
+
 def _gathered(node: fx.Node, axes: Axes) -> Sequence[Axis]:
     """The axis a statistic runs over if it keeps it, as a norm does; or the one that a pooling leaves."""
-    gone = reduced_axes(node)
-    if gone is None:
+    gone = _pooled(node, axes) if canonical_name(node) in ADAPTIVE else reduced_axes(node)
+    if not gone:
         return ()
     if len(gone) == 1 and keeps_axes(node):
         return (axes[gone[0]],)

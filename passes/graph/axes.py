@@ -32,6 +32,14 @@ PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "addbmm": 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu", "GRU", "LSTM", "RNN"})
 
 
+ADAPTIVE = {f"{name}{rank}d": rank for rank in (1, 2, 3) for name in ("adaptive_avg_pool", "adaptive_max_pool",
+                                                                     "AdaptiveAvgPool", "AdaptiveMaxPool")}  # fmt: skip
+"""Poolings to a given size by name, with the number of axes behind the channels."""
+
+_OF_WINDOWS = frozenset({"unfold", "fold", "Unfold", "Fold", "im2col", "col2im"})
+"""Pictures to the windows in them, side by side, and back: batch and channels stay in front."""
+
+
 def carry(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Axes:
     """The axes of node `i`, given those of some of its inputs, at least one."""
     node, name = graph.nodes[i], canonical_name(graph.nodes[i])
@@ -56,6 +64,12 @@ def carry(graph: Ancestry, i: int, known: Mapping[int, Axes]) -> Axes:
         return _of_reduction(node, axes)
     if rank is None:
         return axes  # several values at once (chunk, split): each has the axes of their source
+    if name in _OF_WINDOWS:
+        return (*axes[:2], *(None,) * (rank - 2))
+    if name in ADAPTIVE:
+        return _of_pooling(graph.nodes[i], axes)
+    if graph.kinds[i] is Kind.OPAQUE and rank != len(axes):
+        return (None,) * rank
     return _broadcast([known[j] for j in graph.inputs[i] if j in known], rank)
 
 
@@ -147,6 +161,12 @@ def _of_reduction(node: fx.Node, axes: Axes) -> Axes:
     if keeps_axes(node):
         return tuple(None if i in gone else axis for i, axis in enumerate(axes))
     return tuple(axis for i, axis in enumerate(axes) if i not in gone)
+
+
+def _of_pooling(node: fx.Node, axes: Axes) -> Axes:
+    """What is pooled to a single position has lost its axis."""
+    sizes, first = shape_of(node), len(axes) - ADAPTIVE[canonical_name(node)]
+    return tuple(None if k >= first and sizes[k] == 1 else axis for k, axis in enumerate(axes))
 
 
 def _of_product(graph: Ancestry, node: fx.Node, known: Mapping[int, Axes], made: str | None) -> Axes:

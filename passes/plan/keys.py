@@ -4,7 +4,7 @@ The key is the path of the module that holds all weights of the branch. Where th
 of another branch too, it is the last weight, or, where others end in that, the last that is the branch's own. Where a
 block is shared and each turn has a norm or a scale of its own, it is the module of that.
 
-A trace of another kind of call (a layer left out, an adapter switched off) takes the keys that the weights have already.
+A trace of another kind of call, with a layer left out or an adapter switched off, takes the keys that its weights have.
 """
 
 from __future__ import annotations

@@ -35,6 +35,11 @@ AXES = {
     "a tensordot of the last axes": lambda m, x: torch.tensordot(x.movedim(1, -1), m.w, dims=1).movedim(-1, 1),
     "a product with the weight on the left": lambda m, x: (m.w @ x.flatten(2)).view(2, 8, 5, 4),
     "a learned scale alone": lambda m, x: m.g[:, None, None] * F.avg_pool2d(x, 3, 1, 1),
+    "attention over channels from a pooling":
+        lambda m, x: x * torch.sigmoid(m.e(F.adaptive_avg_pool2d(x, 1).squeeze(-1).mT)).mT[..., None],
+    "windows side by side": lambda m, x: F.fold(torch.einsum("oc,bcl->bol", m.u, F.unfold(x, 3, padding=1)), (5, 4), 1),
+    "a scale along another axis": lambda m, x: m.k(x * m.p),
+    "a norm along another axis": lambda m, x: m.k(F.layer_norm(x, (4,), m.p, m.p)),
     "what the branch makes, behind a view that hides what it reads":
         lambda m, x: m.c(x.reshape(2, 8, 2, 10).permute(0, 3, 1, 2).reshape(2, 8, 5, 4)),
 }  # fmt: skip
@@ -42,7 +47,9 @@ AXES = {
 
 @pytest.mark.parametrize("name", AXES)
 def test_the_channels_are_what_the_branch_contracts_or_scales(name):
-    layers = {"c": nn.Conv2d(8, 8, 1), "l": nn.Linear(8, 8), "w": nn.Parameter(torch.randn(8, 8)), "g": vector()}
+    layers = {"c": nn.Conv2d(8, 8, 1), "l": nn.Linear(8, 8), "w": nn.Parameter(torch.randn(8, 8)), "g": vector(),
+              "e": nn.Conv1d(1, 1, 3, padding=1), "u": nn.Parameter(torch.randn(8, 72)), "p": vector(4),
+              "k": nn.Conv2d(8, 8, 3, padding=1)}  # fmt: skip
     _, plan = found(lambda m, x: x + AXES[name](m, x), PICTURES, **layers)
     assert [(s.channel_axis, s.channels) for s in plan.sites] == [(1, 8)]
 

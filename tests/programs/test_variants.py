@@ -10,6 +10,7 @@ from torch import nn
 
 import mhc_compile
 from mhc_compile.errors import MissingSitesWarning
+from tests.moved import move
 from tests.zoo.test_doors import Block
 
 X = torch.randn(3, 5, 8)
@@ -44,3 +45,30 @@ def test_sites_that_a_call_runs_plain_are_named(hyper):
         hyper(X, skip=False)
     with pytest.warns(MissingSitesWarning, match=r"1 of 1 residual connections plain \(decoder\)"):
         hyper(X, encoded=X, skip=False)
+
+
+class Shared(nn.Module):
+    """A block whose turns have norms, or scales, of their own."""
+
+    def __init__(self, scaled):
+        super().__init__()
+        self.block, self.scaled, self.turns = nn.Linear(8, 8), scaled, (0, 1, 2, 3)
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in self.turns)
+        self.scales = nn.Parameter(torch.ones(4, 8))
+
+    def forward(self, x):
+        for i in self.turns:
+            x = x + (self.block(x).tanh() * self.scales[i] if self.scaled else self.block(self.norms[i](x)))
+        return x
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_turns_that_are_left_out_or_change_places_have_the_coefficients_that_are_theirs(scaled):
+    model = Shared(scaled)
+    hyper = move(mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",)))
+    model.turns = hyper.turns = (3, 1)
+    fresh = mhc_compile.transform(model, n=2, example_inputs=(X,), modes=("train",))
+    state = hyper.state_dict()
+    fresh.load_state_dict({name: state[name] for name in fresh.state_dict()})
+    with pytest.warns(MissingSitesWarning):
+        torch.testing.assert_close(hyper(X), fresh(X))
