@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from mhc_compile.passes.detect.links import Link, find_links
+from mhc_compile.passes.detect.links import Link, find_link, find_links
 from mhc_compile.passes.detect.residuals import Candidate
 from mhc_compile.passes.detect.towers import foreign_adds, seen_through_weight
 from mhc_compile.passes.graph.ancestry import Ancestry
+from mhc_compile.passes.graph.op_kinds import LINEAR
 from mhc_compile.passes.graph.values import traced_sizes
 
 
@@ -47,18 +48,21 @@ def resolve_nesting(
         how: "longest" (the level with the longest chain; on a tie the outer one, unless it has fewer sites), "outer" or
             "inner".
         channel_axes: of the candidates, where they are known. A long skip around sites of another resolution bridges
-            them and continues no chain: its length is one.
+            them and continues no chain: its length is one. So is that of a sum of two states of the same stream, as in
+            a U of one resolution: without it, what lies between the two is one chain with what lies around.
         mixers: sums without a weight, which become sites of a chain that goes through them.
 
     Returns:
         The kept candidates in graph order, and for each dropped add the kept candidate it conflicts with.
     """
-    around = _surroundings(graph, candidates, find_links(graph, candidates))
+    links = find_links(graph, candidates)
+    around = _surroundings(graph, candidates, links)
     if not any(around.values()):
         return list(candidates), {}
     conflicts = _conflicts(around)
     length = _lengths(graph, candidates, mixers)
-    length.update(dict.fromkeys(_bridges(graph, around, channel_axes or {}), 1))
+    alone = {*_bridges(graph, around, channel_axes or {}), *_shortcuts(graph, candidates, links)}
+    length.update(dict.fromkeys(alone, 1))
     size = {c.add: len(c.branch_nodes) for c in candidates}
     sign = {"longest": -1, "outer": 0, "inner": 0}[how]
     outward = 1 if how == "inner" else -1
@@ -113,6 +117,28 @@ def _bridges(graph: Ancestry, around: Mapping[int, frozenset[int]], channel_axes
                 max(a, b) >= _STEP * min(a, b) for a, b in zip(ours, theirs, strict=True)
             ):
                 yield outer
+
+
+def _shortcuts(graph: Ancestry, candidates: Sequence[Candidate], links: Mapping[int, Link]) -> Iterator[int]:
+    """Candidates that add up an earlier and a later state of one stream, with sites and no map between the two."""
+    by_add = {c.add: c for c in candidates}
+    for outer in candidates:
+        inside = {add: by_add[add] for add in outer.branch_nodes & by_add.keys()}
+        ends = [find_link(graph, branch.node, inside) for branch in outer.branches] if inside else []
+        if any(end and _same_stream(graph, end, outer, inside, links) for end in ends):
+            yield outer.add
+
+
+def _same_stream(
+    graph: Ancestry, end: Link, outer: Candidate, inside: Mapping[int, Candidate], links: Mapping[int, Link]
+) -> bool:
+    """Whether the chain of sites inside that leads to `end` begins at the base of the one around."""
+    if any(graph.kinds[i] not in LINEAR for i in end.path):
+        return False
+    first = end.source
+    while first in links and links[first].source in inside:
+        first = links[first].source
+    return inside[first].skip.base == outer.skip.base
 
 
 _STEP = 1.7  # 7 positions of 4: a pooling by two, an odd size included

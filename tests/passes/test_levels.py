@@ -99,3 +99,30 @@ def test_an_exclusion_gives_back_what_it_displaced():
 def test_a_glob_that_matches_nothing_anywhere_is_an_error():
     with pytest.raises(PatternError, match="g\\*"):
         plan_of(Net(_nested, **mlps(6)).double(), X, exclude=("g*",))
+
+
+def _long_skips(m, x):
+    """A U of one resolution."""
+    before = [m.stem(x)]
+    for f in (m.f0, m.f1, m.f2):
+        before.append(before[-1] + f(before[-1]))
+    x = before.pop()
+    for f in (m.f3, m.f4, m.f5):
+        x = x + before.pop()
+        x = x + f(x)
+    return x
+
+
+def _every_other_state_again(m, x):
+    x = m.stem(x)
+    for f, g in ((m.f0, m.f1), (m.f2, m.f3), (m.f4, m.f5)):
+        h = x + f(x)
+        x = x + (h + g(h)) * 0.5
+    return x
+
+
+@pytest.mark.parametrize("body", [_long_skips, _every_other_state_again])
+def test_a_sum_of_two_states_of_one_stream_costs_no_site_between_the_two(body):
+    layers = {"stem": nn.Linear(8, 8), **mlps(6)}
+    assert found(body, X, **layers)[0] == (6, 1)
+    assert len(plan_of(Net(body, **layers).double(), X, nested="outer").sites) < 6
