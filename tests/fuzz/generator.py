@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from tests.fuzz import branches, residuals, steps
-from tests.fuzz.spec import Collect, Element, Exchange, Long, Network, Op, Recall, Res, UNet, count, settle, uses_branch
+from tests.fuzz.spec import Collect, Element, Exchange, Long, Network, Op, Recall, Res, UNet, count, settle
 
 MAX_LENGTH = 5
 
@@ -73,7 +73,7 @@ def _branch(images: bool) -> st.SearchStrategy[str]:
 
 
 def _without_unused(element: Res | Op) -> Res | Op:
-    return element if uses_branch(element) else replace(element, branch="mlp")
+    return element if _uses_branch(element) else replace(element, branch="mlp")
 
 
 def _allowed(net: Network) -> int:
@@ -101,3 +101,8 @@ def _takes_injections(body: Sequence[Element]) -> bool:
 
 
 _ONTO_STREAMS = frozenset({"plain", "pre_norm", "post_norm", "branch_first", "layer_scale", "lerp", "alpha"})
+
+
+def _uses_branch(element: Res | Op) -> bool:
+    """Whether the drawn branch is part of the network."""
+    return element.kind not in residuals.OWN_BRANCH if isinstance(element, Res) else element.kind in steps.USES_BRANCH

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from tests.fuzz.branches import FREE_SITES
-from tests.fuzz.residuals import ENDS_CHAIN, OWN_BRANCH, SITES
+from tests.fuzz.residuals import ENDS_CHAIN, SITES
 from tests.fuzz.steps import END, MAYBE, USES_BRANCH
 
 
@@ -182,10 +182,12 @@ def _outer_wins(chain: Sequence[Element], i: int, after: int = 0) -> bool | None
 
     Without a layer in front, the inner chain begins where the outer one passes: then the sites before may be counted
     for both or for none, so the outer one must win, or lose, either way. What it recalls may go on in it: then it has
-    the sites of that chain besides.
+    the sites of that chain besides. Without a layer behind, too, it adds up two states of one stream, and loses.
     """
     element = chain[i]
     assert isinstance(element, Long)
+    if not (element.head or element.tail):
+        return False if all(isinstance(e, Res) and e.kind == "plain" for e in element.inner) else None
     joined = after if _recalls(element.inner) else 0
     inner = [max(lengths, default=0) for lengths in (_run_lengths(element.inner, s) for s in (True, False))]
     shortest, longest = sorted((_run_around(chain, i, sure) for sure in (True, False)), key=lambda run: run[0] + run[1])
@@ -243,8 +245,3 @@ def _marks(chain: Sequence[Element], sure: bool) -> Iterator[tuple[int, int]]:
         yield run, begun + (element.uses if several else sites)
         begun = _sites(chain, i) if isinstance(element, Op) and not sure else 0
         run += ends
-
-
-def uses_branch(element: Res | Op) -> bool:
-    """Whether the drawn branch is part of the network."""
-    return element.kind not in OWN_BRANCH if isinstance(element, Res) else element.kind in USES_BRANCH
