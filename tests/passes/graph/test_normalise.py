@@ -81,6 +81,13 @@ def _written_through_view(m, x):
     return y
 
 
+def _rest_through_view(m, x):
+    y = m.f(x)
+    view = y.view(-1, 8)
+    y %= 0.5
+    return y, view
+
+
 def _own_input(m, x):
     x.add_(m.f(x))
     return x * 2.0
@@ -97,7 +104,7 @@ def _buffer(m, x):
     return m.f(x) * m.count
 
 
-@pytest.mark.parametrize("body", [_view_before, _written_through_view, _own_input, _item])
+@pytest.mark.parametrize("body", [_view_before, _written_through_view, _rest_through_view, _own_input, _item])
 def test_a_write_that_is_seen_elsewhere_is_left_alone(body):
     gm = check(body, remaining=1)
     assert writes(gm)[0].args[0] in observed_mutations(gm)

@@ -66,6 +66,9 @@ OPS = {
     "cast": lambda m, x: x.float().to(torch.float64),
     "learned scale": lambda m, x: x * m.weight,
     "division": lambda m, x: x / 2.0,
+    "division that rounds": lambda m, x: (
+        torch.div(x, 0.5, rounding_mode="floor") + x // 0.5 + x.floor_divide(2) + x % 0.3
+    ),
     "negation": lambda m, x: -x,
     "copies": lambda m, x: x.clone().contiguous().detach(),
     "where": lambda m, x: torch.where(m.mask, x, 0.1 * x),
