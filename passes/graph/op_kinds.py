@@ -57,9 +57,9 @@ _NAMES: dict[Kind, str] = {
     Kind.SUB: "sub subtract",
     Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
     Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
-    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T mhc_module_border",
+    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ mhc_module_border",
     Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze "
-    "unsqueeze movedim moveaxis view_as reshape_as",
+    "unsqueeze movedim moveaxis view_as reshape_as numpy_T matrix_H mH adjoint",
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
     Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
     "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
