@@ -94,10 +94,12 @@ def permutation(node: fx.Node, rank: int) -> list[int] | None:
     """For each axis of the result, the axis of the operand; None for an op that does not only reorder axes."""
     name, order = canonical_name(node), list(range(rank))
     rest: list[Any] = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "input")]
-    if name in ("transpose", "swapaxes", "swapdims", "t", "mT"):
+    if name in ("transpose", "swapaxes", "swapdims", "t", "mT", "matrix_H", "mH", "adjoint"):
         first, second = (int(a) % rank for a in (rest if len(rest) == 2 else (-2, -1)))
         order[first], order[second] = second, first
         return order
+    if name == "numpy_T":
+        return order[::-1]
     if name == "permute":
         return [int(a) % rank for a in (rest[0] if isinstance(rest[0], (tuple, list)) else rest)]
     if name in ("movedim", "moveaxis"):

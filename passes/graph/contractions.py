@@ -83,3 +83,31 @@ def _of_tensordot(node: fx.Node) -> Terms | None:
 
 
 _READ: dict[str, Callable[[fx.Node], Terms | None]] = {"einsum": _of_einsum, "tensordot": _of_tensordot}
+
+Contraction = tuple[Any, int, fx.Node | None]
+"""A tensor, its axis, and the vector it is contracted with there, or None for ones."""
+
+CONTRACTIONS = frozenset({"einsum", "tensordot", "matmul"})
+
+
+def with_vector(node: fx.Node) -> Contraction | None:
+    """What a contraction with nothing but a vector sums over; None for any other."""
+    found = _of_matmul(node) if canonical_name(node) == "matmul" else _of_terms(node)
+    has_matrix = found is not None and isinstance(found[2], fx.Node) and rank_of(found[2]) != 1
+    return None if has_matrix else found
+
+
+def _of_terms(node: fx.Node) -> Contraction | None:
+    letters, result, operands = terms_of(node) or ([], "", [])
+    pairs = list(zip(operands, letters, strict=False))
+    for tensor, term in pairs if len(pairs) <= 2 else ():
+        gone = [letter for letter in term if letter not in result]
+        rest = [(other, its) for other, its in pairs if other is not tensor]
+        if len(gone) == 1 and term.replace(gone[0], "") == result and all(its == gone[0] for _, its in rest):
+            return tensor, term.index(gone[0]), rest[0][0] if rest else None
+    return None
+
+
+def _of_matmul(node: fx.Node) -> Contraction | None:
+    left, right = (*node.args, *node.kwargs.values())[:2]
+    return (left, -1, right) if isinstance(right, fx.Node) and rank_of(right) == 1 else None

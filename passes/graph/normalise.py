@@ -18,12 +18,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.graph.gradients import gradient_modes
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, is_inplace, kind_of
-from mhc_compile.passes.graph.spellings import spell_out
-from mhc_compile.passes.graph.values import dtype_of, value_of
+from mhc_compile.passes.graph.spellings import spell_out, spell_out_lists
+from mhc_compile.passes.graph.values import dtype_of, flat_nodes, value_of
 
 
 def normalise(gm: fx.GraphModule) -> fx.GraphModule:
     """Make in-place writes functional where nobody can tell, and spell fused sums out. Changes `gm` in place."""
+    spell_out_lists(gm)
     order = {node: i for i, node in enumerate(gm.graph.nodes)}
     for node in list(gm.graph.nodes):
         if is_inplace(node) and _has_functional_form(node) and not _observed(node, order):
@@ -37,8 +38,8 @@ def normalise(gm: fx.GraphModule) -> fx.GraphModule:
 
 def observed_mutations(gm: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose value is changed in place by a write that `normalise` could not remove."""
-    written = {node.args[0] for node in gm.graph.nodes if is_inplace(node) and node.args}
-    return {alias for target in written if isinstance(target, fx.Node) for alias in aliases(target)}
+    written = {target for node in gm.graph.nodes if is_inplace(node) for target in flat_nodes(node.args[:1])}
+    return {alias for target in written for alias in aliases(target)}
 
 
 def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:

@@ -57,15 +57,15 @@ _NAMES: dict[Kind, str] = {
     Kind.SUB: "sub subtract",
     Kind.SCALE: "mul multiply div divide true_divide truediv neg negative layer_scale",
     Kind.CAST: "to type type_as float half bfloat16 double _to_copy prims_convert_element_type",
-    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ numpy_T mhc_module_border",
+    Kind.COPY: "clone contiguous detach alias identity lift_fresh_copy requires_grad_ mhc_module_border",
     Kind.SHAPE: "view reshape _unsafe_view permute transpose t mT swapaxes swapdims flatten unflatten squeeze "
-    "unsqueeze movedim moveaxis view_as reshape_as",
+    "unsqueeze movedim moveaxis view_as reshape_as numpy_T matrix_H mH adjoint",
     Kind.DROPOUT: "dropout native_dropout alpha_dropout",
     Kind.POINTWISE: "relu relu6 leaky_relu elu celu selu gelu silu swish mish sigmoid tanh hardswish hard_swish "
     "hardsigmoid hardtanh softplus softsign logsigmoid prelu_scalar threshold exp log log1p sqrt rsqrt reciprocal "
     "square pow abs sin cos erf clamp clamp_min clamp_max clip maximum minimum sign nan_to_num masked_fill where "
-    "round floor ceil trunc frac fmod remainder logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc "
-    "hardshrink softshrink tanhshrink log_sigmoid float_power lgamma",
+    "round floor ceil trunc frac fmod remainder mod logit expm1 log2 log10 exp2 atan arctan sinh cosh asinh erfc "
+    "floor_divide floordiv hardshrink softshrink tanhshrink log_sigmoid float_power lgamma",
     Kind.REDUCE: "mean sum var std amax amin norm linalg_vector_norm vector_norm logsumexp",
     Kind.ALONG: "softmax log_softmax cumsum normalize",
     Kind.NORM_LAST: "layer_norm rms_norm",
@@ -159,6 +159,8 @@ def kind_of(node: fx.Node) -> Kind:
         return Kind.OPAQUE  # reinterprets bytes
     if node.target is getattr and node.args[1] not in _METADATA_ATTRIBUTES:
         return Kind.OPAQUE
+    if node.kwargs.get("rounding_mode") is not None:
+        return Kind.POINTWISE  # a division that rounds is not linear
     return KINDS.get(name, Kind.OPAQUE)
 
 
@@ -169,7 +171,9 @@ def leaf_module(node: fx.Node) -> torch.nn.Module:
     return owner.get_submodule(node.target)
 
 
-_INPLACE_OPERATORS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv", "ipow": "pow"}
+_INPLACE_OPERATORS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv", "ipow": "pow", "imod": "mod",
+                      "ifloordiv": "floordiv", "iand": "and_", "ior": "or_", "ixor": "xor", "ilshift": "lshift",
+                      "irshift": "rshift"}  # fmt: skip
 _METADATA_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
 _KNOWN_ROOTS = ("torch", "_operator", "operator", "builtins", "math")
 

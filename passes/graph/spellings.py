@@ -7,14 +7,14 @@ tensor has no two terms; such operators are listed in `sums.py`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 
-from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, kind_of
+from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, is_inplace, kind_of
 from mhc_compile.passes.graph.stacks import contract_stack, sum_over_stack
 from mhc_compile.passes.graph.values import same_shape, tensor_of
 from mhc_compile.passes.graph.wording import arguments, become, emit, is_float, product
@@ -26,6 +26,34 @@ def spell_out(node: fx.Node) -> None:
         rule = _SPELLINGS.get(canonical_name(node))
         if rule is not None:
             rule(node)
+
+
+def spell_out_lists(gm: fx.GraphModule) -> None:
+    """`_foreach_add([x, y], [a, b])` becomes `x + a` and `y + b`, and that which writes `x += a` and `y += b`."""
+    for node in list(gm.graph.nodes):
+        combine = _OF_LISTS.get((canonical_name(node), is_inplace(node))) if node.op == "call_function" else None
+        left, right = arguments(node, "self", "other")
+        if combine and isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
+            _each(node, combine, left, right)
+
+
+def _each(node: fx.Node, combine: Callable[..., Any], left: Sequence[Any], right: Sequence[Any]) -> None:
+    factor = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+    pairs = zip(left, right, strict=True)
+    sums = [emit(node, combine, x, y if factor == 1 else product(node, y, factor), like=x) for x, y in pairs]
+    for user in list(node.users):
+        if canonical_name(user) == "getitem" and isinstance(user.args[1], int):
+            user.replace_all_uses_with(sums[user.args[1]])
+            node.graph.erase_node(user)
+    if node.users:
+        node.replace_all_uses_with(emit(node, tuple, sums))
+    node.graph.erase_node(node)
+
+
+_OF_LISTS: dict[tuple[str, bool], Callable[..., Any]] = {
+    ("_foreach_add", False): operator.add, ("_foreach_add", True): operator.iadd,
+    ("_foreach_sub", False): operator.sub, ("_foreach_sub", True): operator.isub,
+}  # fmt: skip
 
 
 def _scaled(node: fx.Node, factor: Any, term: fx.Node) -> fx.Node:

@@ -1,26 +1,30 @@
 """Sums over the axis along which values were stacked, in every way to write one: they become sums of these values.
 
-Summed, averaged, weighted or contracted with a vector; stacked, or made one longer each and put together. Where the
-stack is used for something else as well, it is one tensor, and its sum is no add.
+Summed, averaged, weighted or contracted with a vector; stacked, or put together and given an axis by a view. Where the
+stack is used for something else as well, it is one tensor: its sum stays, and is an add along an axis.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 import torch
 from torch import fx
 
-from mhc_compile.passes.graph.contractions import terms_of
-from mhc_compile.passes.graph.op_kinds import canonical_name
+from mhc_compile.passes.graph.axes import permutation
+from mhc_compile.passes.graph.contractions import CONTRACTIONS, with_vector
+from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, kind_of
 from mhc_compile.passes.graph.values import dtype_of, rank_of, same_shape, shape_of, tensor_of
 from mhc_compile.passes.graph.wording import arguments, become, emit, is_float, product
 
 _MANY = 16  # terms of a stack that are still added one by one
+_JOINS = {"stack": 0, "cat": 0, "concat": 0, "concatenate": 0, "vstack": 0, "row_stack": 0, "hstack": 1,
+          "column_stack": 1, "dstack": 2}  # fmt: skip
+"""What puts values together, and along which axis where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,29 @@ class Stack:
 
     Attributes:
         terms: one value for each position.
-        gone: the nodes between the terms and the sum, which nothing else reads.
+        gone: the nodes between the terms and the sum.
+        ordered: whether the other axes come in the order of the terms.
+        weight, at: what the terms are multiplied by, and along which of its axes there is one for each.
     """
 
     terms: tuple[fx.Node, ...]
     gone: tuple[fx.Node, ...]
+    ordered: bool = True
+    weight: fx.Node | None = None
+    at: int = 0
 
 
 def sum_over_stack(node: fx.Node) -> None:
     """`stack([x, y]).sum(0)` becomes `x + y`; a mean is divided by the number of terms."""
-    x, axis = arguments(node, "input", "dim")
-    axis = node.kwargs.get("axis", axis)
-    axis = axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
+    x, axes = _summed(node)
+    axis = axes[0] if len(axes) == 1 else None
     stack = _stack(node, x, axis)
-    if stack is None or node.kwargs.get("dtype") is not None:
+    if stack is None:
         return
     if canonical_name(node) == "nansum":
-        stack = Stack(tuple(emit(node, torch.nan_to_num, t, 0.0, inf, -inf, like=t) for t in stack.terms), stack.gone)
+        stack = replace(
+            stack, terms=tuple(emit(node, torch.nan_to_num, t, 0.0, inf, -inf, like=t) for t in stack.terms)
+        )
     parts = len(stack.terms) if canonical_name(node) == "mean" else 1
     kept = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False) is True
     _add_up(node, stack, parts, axis if kept else None)
@@ -53,15 +63,28 @@ def sum_over_stack(node: fx.Node) -> None:
 
 def contract_stack(node: fx.Node) -> None:
     """A product of a stack with a vector along its axis: `einsum`, `tensordot` or `matmul`."""
-    found = _CONTRACTIONS[canonical_name(node)](node)
+    found = with_vector(node)
     if found is None:
         return
     x, axis, weight = found
-    if isinstance(weight, fx.Node) and rank_of(weight) != 1:
-        return
     stack = _stack(node, x, axis)
     if stack is not None:
-        _add_up(node, stack if weight is None else _weighted(node, stack, weight, 0))
+        _add_up(node, stack if weight is None else _weighted(node, replace(stack, weight=weight, at=0)))
+
+
+def adds_up_stack(node: fx.Node) -> bool:
+    """Whether a node still adds up what was stacked: the stack is used elsewhere, has too many terms or the like."""
+    if canonical_name(node) in CONTRACTIONS:
+        x, axis, _ = with_vector(node) or (None, None, None)
+        return _parts(node, x, axis) is not None
+    x, axes = _summed(node) if canonical_name(node) in ("sum", "mean", "nansum", "nanmean") else (None, ())
+    return any(_parts(node, x, axis) is not None for axis in axes)
+
+
+def _summed(node: fx.Node) -> tuple[Any, Sequence[Any]]:
+    x, axis = arguments(node, "input", "dim")
+    axis = node.kwargs.get("axis", axis)
+    return x, axis if isinstance(axis, (tuple, list)) else (axis,)
 
 
 def _add_up(node: fx.Node, stack: Stack, parts: int = 1, kept_axis: int | None = None) -> None:
@@ -83,28 +106,71 @@ def _add_up(node: fx.Node, stack: Stack, parts: int = 1, kept_axis: int | None =
 
 def _stack(node: fx.Node, x: Any, axis: Any) -> Stack | None:
     """What lies along this axis of what is summed, if that is several values of one shape and dtype."""
-    rank = rank_of(x) if isinstance(x, fx.Node) else None
-    if not isinstance(axis, int) or not rank or len(x.users) != 1 or not is_float(node):
-        return None
-    stack = _weights_on_stack(node, x, axis % rank) or _stacked(x, axis % rank)
-    if stack is None or not 2 <= len(stack.terms) <= _MANY:
+    stack = _parts(node, x, axis)
+    if stack is None or not stack.ordered or any(len(made.users) != 1 for made in stack.gone):
         return None
     first = stack.terms[0]
-    alike = all(same_shape(first, t) and dtype_of(t) == dtype_of(node) for t in stack.terms)
-    return stack if alike and len(shape_of(first)) == rank - 1 else None
+    alike = all(same_shape(first, t) and dtype_of(t) == dtype_of(first) for t in stack.terms)
+    if not alike or len(stack.terms) > _MANY or len(shape_of(first)) != len(shape_of(x)) - 1:
+        return None
+    weighted = _weighted(node, stack)
+    return weighted if dtype_of(weighted.terms[0]) == dtype_of(node) else _cast(node, weighted)
+
+
+def _parts(node: fx.Node, x: Any, axis: Any) -> Stack | None:
+    """What lies along this axis of what is summed, however it came there."""
+    rank = rank_of(x) if isinstance(x, fx.Node) else None
+    if not isinstance(axis, int) or not rank or not is_float(node):
+        return None
+    stack = _weights_on_stack(x, axis % rank) or _stacked(x, axis % rank)
+    return stack if stack is not None and len(stack.terms) > 1 else None
+
+
+def _cast(node: fx.Node, stack: Stack) -> Stack:
+    """The terms in the dtype they are summed in."""
+    dtype, terms = dtype_of(node), []
+    for term in stack.terms:
+        cast, value = emit(node, torch.Tensor.to, term, dtype, like=term), tensor_of(term)
+        cast.meta = {**cast.meta, "val": None if value is None else value.to(dtype)}
+        terms.append(cast)
+    return replace(stack, terms=tuple(terms))
 
 
 def _stacked(x: fx.Node, axis: int) -> Stack | None:
-    """`stack([a, b], axis)`, or `cat([a[None], b[None]])`."""
-    terms, at = arguments(x, "tensors", "dim")
-    if not isinstance(terms, (list, tuple)) or not all(isinstance(t, fx.Node) for t in terms):
-        return None
-    if (at or 0) % (rank_of(x) or 1) != axis:
+    """`stack([a, b], axis)`, or `cat([a[None], b[None]])`, or what is seen another way and is one of these."""
+    if kind_of(x) in (Kind.SHAPE, Kind.COPY, Kind.CAST):
+        return _seen_as(x, x.all_input_nodes[0], axis)
+    terms, at = _joined(x)
+    if not terms or at != axis:
         return None
     if canonical_name(x) == "stack":
-        return Stack(tuple(terms), (x,))
-    longer = [*_shorter(terms, axis)] if canonical_name(x) in ("cat", "concat", "concatenate") else []
-    return Stack(tuple(longer), (x, *terms)) if terms and len(longer) == len(terms) else None
+        return Stack(terms, (x,))
+    longer = [*_shorter(terms, axis)]
+    return Stack(tuple(longer), (x, *terms)) if len(longer) == len(terms) else None
+
+
+def _joined(x: fx.Node) -> tuple[tuple[fx.Node, ...], int]:
+    """The values that are stacked or concatenated, and along which axis of the result; none if they are not."""
+    name = canonical_name(x)
+    terms, at = arguments(x, "tensors", "dim")
+    if name not in _JOINS or not isinstance(terms, (list, tuple)) or not all(isinstance(t, fx.Node) for t in terms):
+        return (), 0
+    return tuple(terms), (_JOINS[name] if at is None else at) % (rank_of(x) or 1)
+
+
+def _seen_as(x: fx.Node, source: fx.Node, axis: int) -> Stack | None:
+    """Behind a permutation or a copy, and where a view gives what was concatenated an axis of its own."""
+    rank = rank_of(x) or 0
+    order = permutation(x, rank) if kind_of(x) is Kind.SHAPE else [*range(rank)]
+    if order is not None:
+        stack, others = _stacked(source, order[axis]), [a for a in order if a != order[axis]]
+        in_order = others == sorted(others)
+        return stack and replace(stack, gone=(x, *stack.gone), ordered=stack.ordered and in_order)
+    terms, at = _joined(source)
+    shapes = {tuple(map(str, shape_of(term))) for term in terms}
+    split = [(*shape[:at], str(len(terms)), *shape[at:]) for shape in shapes]
+    is_split = canonical_name(source) != "stack" and at == axis and split == [tuple(map(str, shape_of(x)))]
+    return Stack(terms, (x, source)) if is_split else None
 
 
 def _shorter(terms: Sequence[fx.Node], axis: int) -> Iterator[fx.Node]:
@@ -124,54 +190,29 @@ def _counts_alike(source: fx.Node, term: fx.Node) -> bool:
     return all(part is None or part is Ellipsis or part == slice(None) for part in parts)
 
 
-def _weights_on_stack(node: fx.Node, x: fx.Node, axis: int) -> Stack | None:
+def _weights_on_stack(x: fx.Node, axis: int) -> Stack | None:
     """`weights * stack([a, b])`, one number or tensor for each position."""
     if canonical_name(x) not in ("mul", "multiply") or len(x.args) != 2:
         return None
     for stacked, weight in (x.args, x.args[::-1]):
         if not (isinstance(stacked, fx.Node) and isinstance(weight, fx.Node) and same_shape(stacked, x)):
             continue
-        stack = _stacked(stacked, axis) if len(stacked.users) == 1 else None
+        stack = _stacked(stacked, axis)
         at = axis - (len(shape_of(x)) - (rank_of(weight) or 0))
         if stack is not None and at >= 0 and shape_of(weight)[at] == len(stack.terms):
-            found = _weighted(node, stack, weight, at)
-            return Stack(found.terms, (x, *found.gone))
+            return replace(stack, gone=(x, *stack.gone), weight=weight, at=at)
     return None
 
 
-def _weighted(node: fx.Node, stack: Stack, weight: fx.Node, at: int) -> Stack:
-    """Each term times its own weight: those along axis `at`."""
-    value, terms = tensor_of(weight), []
+def _weighted(node: fx.Node, stack: Stack) -> Stack:
+    """Each term times its own weight."""
+    weight, at, terms = stack.weight, stack.at, []
+    if weight is None:
+        return stack
+    value = tensor_of(weight)
     for i, term in enumerate(stack.terms):
         factor = emit(node, torch.select, weight, at, i, like=weight)
         kept = {k: v for k, v in factor.meta.items() if k not in ("val", "example_value")}
         factor.meta = kept if value is None else {**kept, "val": value.select(at, i)}
         terms.append(product(node, factor, term))
-    return Stack(tuple(terms), stack.gone)
-
-
-_Contraction = tuple[Any, int, fx.Node | None]
-"""The stack, its axis, and the vector it is contracted with there."""
-
-
-def _of_terms(node: fx.Node) -> _Contraction | None:
-    letters, result, operands = terms_of(node) or ([], "", [])
-    pairs = list(zip(operands, letters, strict=False))
-    for stack, term in pairs if len(pairs) <= 2 else ():
-        gone = [letter for letter in term if letter not in result]
-        rest = [(other, its) for other, its in pairs if other is not stack]
-        if len(gone) == 1 and term.replace(gone[0], "") == result and all(its == gone[0] for _, its in rest):
-            return stack, term.index(gone[0]), rest[0][0] if rest else None
-    return None
-
-
-def _of_matmul(node: fx.Node) -> _Contraction | None:
-    left, right = (*node.args, *node.kwargs.values())[:2]
-    return _with_vector(left, -1, right)
-
-
-def _with_vector(stack: Any, axis: int, vector: Any) -> _Contraction | None:
-    return (stack, axis, vector) if isinstance(vector, fx.Node) and rank_of(vector) == 1 else None
-
-
-_CONTRACTIONS = {"einsum": _of_terms, "tensordot": _of_terms, "matmul": _of_matmul}
+    return replace(stack, terms=tuple(terms))

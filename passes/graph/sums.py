@@ -10,6 +10,7 @@ from torch import fx
 
 from mhc_compile.passes.graph.ancestry import Ancestry
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name
+from mhc_compile.passes.graph.stacks import adds_up_stack
 from mhc_compile.passes.graph.values import dtype_of, rank_of, same_shape
 from mhc_compile.passes.plan.reasons import Reason
 
@@ -63,7 +64,8 @@ def is_float_add(graph: Ancestry, i: int) -> bool:
 
 def _adds_parts(node: fx.Node) -> bool:
     name = canonical_name(node)
-    return name in _RUNNING or (name in _AVERAGING and "mean" in (*node.args, *node.kwargs.values()))
+    averages = name in _AVERAGING and "mean" in (*node.args, *node.kwargs.values())
+    return name in _RUNNING or averages or adds_up_stack(node)
 
 
 def _adds_data(graph: Ancestry, node: fx.Node) -> bool:

@@ -47,7 +47,7 @@ def is_linear(graph: Ancestry, i: int, on_stream: Collection[int]) -> bool:
     operands = [j for j in flat_nodes(node.args) if graph.index[j] in on_stream]
     if len(operands) != 1:
         return False
-    if canonical_name(node) in _QUOTIENTS:
+    if kind is Kind.SCALE and canonical_name(node) in _QUOTIENTS:
         return node.args[0] is operands[0]
     return kind in LINEAR or kind in (Kind.ADD, Kind.SUB, Kind.ARRANGE) or canonical_name(node) in _CHOICES
 

@@ -130,6 +130,11 @@ def _transpose_last(node: fx.Node, streams: Streams) -> fx.Node:
     return node.graph.call_method("transpose", (_source(node, streams), -2, -1))
 
 
+def _reverse_axes(node: fx.Node, streams: Streams) -> fx.Node:
+    rank = rank_of(node) or 0
+    return node.graph.call_method("permute", (_source(node, streams), 0, *range(rank, 0, -1)))
+
+
 def _move_axes(node: fx.Node, streams: Streams) -> fx.Node:
     both = (*node.args[1:], *(node.kwargs[k] for k in ("source", "destination") if k in node.kwargs))
     return node.graph.call_method("movedim", (_source(node, streams), *map(_shift, both)))
@@ -218,7 +223,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _named_axes("transpose")),
     **dict.fromkeys(("movedim", "moveaxis"), _move_axes),
-    **dict.fromkeys(("t", "mT"), _transpose_last),
+    **dict.fromkeys(("t", "mT", "matrix_H", "mH", "adjoint"), _transpose_last),
+    "numpy_T": _reverse_axes,
     "permute": _permute,
     "flatten": _flatten,
     "unflatten": _unflatten,

@@ -60,8 +60,8 @@ def _is_random(name: str) -> bool:
 def writes(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Pairs of a node and an operand of it that it changes in place."""
     for node in nodes:
-        if is_inplace(node) and node.args and isinstance(node.args[0], fx.Node):
-            yield node, node.args[0]
+        if is_inplace(node):
+            yield from ((node, operand) for operand in flat_nodes(node.args[:1]))
         elif canonical_name(node) == "batch_norm" and _trains(node):
             yield from ((node, operand) for operand in flat_nodes(node.args[1:3]))
 

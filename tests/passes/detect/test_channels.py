@@ -92,6 +92,7 @@ SKIPS = {
     "permute": lambda x: x.permute(0, 2, 1),
     "permute by name": lambda x: torch.permute(x, dims=(0, 2, 1)),
     "movedim": lambda x: x.movedim(-1, 1),
+    "adjoint": lambda x: x.adjoint(),
     "movedim of tuples": lambda x: torch.movedim(x, source=(1, 2), destination=(2, 1)),
     "contiguous": lambda x: x.transpose(-1, -2).contiguous(),
 }

@@ -59,6 +59,9 @@ def test_an_op_has_one_name_and_one_kind_in_all_dialects(same):
     (method("mean", -1), Kind.REDUCE), (module(nn.GroupNorm(2, 4)), Kind.FOLDED), (method("chunk", 2), Kind.SELECT),
     (function(operator.getitem, 0), Kind.SELECT), (module(nn.AvgPool2d(2)), Kind.POOL), (method("size"), Kind.METADATA),
     (function(getattr, "shape"), Kind.METADATA), (function(torch.zeros_like), Kind.METADATA),
+    (method("div", 2, rounding_mode=None), Kind.SCALE), (method("div", 2, rounding_mode="floor"), Kind.POINTWISE),
+    (function(torch.ops.aten.div.Tensor_mode, 2, rounding_mode="trunc"), Kind.POINTWISE),
+    (function(operator.floordiv, 2), Kind.POINTWISE), (method("floor_divide_", 2), Kind.POINTWISE),
 ])  # fmt: skip
 def test_kinds(made, kind):
     assert kind_of(made) is kind
@@ -110,6 +113,7 @@ def test_ops_of_other_namespaces_keep_their_namespace():
 @pytest.mark.parametrize("made", [
     method("add_", 1), function(operator.iadd, 1), function(torch.relu_), function(F.relu, inplace=True),
     function(F.relu, True), function(F.dropout, 0.5, False, True), function(torch.ops.aten.mul_.Tensor, 2),
+    function(operator.imod, 2), function(operator.ifloordiv, 2), function(operator.ior, 1),
     function(operator.setitem, 0, 1.0), function(F.leaky_relu, 0.1, True), method("index_add_", 0),
 ])  # fmt: skip
 def test_writes_are_seen(made):

@@ -13,6 +13,12 @@ from tests.passes.layers import Net, Net2, mlps, tokens, vector
 X = tokens()
 ROWS = torch.arange(6)
 
+
+def _written_list(y, x):
+    torch._foreach_add_([y], [x])
+    return y
+
+
 SITES = {
     "lerp of a number": lambda m, x: torch.lerp(x, m.f0(x), 0.3),
     "lerp method": lambda m, x: x.lerp(m.f0(x), m.g),
@@ -44,6 +50,17 @@ SITES = {
     "scatter_add": lambda m, x: x.scatter_add(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x)),
     "scatter_reduce": lambda m, x: x.scatter_reduce(1, ROWS[None, :, None].expand(2, 6, 8), m.f0(x), "sum"),
     "index_put": lambda m, x: x.index_put((torch.zeros(1, dtype=torch.long),), m.f0(x)[:1], accumulate=True),
+    "concatenated, then seen as a stack": lambda m, x: torch.cat([x, m.f0(x)]).view(2, 2, 6, 8).sum(0),
+    "the same along another axis": lambda m, x: torch.cat([x, m.f0(x)], 1).reshape(2, 2, 6, 8).sum(1),
+    "the same at the end": lambda m, x: torch.cat([x, m.f0(x)], dim=-1).unflatten(-1, (2, 8)).mean(-2),
+    "vstack": lambda m, x: torch.vstack([x, m.f0(x)]).unflatten(0, (2, 2)).sum(0),
+    "hstack": lambda m, x: torch.hstack([x, m.f0(x)]).unflatten(1, (2, 6)).sum(1),
+    "a stack whose axis is moved": lambda m, x: torch.stack([x, m.f0(x)]).permute(1, 2, 3, 0).contiguous().sum(-1),
+    "stack and sum in its dtype": lambda m, x: torch.stack([x, m.f0(x)]).sum(0, dtype=torch.float64),
+    "stack and sum in a wider dtype": lambda m, x: torch.stack([x.float(), m.f0(x).float()]).sum(0, dtype=x.dtype),
+    "lists": lambda m, x: torch._foreach_add([x], [m.f0(x)])[0],
+    "lists with a factor": lambda m, x: torch._foreach_sub([x, x], [m.f0(x), m.f0(x)], alpha=2)[1],
+    "lists that are written to": lambda m, x: _written_list(m.f0(x), x),
     "rsub": lambda m, x: torch.rsub(m.f0(x), x),
 }
 
@@ -77,7 +94,18 @@ LOOK_ALIKES = {
     "outer product": (lambda m, x: m.f0(torch.addr(x[0], x[0, :, 0], x[0, 0])), [Reason.ALONG_AXIS]),
     "complex numbers": (lambda m, x: (torch.complex(x, x) + torch.complex(m.f0(x), x)).real, [Reason.COMPLEX]),
     "sum of a tensor that was stacked for another purpose":
-        (lambda m, x: (s := torch.stack([x, m.f0(x)])).sum(0) * s[0], []),
+        (lambda m, x: (s := torch.stack([x, m.f0(x)])).sum(0) * s[0], [Reason.ALONG_AXIS]),
+    "sum of many that were stacked":
+        (lambda m, x: torch.stack([x] + [m.f0(x)] * 16).sum(0), [Reason.ALONG_AXIS]),
+    "weighted sum of many that were stacked":
+        (lambda m, x: torch.einsum("kbtc->btc", torch.stack([x] + [m.f0(x)] * 16)), [Reason.ALONG_AXIS]),
+    "mean over what is stacked and a second axis":
+        (lambda m, x: torch.stack([x, m.f0(x)]).mean((0, 2))[:, None].expand(2, 6, 8), [Reason.ALONG_AXIS]),
+    "mean of a stack without the missing":
+        (lambda m, x: torch.stack([x, m.f0(x)]).nanmean(0), [Reason.ALONG_AXIS]),
+    "sum of a stack whose other axes change places":
+        (lambda m, x: torch.stack([x, m.f0(x)]).permute(1, 3, 2, 0).sum(-1), [Reason.ALONG_AXIS]),
+    "sum over another axis behind a view": (lambda m, x: torch.cat([x, m.f0(x)]).view(2, 2, 6, 8).sum(1), []),
     "sum without the missing": (lambda m, x: torch.stack([x, m.f0(x)]).nansum(0), [Reason.RESHAPED_SKIP]),
     "mean of what is scattered":
         (lambda m, x: x.index_reduce(1, ROWS, m.f0(x), "mean"), [Reason.ALONG_AXIS]),

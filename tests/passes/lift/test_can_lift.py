@@ -46,6 +46,10 @@ def test_can_lift_rejects_what_depends_on_an_unknown_rank():
 LINEAR_OPS = {
     "scale": (lambda x: x * 2.0, True),
     "quotient": (lambda x: x / 2.0, True),
+    "quotient, rounded down": (lambda x: torch.div(x, 2.0, rounding_mode="floor"), False),
+    "quotient, rounded to zero": (lambda x: x.div(2.0, rounding_mode="trunc"), False),
+    "whole quotient": (lambda x: x // 2.0, False),
+    "rest of a division": (lambda x: x % 2.0, False),
     "reciprocal": (lambda x: torch.div(2.0 * torch.ones_like(x), x), False),
     "cast": (lambda x: x.float(), True),
     "transposition": (lambda x: x.transpose(0, 1), True),

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.passes.layers import Net, Net2, tokens
+from tests.passes.graphs import trained
+from tests.passes.layers import Mlp, Net, Net2, tokens
 from tests.passes.lift.lifted import X, check
 
 OPS = {
@@ -45,6 +46,10 @@ OPS = {
     "squeeze": lambda m, x: x.unsqueeze(1).squeeze(1),
     "squeeze of several": lambda m, x: x.unsqueeze(0).unsqueeze(-1).squeeze((0, -1)),
     "t": lambda m, x: x.view(6, 4).t(),
+    "T": lambda m, x: torch.ops.aten.numpy_T(x.view(6, 4)),
+    "T of more axes": lambda m, x: torch.ops.aten.numpy_T(x),
+    "transposed matrices": lambda m, x: x.adjoint() + torch.ops.aten.mH(x) + torch.ops.aten.mT(x),
+    "H": lambda m, x: torch.ops.aten.matrix_H(x.view(6, 4)),
     "mean": lambda m, x: x - x.mean(-1, keepdim=True),
     "mean from the front": lambda m, x: x - x.mean(1, True),
     "mean over a tuple": lambda m, x: x * x.mean(dim=(0, -1), keepdim=True),
@@ -66,6 +71,9 @@ OPS = {
     "cast": lambda m, x: x.float().to(torch.float64),
     "learned scale": lambda m, x: x * m.weight,
     "division": lambda m, x: x / 2.0,
+    "division that rounds": lambda m, x: (
+        torch.div(x, 0.5, rounding_mode="floor") + x // 0.5 + x.floor_divide(2) + x % 0.3
+    ),
     "negation": lambda m, x: -x,
     "copies": lambda m, x: x.clone().contiguous().detach(),
     "where": lambda m, x: torch.where(m.mask, x, 0.1 * x),
@@ -115,6 +123,16 @@ def test_the_aten_dialect_lifts_alike(name):
     torch.manual_seed(0)
     model = Net(OPS[name], weight=torch.rand(4, dtype=torch.float64), mask=torch.rand(3, 4) > 0.5)
     check(model, X, aten=True)
+
+
+@pytest.mark.parametrize("transposed", [lambda x: x.T, lambda x: x.H, lambda x: x.mT, lambda x: x.mH])
+@pytest.mark.parametrize("size", [8, 4])
+def test_a_stream_that_is_transposed_by_an_attribute_keeps_its_axis_in_front(transposed, size):
+    torch.manual_seed(0)
+    body = lambda m, x: m.head((u := transposed(x + m.f0(x))) + m.f1(u))
+    model = Net(body, f0=Mlp(size), f1=Mlp(size), head=nn.Linear(size, 2)).double()
+    error, plan = trained(model, tokens(size, size), front_end="dynamo")  # all sizes alike: no shape tells
+    assert error < 1e-12 and len(plan.sites) == 2 and len(plan.segments) == 1
 
 
 def test_two_streamed_operands_and_one_of_the_side():
