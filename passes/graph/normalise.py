@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from mhc_compile import _torch_compat as compat
 from mhc_compile.passes.graph.gradients import gradient_modes
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, is_inplace, kind_of
-from mhc_compile.passes.graph.spellings import spell_out, spell_out_lists
+from mhc_compile.passes.graph.spellings import can_place, place, spell_out, spell_out_lists
 from mhc_compile.passes.graph.values import dtype_of, flat_nodes, value_of
 
 
@@ -47,10 +47,19 @@ def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
     target = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(target, fx.Node) or target.op in ("placeholder", "get_attr"):
         return True
+    if _is_written_back(node, target):
+        return False
     here = order[node]
     # Views taken after the write see the new value either way; only those taken before it can tell.
     others = [a for a in aliases(target) - {target, node} if order.get(a, here) < here]
     return any(a.op in ("placeholder", "get_attr") or _used_after(a, here, order, node) for a in others)
+
+
+def _is_written_back(node: fx.Node, part: fx.Node) -> bool:
+    """Whether the next step puts the result where its operand came from, as in `y[i] += x`."""
+    follows = node.next if canonical_name(node.next) == "setitem" else node
+    is_alone = [*part.users] == [node] and [*node.users] == [follows]
+    return is_alone and canonical_name(part) == "getitem" and follows.args == (*part.args, node)
 
 
 def _used_after(alias: fx.Node, here: int, order: dict[fx.Node, int], write: fx.Node) -> bool:
@@ -112,9 +121,9 @@ def _make_functional(node: fx.Node, order: dict[fx.Node, int]) -> None:
 
 
 def _has_functional_form(node: fx.Node) -> bool:
-    """Whether dropping the underscore gives an op with the same arguments: `y.zero_()` and `y[i] = x` have none."""
+    """Whether dropping the underscore gives an op with the same arguments: `y.zero_()` has none."""
     if canonical_name(node) == "setitem":
-        return False
+        return can_place(node)
     if node.kwargs.get("inplace") is True or _inplace_argument(node):
         return True
     if node.op == "call_method":
@@ -123,7 +132,9 @@ def _has_functional_form(node: fx.Node) -> bool:
 
 
 def _drop_inplace(node: fx.Node) -> None:
-    if node.kwargs.get("inplace") is True:
+    if canonical_name(node) == "setitem":
+        place(node)
+    elif node.kwargs.get("inplace") is True:
         node.kwargs = {**node.kwargs, "inplace": False}
     elif _inplace_argument(node):
         node.args = node.args[:-1]  # `inplace` was the last positional argument

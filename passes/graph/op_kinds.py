@@ -73,7 +73,7 @@ _NAMES: dict[Kind, str] = {
     Kind.SELECT: "getitem chunk split unbind select narrow slice index_select split_with_sizes tensor_split index",
     Kind.ARRANGE: "cat concat concatenate stack hstack vstack expand expand_as repeat repeat_interleave "
     "tile roll flip pad gather scatter scatter_add index_put index_copy index_add masked_scatter setitem embedding "
-    "embedding_bag slice_scatter broadcast_to tril triu ZeroPad2d Embedding",
+    "embedding_bag slice_scatter select_scatter broadcast_to tril triu ZeroPad2d Embedding",
     Kind.POOL: "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d "
     "AdaptiveAvgPool1d AdaptiveAvgPool2d",

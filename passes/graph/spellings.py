@@ -16,7 +16,7 @@ from torch import fx
 
 from mhc_compile.passes.graph.op_kinds import Kind, canonical_name, is_inplace, kind_of
 from mhc_compile.passes.graph.stacks import contract_stack, sum_over_stack
-from mhc_compile.passes.graph.values import same_shape, tensor_of
+from mhc_compile.passes.graph.values import dtype_of, rank_of, same_shape, tensor_of, value_of
 from mhc_compile.passes.graph.wording import arguments, become, emit, is_float, product
 
 
@@ -54,6 +54,78 @@ _OF_LISTS: dict[tuple[str, bool], Callable[..., Any]] = {
     ("_foreach_add", False): operator.add, ("_foreach_add", True): operator.iadd,
     ("_foreach_sub", False): operator.sub, ("_foreach_sub", True): operator.isub,
 }  # fmt: skip
+
+
+def can_place(node: fx.Node) -> bool:
+    """Whether `y[index] = value` says without a look at the values which of them are replaced by which."""
+    y, index, value = node.args
+    if not isinstance(y, fx.Node) or tensor_of(y) is None or dtype_of(y) == torch.bool:
+        return False
+    if isinstance(value, fx.Node) and (tensor_of(value) is None or dtype_of(value) != dtype_of(y)):
+        return False
+    rank = (rank_of(value) or 0) if isinstance(value, fx.Node) else 0
+    if isinstance(index, fx.Node):
+        return (
+            dtype_of(index) == torch.bool and rank + (rank_of(index) or 0) <= (rank_of(y) or 0) and rank_of(index) != 0
+        )
+    parts = _parts_of(index, rank_of(y) or 0)
+    return any(part != slice(None) for part in parts) and rank <= sum(isinstance(part, slice) for part in parts)
+
+
+def place(node: fx.Node) -> None:
+    """`y[mask] = value` becomes `where(mask, value, y)`, `y[:, 0] = value` a `select_scatter`, and so on."""
+    y, index, value = node.args
+    assert isinstance(y, fx.Node)
+    node.meta = {**_without_value(node.meta), "val": torch.empty_like(value_of(y))}
+    if not isinstance(index, fx.Node):
+        return become(node, *_placed(node, y, _parts_of(index, rank_of(y) or 0), value, 0))
+    behind = (rank_of(y) or 0) - (rank_of(index) or 0)
+    mask = _made(node, operator.getitem, index, (..., *[None] * behind)) if behind else index
+    if isinstance(value, fx.Node):
+        return become(node, torch.where, mask, value, y)
+    return become(node, torch.masked_fill, y, mask, value)
+
+
+def _parts_of(index: Any, rank: int) -> list[Any]:
+    """One number or slice for each axis; empty where there is anything else."""
+    parts = [*index] if isinstance(index, tuple) else [index]
+    at = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    parts[at : at + 1] = [slice(None)] * (rank - len(parts) + (at < len(parts)))
+    bounds = [b for p in parts for b in ((p.start, p.stop, p.step) if isinstance(p, slice) else (p,))]
+    numbers = (
+        type(b) is int or (isinstance(b, fx.Node) and isinstance(value_of(b), (int, torch.SymInt))) for b in bounds
+    )
+    fits = all(type(p) is int or isinstance(p, (slice, fx.Node)) for p in parts)
+    return parts if fits and all(b is None or ok for b, ok in zip(bounds, numbers, strict=True)) else []
+
+
+def _placed(node: fx.Node, y: fx.Node, parts: list[Any], value: Any, axis: int) -> tuple[Any, ...]:
+    """The call that replaces what the parts from this axis on pick."""
+    while parts[axis] == slice(None):
+        axis += 1
+    part, behind = parts[axis], axis + isinstance(parts[axis], slice)
+    inner = _made(node, operator.getitem, y, (*[slice(None)] * axis, part))
+    rest = [*parts[:axis], *[slice(None)] * (behind - axis), *parts[axis + 1 :]]
+    if any(p != slice(None) for p in rest[behind:]):
+        new = _made(node, *_placed(node, inner, rest, value, behind))
+    elif isinstance(value, fx.Node):
+        new = value if same_shape(value, inner) else _made(node, torch.Tensor.expand_as, value, inner)
+    else:
+        new = _made(node, torch.full_like, inner, value)
+    if isinstance(part, slice):
+        return torch.slice_scatter, y, new, axis, part.start, part.stop, part.step or 1
+    return torch.select_scatter, y, new, axis, part
+
+
+def _made(node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    """A call in front of `node`, with its own example."""
+    made = emit(node, target, *args)
+    made.meta = {**_without_value(made.meta), "val": target(*fx.map_arg(args, value_of))}
+    return made
+
+
+def _without_value(meta: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in meta.items() if k not in ("val", "example_value")}
 
 
 def _scaled(node: fx.Node, factor: Any, term: fx.Node) -> fx.Node:

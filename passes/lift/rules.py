@@ -33,6 +33,8 @@ def can_count_on(node: fx.Node) -> bool:
         return str(node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")) == "constant"
     if name in ("cat", "concat", "concatenate"):
         return not isinstance(node.args[0] if node.args else node.kwargs["tensors"], fx.Node)
+    if name in ("slice_scatter", "select_scatter"):
+        return not node.kwargs and len(node.args) > 2
     if name == "squeeze":
         return bool(_rest(node))
     return name not in _AXIS_AT or _names_axes(_axes(node))
@@ -169,13 +171,19 @@ def _concatenate(node: fx.Node, streams: Streams) -> fx.Node:
     """What is no stream is put to each of them."""
     parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-    n = node.graph.call_method("size", (next(iter(streams.values())), 0))
+    return node.graph.call_function(torch.cat, (_of_every_stream(node, parts, streams), _shift(axis)))
 
-    def of_every_stream(part: fx.Node) -> fx.Node:
-        sizes: list[Any] = [n, *[-1] * (rank_of(part) or 0)]
-        return streams.get(part) or node.graph.call_method("expand", (part, *sizes))
 
-    return node.graph.call_function(torch.cat, ([of_every_stream(part) for part in parts], _shift(axis)))
+def _place(node: fx.Node, streams: Streams) -> fx.Node:
+    """Either may be no stream: what is placed, or what it is placed in."""
+    tensors, (axis, *rest) = _of_every_stream(node, node.args[:2], streams), node.args[2:]
+    return node.graph.create_node(node.op, node.target, (*tensors, _shift(axis), *rest))
+
+
+def _of_every_stream(node: fx.Node, parts: Any, streams: Streams) -> list[fx.Node]:
+    n = node.graph.call_method("size", (next(s for v, s in streams.items() if v in node.all_input_nodes), 0))
+    sizes: dict[fx.Node, list[Any]] = {part: [n, *[-1] * (rank_of(part) or 0)] for part in parts}
+    return [streams.get(part) or node.graph.call_method("expand", (part, *sizes[part])) for part in parts]
 
 
 def _unchanged(node: fx.Node, streams: Streams) -> fx.Node:
@@ -232,6 +240,7 @@ RULES: dict[str, Rule] = {
     "squeeze": _named_axes("squeeze"),
     "getitem": _index,
     **dict.fromkeys(("cat", "concat", "concatenate"), _concatenate),
+    **dict.fromkeys(("slice_scatter", "select_scatter"), _place),
     "pad": _unchanged,
     **dict.fromkeys(_AXIS_AT, _along),
 }

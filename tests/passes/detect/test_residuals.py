@@ -157,7 +157,7 @@ def test_a_write_that_is_seen_elsewhere_is_rejected(body):
 def test_a_write_on_the_stream_after_a_site_rejects_what_reads_it():
     def body(m, x):
         u = m.stem(x) + m.f0(m.stem(x))
-        u[:, 0] = 0.0
+        u[:, [0]] = 0.0
         return u + m.f1(u)
 
     found, reasons = decide(body)
@@ -168,7 +168,7 @@ def test_a_write_on_what_the_skip_is_lifted_to_is_rejected():
     def body(m, x):
         u = (x := m.stem(x)) * 0.5
         y = m.f0(x)
-        u[:, 0] = 0.0
+        u[:, [0]] = 0.0
         return u + y
 
     assert only(body) is Reason.MUTATED

@@ -102,7 +102,7 @@ def _own_input(m, x):
 
 def _item(m, x):
     y = m.f(x)
-    y[:, 0] = 0.0
+    y[:, [0]] = 0.0
     return y + x
 
 
@@ -158,18 +158,6 @@ def test_writes_without_a_functional_form_of_the_same_arguments_still_compute_th
 def test_an_in_place_op_keeps_the_dtype_of_its_operand():
     gm = check(lambda m, x: m.f(x).float().add_(x).double())
     assert "to" in names(gm)
-
-
-def test_observed_mutations_are_all_names_of_the_written_memory():
-    def make(graph, x):
-        y = graph.call_function(torch.relu, (x,))
-        view = graph.call_method("view", (y, -1))
-        graph.call_method("add_", (view, 1.0))
-        other = graph.call_function(torch.sin, (x,))
-        return y, view, other
-
-    gm = normalise(build(make, x=X))
-    assert {n.name for n in observed_mutations(gm)} == {"relu", "view", "add_"}
 
 
 def test_alpha_is_spelled_out():
@@ -236,7 +224,7 @@ def test_parts_that_are_concatenated_twice_are_one_value(front_end):
 def test_concatenations_are_two_values_where_one_is_written_to_or_has_no_gradient():
     def written(m, x):
         a = torch.cat([x, x], 1)
-        a[:, 0] = 0.0
+        a[:, [0]] = 0.0
         return a + torch.cat([x, x], 1)
 
     def without_gradients(m, x):

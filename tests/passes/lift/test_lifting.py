@@ -87,6 +87,12 @@ OPS = {
     "narrow": lambda m, x: x.narrow(1, 0, 2) - torch.narrow(x, dim=1, start=1, length=2),
     "select": lambda m, x: x.select(1, 2) + x.select(dim=-2, index=0),
     "index_select": lambda m, x: torch.index_select(x, 1, m.order),
+    "a part that is placed": lambda m, x: (
+        torch.slice_scatter(x, x[:, 1:], 1, 0, 2) + torch.select_scatter(x, x[0], 0, 1)
+    ),
+    "a row that is placed": lambda m, x: torch.select_scatter(x, x[0], 0, 1),
+    "a part that is no stream": lambda m, x: torch.select_scatter(x, m.token[0].expand(3, -1), 0, -1),
+    "what is no stream with a part": lambda m, x: torch.slice_scatter(m.token.expand(2, 3, -1), x[:, 1:], -2, 0, 2),
     "concatenation": lambda m, x: torch.cat((x, x[:, :1]), 1),
     "concatenation with what is no stream": lambda m, x: torch.cat([m.token.expand(2, -1, -1), x], dim=1),
     "pad": lambda m, x: F.pad(x, (0, 0, 1, 0)),
