@@ -18,6 +18,7 @@ from mhc_compile.capture.inputs import Inputs, missing_inputs, resolve_inputs
 from mhc_compile.capture.trace_errors import translate
 from mhc_compile.capture.undisturbed import state_kept
 from mhc_compile.config import Config
+from mhc_compile.dynamo.attributes_kept import attributes_kept
 from mhc_compile.dynamo.frame import Origin, is_model_state, origin_of, traced_code
 from mhc_compile.dynamo.instances import Instances, Served
 from mhc_compile.dynamo.new_parameters import Claims
@@ -40,8 +41,8 @@ def survey(
     """What `backend` would find in each graph of `model(*example_inputs, **example_kwargs)`.
 
     Args:
-        model: run on its own device; its buffers, training flags and the random generators are put back; other
-            state that its own code changes, such as a list that it appends to, is not.
+        model: run on its own device; its buffers, attributes and training flags and the random generators are put
+            back; what its own code changes elsewhere, such as a global, is not.
         example_inputs: as for `transform`.
         example_kwargs: as for `transform`.
         config: options of the rewrite.
@@ -60,7 +61,14 @@ def survey(
     empty: list[str] = []
     for mode in sorted(modes, key=lambda mode: (mode == "train") is not model.training):
         flag = None if (mode == "train") is model.training else mode == "train"
-        with _values_needed(), state_kept(model), training_mode(model, flag), _tracing(), recorder.traced():
+        with (
+            _values_needed(),
+            state_kept(model),
+            attributes_kept(model),
+            training_mode(model, flag),
+            _tracing(),
+            recorder.traced(),
+        ):
             made = len(recorder.records)
             _run(model, recorder, copy.deepcopy(inputs))
         empty += [mode] if len(recorder.records) == made else []
