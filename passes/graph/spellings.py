@@ -138,6 +138,17 @@ def _with_factor(node: fx.Node, combine: Callable[..., Any]) -> None:
         become(node, combine, left, product(node, right, node.kwargs["alpha"]))
 
 
+def _difference(node: fx.Node) -> None:
+    """`y - (-x)` is `x + y`: a skip that is negated twice is none that is subtracted."""
+    _with_factor(node, operator.sub)
+    left, right = arguments(node, "input", "other")
+    if not isinstance(right, fx.Node) or canonical_name(right) not in ("neg", "negative") or len(right.users) != 1:
+        return
+    if dtype_of(right) == dtype_of(node):
+        become(node, operator.add, left, right.all_input_nodes[0])
+        node.graph.erase_node(right)
+
+
 def _reversed(node: fx.Node) -> None:
     if len(node.args) == 2 and not node.kwargs.get("alpha"):
         become(node, operator.sub, node.args[1], node.args[0])
@@ -150,9 +161,25 @@ def _fused(node: fx.Node, combine: Callable[..., Any]) -> None:
         become(node, operator.add, x, _scaled(node, value, product(node, left, right, combine)))
 
 
+def _is_computed_from(node: fx.Node, source: fx.Node) -> bool:
+    seen, todo = {node}, [node]
+    while todo:
+        new = {*todo.pop().all_input_nodes} - seen
+        seen |= new
+        todo += new
+    return source in seen
+
+
 def _interpolation(node: fx.Node) -> None:
+    """`lerp(f(x), x, w)` is `x + (1 - w) * (f(x) - x)`: where the end is the skip, it comes first."""
     x, end, weight = arguments(node, "input", "end", "weight")
-    if x is not None and end is not None and weight is not None:
+    if x is None or end is None or weight is None:
+        return
+    if isinstance(x, fx.Node) and isinstance(end, fx.Node) and _is_computed_from(x, end):
+        like = weight if isinstance(weight, fx.Node) else None
+        rest = emit(node, operator.sub, 1, weight, like=like) if like else 1 - weight
+        become(node, operator.add, end, product(node, rest, emit(node, operator.sub, x, end)))
+    else:
         become(node, operator.add, x, product(node, weight, emit(node, operator.sub, end, x)))
 
 
@@ -210,7 +237,7 @@ _SCATTERING = frozenset({"index_add", "scatter_add", "index_put", "scatter", "sc
 
 _SPELLINGS: dict[str, Callable[[fx.Node], None]] = {
     "add": partial(_with_factor, combine=operator.add),
-    **dict.fromkeys(("sub", "subtract"), partial(_with_factor, combine=operator.sub)),
+    **dict.fromkeys(("sub", "subtract"), _difference),
     **dict.fromkeys(("rsub", "rsub_scalar"), _reversed),
     "addcmul": partial(_fused, combine=operator.mul),
     "addcdiv": partial(_fused, combine=operator.truediv),

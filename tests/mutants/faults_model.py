@@ -113,7 +113,7 @@ MODEL = (
     Mutant(
         "a copy shares the constants of its programs",
         "model",
-        "if not p.constants and not p.reads.parallel]",
+        "if not p.holds_tensors and not p.reads.parallel]",
         "if not p.reads.parallel]",
         ("tests/model/test_copied_and_saved.py::test_deepcopy_does_not_share_constants",),
     ),

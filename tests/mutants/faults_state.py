@@ -88,8 +88,8 @@ DISTRIBUTED = (
     Mutant(
         "a sharded checkpoint is overwritten",
         "distributed",
-        "    if Path(folder, _METADATA).exists():\n",
-        "    if False:\n",
+        "        return self.fs.exists(self.fs.concat_path(self.path, _METADATA))\n",
+        "        return False\n",
         ("tests/test_sharded.py::test_an_existing_checkpoint_is_not_overwritten",),
     ),
     Mutant(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mhc_compile.passes.plan.reasons import Reason
-from tests.passes.graphs import plan_of, preserved, reasons
+from tests.passes.graphs import plan_of, preserved, reasons, trained
 from tests.passes.layers import Net, Net2, mlps, tokens, vector
 
 X = tokens()
@@ -21,6 +21,10 @@ def _written_list(y, x):
 
 SITES = {
     "lerp of a number": lambda m, x: torch.lerp(x, m.f0(x), 0.3),
+    "lerp from the branch": lambda m, x: torch.lerp(m.f0(x), x, 0.3),
+    "lerp from the branch by a learned weight": lambda m, x: m.f0(x).lerp(x, m.g),
+    "a skip that is negated twice": lambda m, x: m.f0(x) - (-x),
+    "a skip that is negated twice, by name": lambda m, x: torch.sub(m.f0(x), x.neg()),
     "lerp method": lambda m, x: x.lerp(m.f0(x), m.g),
     "lerp keywords": lambda m, x: torch.lerp(input=x, end=m.f0(x), weight=0.7),
     "stack and sum": lambda m, x: torch.stack([x, m.f0(x)]).sum(0),
@@ -81,6 +85,13 @@ def test_a_residual_without_a_plus_is_a_site(name):
     error, plan = preserved(net(lambda m, x: (u := SITES[name](m, x)) + m.f2(u)), X)
     assert len(plan.sites) == 2 and len(plan.segments) == 1 and error < 1e-12
     assert sum(len(part.adds) for part in (*plan.sites, *plan.rejected)) == plan.float_adds
+
+
+@pytest.mark.parametrize("name", ["lerp from the branch", "lerp from the branch by a learned weight"])
+def test_an_interpolation_has_its_end_for_a_skip_where_that_is_older(name):
+    error, plan = trained(net(lambda m, x: (u := SITES[name](m, x)) + m.f2(u)), X)
+    assert error < 1e-12 and plan.segments[0].entry == "x"
+    assert reasons(plan) == ["NEGATED_SKIP"]  # the difference inside
 
 
 @pytest.mark.parametrize("front_end", ["dynamo", "export"])
