@@ -15,6 +15,7 @@ from mhc_compile.capture.trace import TRACING
 from mhc_compile.capture.trace_errors import describe_call
 from mhc_compile.errors import CaptureError, InputMismatchError, KeywordNameError
 from mhc_compile.model.fallback import Fallback
+from mhc_compile.model.own_errors import own_error
 from mhc_compile.programs.dispatch import Entry, kind_of
 from mhc_compile.programs.distributed import refuse_fallback
 from mhc_compile.programs.ownership import Served
@@ -40,7 +41,17 @@ def serve_new(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappin
 
     Raises:
         CaptureError: `torch.export` is at work, whose values exist only while it traces, or neither can be done.
+        Exception: what the code of the module raises.
     """
+    try:
+        return _serve(owner, entry, args, kwargs)
+    except (InputMismatchError, compat.TorchRuntimeError) as error:
+        refused = error
+    # Out here: inside, the error of the trace would be told as the context of that of the user's code.
+    raise own_error(owner, entry, args, kwargs, refused)
+
+
+def _serve(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     with TRACING:  # what is asked next is true in all threads while one traces
         exporting = torch.compiler.is_exporting()
     if exporting:
