@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import inspect
@@ -85,7 +86,7 @@ def _naming(sites: Sequence[Site], modules: dict[str, nn.Module]) -> Iterator[tu
     for path, key in {(site.module, _first_below(site.module, weight)) for site in sites for weight in site.weights}:
         if path in modules and key:
             kind = cast(Any, original_class(modules[path]))
-            yield from ((path, name) for name in _own_methods(kind) if key in _names_in(getattr(kind, name).__code__))
+            yield from ((path, name) for name, code in _own_methods(kind) if key in _names_in(code))
 
 
 def _first_below(place: str, weight: str) -> str:
@@ -96,16 +97,23 @@ def _first_below(place: str, weight: str) -> str:
 
 
 @functools.cache
-def _own_methods(kind: Any) -> list[str]:
-    """Functions of a class that take more than the module, and are neither `forward` nor Python's own."""
+def _own_methods(kind: Any) -> list[tuple[str, types.CodeType]]:
+    """Functions of a class that take more than the module, decorated or not, and are neither `forward` nor Python's."""
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
     found = {name: value for base in reversed(bases) for name, value in vars(base).items()}
+    codes = [(name, _code_of(value)) for name, value in found.items() if isinstance(value, types.FunctionType)]
     return [
-        name
-        for name, value in found.items()
-        if isinstance(value, types.FunctionType) and value.__code__.co_argcount > 1 and name not in _FORWARD
+        (name, code)
+        for name, code in codes
+        if code is not None and _takes_more(code) and name not in _FORWARD
         if not (name.startswith("__") and name.endswith("__"))
     ]
+
+
+def _takes_more(code: types.CodeType) -> bool:
+    """Whether a method may be given anything but its module."""
+    any_number = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    return code.co_argcount + code.co_kwonlyargcount > 1 or bool(any_number)
 
 
 def _names_in(code: types.CodeType) -> set[str]:
@@ -115,7 +123,11 @@ def _names_in(code: types.CodeType) -> set[str]:
 
 
 def _has_tensor(call: Any) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in tree_flatten(call)[0])
+    """Whether there is a tensor among the inputs of a call, or in a field of a dataclass there."""
+    leaves = tree_flatten(call)[0]
+    held = [leaf for leaf in leaves if dataclasses.is_dataclass(leaf)]
+    fields = [getattr(leaf, field.name, None) for leaf in held for field in dataclasses.fields(leaf)]
+    return any(isinstance(value, torch.Tensor) for value in (*leaves, *fields))
 
 
 def _up_from(path: str) -> Iterator[str]:
@@ -131,12 +143,13 @@ def _past_the_module(kind: Any) -> list[str]:
     """Methods beside `forward` that look `forward` up in a class: by `super`, or by the name of a base."""
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = ((name, value) for base in bases for name, value in vars(base).items() if name not in _FORWARD)
-    return [name for name, value in methods if isinstance(value, types.FunctionType) and _of_a_class(value, kind)]
+    codes = ((name, _code_of(value)) for name, value in methods if isinstance(value, types.FunctionType))
+    return [name for name, code in codes if code is not None and _of_a_class(code, kind)]
 
 
-def _of_a_class(function: types.FunctionType, kind: Any) -> bool:
+def _of_a_class(function: types.CodeType, kind: Any) -> bool:
     """Whether a function names the `forward` of a class, as `super().forward` does and `self.forward` does not."""
-    if "forward" not in function.__code__.co_names:
+    if "forward" not in function.co_names:
         return False
     code = [i for i in dis.get_instructions(function) if i.opname not in ("CACHE", "PRECALL", "PUSH_NULL")]
     loads = [(before, i) for before, i in pairwise(code) if i.opname.startswith("LOAD") and i.argval == "forward"]
