@@ -199,30 +199,7 @@ def agrees(read: Read, found: Any) -> bool:
         return dict(found) == read.value
     if read.kind == "parameter":
         return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[3])
-    return found is read.value or (read.kind == "equal" and alike(found, read.value))
-
-
-def alike(found: Any, value: Any) -> bool:
-    """Whether two simple values are the same to code that is traced: `1` is not `True`, nor `0.0` what `-0.0` is."""
-    if found is value:
-        return True
-    if type(found) is not type(value):
-        return False
-    if isinstance(value, (tuple, list)):
-        return len(found) == len(value) and all(map(alike, found, value))
-    if isinstance(value, (set, frozenset)):
-        return {(type(v), v) for v in found} == {(type(v), v) for v in value}
-    return repr(found) == repr(value) if isinstance(value, (float, complex)) else bool(found == value)
-
-
-def is_confusable(name: str, value: Any) -> bool:
-    """Whether `==` may take another value for this one: a number, or what holds numbers.
-
-    The mode of a module is asked for its truth alone.
-    """
-    if isinstance(value, (tuple, list, set, frozenset)):
-        return any(is_confusable("", item) for item in value)
-    return isinstance(value, (bool, int, float, complex)) and name != "training"
+    return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
 
 
 def _requires(found: torch.Tensor, gradients: bool | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import types
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from operator import contains, getitem, itemgetter
@@ -11,14 +13,17 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
+from mhc_compile.capture.attributes import ATTRIBUTE
 from mhc_compile.capture.places import MISSING, evaluate
-from mhc_compile.capture.read import Read, agrees, alike, is_confusable
+from mhc_compile.capture.read import Read, agrees
 from mhc_compile.capture.reads import Reads
-from mhc_compile.programs.holders import holder_of_tensor, steps_to
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
 from mhc_compile.twin.parallel import is_parallel
 from mhc_compile.wording import names_text
+
+_STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
+_REGISTERED = re.compile(r"^\.(_parameters|_buffers)\['([^']+)'\]$")
 
 
 def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
@@ -66,17 +71,7 @@ class BoundReads:
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, torch.Size, bool | None]] = []
         for read in reads.values:
             self._add(read.start(modules), read)
-        self._getters = [
-            (itemgetter(*known), mapping, tuple(known.values()) if len(known) > 1 else next(iter(known.values())))
-            for mapping, names in self._attributes.values()
-            if (known := {key: value for key, (value, _) in names.items() if not is_confusable(key, value)})
-        ]
-        self._numbers = [
-            (mapping, key, value)
-            for mapping, names in self._attributes.values()
-            for key, (value, _) in names.items()
-            if is_confusable(key, value)
-        ]
+        self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
         self._passed = list(self._on_the_way.values())
         known = {(id(mapping), key) for mapping, names in self._attributes.values() for key in names}
         self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
@@ -98,7 +93,7 @@ class BoundReads:
     def other_values(self) -> bool:
         """Whether attributes are others on modules that are the same: then binding anew would find the same."""
         try:
-            return self._in_place() and not self._same_values()
+            return self._in_place() and not all([get(mapping) == values for get, mapping, values in self._getters])
         except (KeyError, RuntimeError, ValueError):
             return False
 
@@ -107,7 +102,7 @@ class BoundReads:
         for mapping, known in self._attributes.values():
             for key, (value, name) in known.items():
                 found = mapping.get(key, MISSING)
-                if not alike(found, value):
+                if found is not value and (type(found) is not type(value) or found != value):
                     return f"{name} is {_text(found)}, no longer {_text(value)}"
         for mapping, key, value in self._passed:
             if mapping.get(key, MISSING) is not value:
@@ -133,7 +128,7 @@ class BoundReads:
         try:
             return (
                 self._in_place()
-                and self._same_values()
+                and all([get(mapping) == values for get, mapping, values in self._getters])
                 and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
                 and self._still_absent()
                 and self._same_parameters(loaded)
@@ -150,11 +145,6 @@ class BoundReads:
             and [tuple(children.values()) for children in self._parents] == self._children
             and all([mapping[name] is value for mapping, name, value in self._passed])
             and list(map(len, self._hooks)) == self._hook_counts
-        )
-
-    def _same_values(self) -> bool:
-        return all([get(mapping) == values for get, mapping, values in self._getters]) and all(
-            [mapping[key] is value or alike(mapping[key], value) for mapping, key, value in self._numbers]
         )
 
     def _still_absent(self) -> bool:
@@ -197,7 +187,7 @@ class BoundReads:
         return used == self._devices
 
     def _add(self, start: Any, read: Read) -> None:
-        holder = holder_of_tensor(start, read.tail) if read.kind == "parameter" else None
+        holder = _holder_of_tensor(start, read.tail) if read.kind == "parameter" else None
         if holder is not None:
             self._parameters.append((*holder, *read.value))
             return
@@ -206,7 +196,7 @@ class BoundReads:
             mappings.append(vars(start))
             reads.append((start, read))
             return
-        steps = steps_to(start, read.tail) if read.kind in ("equal", "same", "type") else None
+        steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
         if not steps:
             self._computed.append((evaluate(read.tail), start, read))
             return
@@ -220,6 +210,38 @@ class BoundReads:
             self._types[id(mapping), key] = (mapping, key, read.value, read.named())
             return
         self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
+
+
+def _holder_of_tensor(start: Any, tail: str) -> tuple[dict[str, Any], str] | None:
+    """The dict that holds a parameter, buffer or attribute of a module, and its name there."""
+    named, attribute = _REGISTERED.match(tail), ATTRIBUTE.match(tail)
+    if named:
+        return getattr(start, named[1]), named[2]
+    return (vars(start), attribute[1]) if attribute else None
+
+
+def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
+    """The way from `start` to a value as lookups in dicts; None where there is another step in it."""
+    steps: list[tuple[Mapping[str, Any], str]] = []
+    rest, value = tail, start
+    while rest:
+        step = _STEP.match(rest)
+        if step is None:
+            return None
+        mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
+        if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
+            return None
+        if isinstance(mapping[key], (staticmethod, classmethod, property)):
+            return None  # what is read of a class is what is behind it
+        steps.append((mapping, key))
+        rest, value = rest[step.end() :], mapping[key]
+    return steps
+
+
+def _values(known: Mapping[str, tuple[Any, str]]) -> Any:
+    """What `itemgetter` gives for these names: a tuple, or the one value."""
+    values = tuple(value for value, _ in known.values())
+    return values[0] if len(values) == 1 else values
 
 
 def _text(value: Any) -> str:
