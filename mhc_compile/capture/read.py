@@ -169,7 +169,22 @@ def _is_simple(value: Any) -> bool:
 def _is_as_by_default(found: Any, name: str) -> bool:
     """Whether an attribute that was set on an object is what its class has: a flag that was switched on and off."""
     now, default = vars(found)[name], getattr(type(found), name, MISSING)
-    return type(now) is type(default) and _is_simple(now) and bool(now == default)
+    return _is_simple(now) and alike(now, default)
+
+
+def alike(found: Any, known: Any) -> bool:
+    """Whether no code can tell two values apart, as it can `True` from `1` and `0.0` from `-0.0`, which are equal."""
+    if found is known:
+        return True
+    if type(found) is not type(known):
+        return False
+    if isinstance(known, (tuple, list)):
+        return len(found) == len(known) and all(map(alike, found, known))
+    if isinstance(known, (set, frozenset)):
+        return {(type(value), value) for value in found} == {(type(value), value) for value in known}
+    if isinstance(known, (float, complex)):
+        return repr(found) == repr(known)  # NaN is another value than itself to `==`
+    return bool(found == known)
 
 
 def agrees(read: Read, found: Any) -> bool:
@@ -190,7 +205,7 @@ def agrees(read: Read, found: Any) -> bool:
         kind, length = read.value
         return hasattr(found, "__len__") and len(found) == length and kind in (None, type(found))
     if read.kind == "keys":
-        return isinstance(found, Mapping) and tuple(found) == read.value
+        return isinstance(found, Mapping) and alike(tuple(found), read.value)
     if read.kind == "contains":
         return hasattr(found, "__contains__") and (read.value[0] in found) == read.value[1]
     if read.kind == "gives":
@@ -199,7 +214,7 @@ def agrees(read: Read, found: Any) -> bool:
         return dict(found) == read.value
     if read.kind == "parameter":
         return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[3])
-    return found is read.value or (read.kind == "equal" and type(found) is type(read.value) and found == read.value)
+    return found is read.value or (read.kind == "equal" and alike(found, read.value))
 
 
 def _requires(found: torch.Tensor, gradients: bool | None) -> bool:

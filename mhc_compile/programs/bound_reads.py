@@ -6,7 +6,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from itertools import repeat
-from operator import contains, getitem, itemgetter
+from operator import contains, getitem
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from mhc_compile.capture.attributes import ATTRIBUTE
 from mhc_compile.capture.places import MISSING, evaluate
 from mhc_compile.capture.read import Read, agrees
 from mhc_compile.capture.reads import Reads
+from mhc_compile.programs.bound_attributes import BoundAttributes, is_fixed
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
 from mhc_compile.twin.parallel import is_parallel
@@ -63,7 +64,7 @@ class BoundReads:
         self._loadable = {key: device for key, (_, device) in loaded.items()}
         self._loaded = {key: device for key, (name, device) in loaded.items() if name in called}
         self._sharded = bool(compat.sharded_dtypes(self._modules))
-        self._attributes: dict[int, tuple[Mapping[str, Any], dict[str, tuple[Any, str]]]] = {}
+        self._attributes = BoundAttributes()
         self._on_the_way: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
         self._types: dict[tuple[int, str], tuple[Mapping[str, Any], str, type, str]] = {}
         self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
@@ -71,10 +72,9 @@ class BoundReads:
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, torch.Size, bool | None]] = []
         for read in reads.values:
             self._add(read.start(modules), read)
-        self._getters = [(itemgetter(*known), mapping, _values(known)) for mapping, known in self._attributes.values()]
         self._passed = list(self._on_the_way.values())
-        known = {(id(mapping), key) for mapping, names in self._attributes.values() for key in names}
-        self._typed = [entry for at, entry in self._types.items() if at not in known and at not in self._on_the_way]
+        known = self._attributes.places | self._on_the_way.keys()
+        self._typed = [entry for at, entry in self._types.items() if at not in known]
         self._hooks = [r for m in self._modules for r in (m._forward_pre_hooks, m._forward_hooks)]
         self._hook_counts = list(map(len, self._hooks))
         self._holders = [mapping for mapping, *_ in self._parameters]
@@ -93,17 +93,14 @@ class BoundReads:
     def other_values(self) -> bool:
         """Whether attributes are others on modules that are the same: then binding anew would find the same."""
         try:
-            return self._in_place() and not all([get(mapping) == values for get, mapping, values in self._getters])
+            return self._in_place() and not self._attributes.hold()
         except (KeyError, RuntimeError, ValueError):
             return False
 
     def problem(self) -> str:
         """The first value that is another than when it was read, "" if there is none."""
-        for mapping, known in self._attributes.values():
-            for key, (value, name) in known.items():
-                found = mapping.get(key, MISSING)
-                if found is not value and (type(found) is not type(value) or found != value):
-                    return f"{name} is {_text(found)}, no longer {_text(value)}"
+        if changed := self._attributes.problem():
+            return changed
         for mapping, key, value in self._passed:
             if mapping.get(key, MISSING) is not value:
                 return f"{key} was replaced"
@@ -128,7 +125,7 @@ class BoundReads:
         try:
             return (
                 self._in_place()
-                and all([get(mapping) == values for get, mapping, values in self._getters])
+                and self._attributes.hold()
                 and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
                 and self._still_absent()
                 and self._same_parameters(loaded)
@@ -197,7 +194,7 @@ class BoundReads:
             reads.append((start, read))
             return
         steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
-        if not steps:
+        if not steps or (read.kind == "equal" and not is_fixed(read.value)):
             self._computed.append((evaluate(read.tail), start, read))
             return
         for mapping, key in steps[:-1]:
@@ -209,7 +206,7 @@ class BoundReads:
         if read.kind == "type":
             self._types[id(mapping), key] = (mapping, key, read.value, read.named())
             return
-        self._attributes.setdefault(id(mapping), (mapping, {}))[1][key] = (read.value, read.named())
+        self._attributes.add(mapping, key, read)
 
 
 def _holder_of_tensor(start: Any, tail: str) -> tuple[dict[str, Any], str] | None:
@@ -236,14 +233,3 @@ def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
         steps.append((mapping, key))
         rest, value = rest[step.end() :], mapping[key]
     return steps
-
-
-def _values(known: Mapping[str, tuple[Any, str]]) -> Any:
-    """What `itemgetter` gives for these names: a tuple, or the one value."""
-    values = tuple(value for value, _ in known.values())
-    return values[0] if len(values) == 1 else values
-
-
-def _text(value: Any) -> str:
-    text = "gone" if value is MISSING else repr(value)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"

@@ -52,7 +52,7 @@ CALLS = (
     Mutant(
         "numbers that were read may change",
         "calls",
-        "                and self._same_values()\n",
+        "                and self._attributes.hold()\n",
         "",
         (
             "tests/capture/test_reads.py::test_what_forward_reads_is_never_stale_and_costs_no_trace_once_it_is_as_before",

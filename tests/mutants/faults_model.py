@@ -234,4 +234,11 @@ DYNAMO = (
         "        if False:\n",
         ("tests/dynamo/test_attach.py::TestEarlyOptimizer::test_one_built_before_the_first_call_is_reported",),
     ),
+    Mutant(
+        "a value that is equal to another one is the same",
+        "calls",
+        "    if type(found) is not type(known):\n        return False\n",
+        "",
+        ("tests/programs/test_bound_attributes.py",),
+    ),
 )
