@@ -88,6 +88,8 @@ def recorded_guards() -> Iterator[list[GuardRecord]]:
             name = guard.name.replace(_EXPORT_ROOT, "root")
             if not _LOCALS.search(name):
                 kind, arguments = getattr(create, "func", create).__name__, dict(getattr(create, "keywords", {}))
+                if "source_b" in arguments:  # of what is the same object
+                    arguments["other"] = arguments["source_b"].name.replace(_EXPORT_ROOT, "root")
                 found.append(GuardRecord(kind, _GLOBALS.sub("scope[", name), arguments, graph.global_scope))
         # Compiling them takes an eighth of a capture and serves constraints on sizes, of which there are none.
         captured.graph_capture_output.build_guards = lambda *_, **__: None

@@ -7,7 +7,7 @@ import os
 import re
 import types
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -45,10 +45,11 @@ class Read:
     Attributes:
         place: where it was found.
         kind: `equal`, `same` (the object itself), `type`, `length` (and class), `keys`, `contains`, `absent`, `has`,
-            `gives` (a function that was called), `environment`, or `parameter` (or a buffer, or an attribute read like
-            one).
+            `gives` (a function that was called), `environment`, `parameter` (or a buffer, or an attribute read like
+            one), or `tied` (the same tensor as at another place).
         value: what it was; for `absent` the name of the attribute, for `has` and `contains` a name and whether it was
-            there, for `parameter` dtype, device, shape and whether it requires gradients, None if nobody asks.
+            there, for `parameter` dtype, device, shape and whether it requires gradients, None if nobody asks; for
+            `tied` the other place.
     """
 
     place: Place
@@ -117,6 +118,8 @@ def _read(
     value = evaluate(tail)(submodule(model, place.path) if place.outside is None else place.outside)
     if kind == "HASATTR" and value is not MISSING:
         return Read(place, "has", (guard.arguments["attr"], hasattr(value, guard.arguments["attr"])))
+    if kind == "DUPLICATE_INPUT":
+        return _read_of_tie(model, place, guard, value)
     if value is MISSING or isinstance(value, (nn.Module, types.ModuleType)):
         return None  # modules are compared one by one
     if kind in _CONTAINS and hasattr(value, "__contains__"):
@@ -134,6 +137,13 @@ def _read_of_tensor(place: Place, value: torch.Tensor, gradients: bool, *, live:
     return Read(
         place, "parameter", (value.dtype, value.device, value.shape, value.requires_grad if gradients else None)
     )
+
+
+def _read_of_tie(model: nn.Module, place: Place, guard: guards.GuardRecord, value: Any) -> Read | None:
+    """Of a tensor that has two names, of which the graph reads the other one."""
+    other = place_of(model, replace(guard, name=guard.arguments["other"]))
+    inside = other is not None and other.outside is None and place.outside is None
+    return Read(place, "tied", other) if inside and isinstance(value, torch.Tensor) else None
 
 
 def _read_of_value(place: Place, kind: str, value: Any) -> Read | None:
@@ -212,6 +222,8 @@ def agrees(read: Read, found: Any) -> bool:
         return found is read.value[0] and found() == read.value[1]
     if read.kind == "environment":
         return dict(found) == read.value
+    if read.kind == "tied":
+        return isinstance(found, torch.Tensor)  # which one is told where both places are known
     if read.kind == "parameter":
         return isinstance(found, torch.Tensor) and found.device == read.value[1] and _requires(found, read.value[3])
     return found is read.value or (read.kind == "equal" and alike(found, read.value))

@@ -7,7 +7,7 @@ model, at every call, so that a program is never used once something that it has
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,8 +56,8 @@ class Reads:
         names = {id(module): name for name, module in modules.items()}
         classes = {name: original_class(module) for name, module in modules.items()}
         found = reads_of(model, guards, gradients=gradients, attributes=attributes)
-        named = [(names.get(id(submodule(model, read.path))), read) for read in found]
-        inside = tuple(replace(read, place=replace(read.place, path=n)) for n, read in named if n is not None)
+        named = [_named(read, lambda path: names.get(id(submodule(model, path)))) for read in found]
+        inside = tuple(read for read in named if read is not None)
         return cls(inside, classes, _looked_up(inside, classes))
 
     def of_program(self, called: frozenset[str], whole: frozenset[str] = frozenset()) -> Reads:
@@ -97,6 +97,15 @@ class Reads:
                 return f"{name} was replaced"
         root = next(iter(self.classes))
         return next((f"{name} is new" for name in modules if lies_in(name, root) and name not in self.classes), "")
+
+
+def _named(read: Read, name: Callable[[str], str | None]) -> Read | None:
+    """The same with the names that modules have in the whole; None if one has none."""
+    path, other = name(read.path), name(read.value.path) if read.kind == "tied" else ""
+    if path is None or other is None:
+        return None
+    value = replace(read.value, path=other) if read.kind == "tied" else read.value
+    return replace(read, place=replace(read.place, path=path), value=value)
 
 
 def _looked_up(reads: Iterable[Read], classes: Mapping[str, type[nn.Module]]) -> dict[tuple[type[nn.Module], str], Any]:

@@ -70,8 +70,12 @@ class BoundReads:
         self._absent: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, Read]]]] = {}
         self._computed: list[tuple[Callable[[Any], Any], Any, Read]] = []
         self._parameters: list[tuple[dict[str, Any], str, torch.dtype, torch.device, torch.Size, bool | None]] = []
+        self._tied: list[tuple[dict[str, Any], str, dict[str, Any], str]] = []
         for read in reads.values:
-            self._add(read.start(modules), read)
+            if read.kind == "tied":
+                self._tie(read, modules)
+            else:
+                self._add(read.start(modules), read)
         self._passed = list(self._on_the_way.values())
         known = self._attributes.places | self._on_the_way.keys()
         self._typed = [entry for at, entry in self._types.items() if at not in known]
@@ -107,6 +111,8 @@ class BoundReads:
         for mapping, key, kind, name in self._typed:
             if type(mapping.get(key, MISSING)) is not kind:
                 return f"{name} is no longer a {kind.__name__}"
+        if not self._still_tied():
+            return "two names that had one tensor have two"
         if not self._still_absent():
             return f"{names_text(list(self._absent))} was set on a module"
         for value, module, read in self._computed:
@@ -127,6 +133,7 @@ class BoundReads:
                 self._in_place()
                 and self._attributes.hold()
                 and all([type(mapping[name]) is kind for mapping, name, kind, _ in self._typed])
+                and self._still_tied()
                 and self._still_absent()
                 and self._same_parameters(loaded)
                 and [getattr(kind, name, MISSING) for kind, name in self._looked_up] == self._in_classes
@@ -143,6 +150,10 @@ class BoundReads:
             and all([mapping[name] is value for mapping, name, value in self._passed])
             and list(map(len, self._hooks)) == self._hook_counts
         )
+
+    def _still_tied(self) -> bool:
+        """Offloaded, they are two that stand for one."""
+        return all([one[key] is other[its] or one[key].is_meta for one, key, other, its in self._tied])
 
     def _still_absent(self) -> bool:
         for name, (mappings, reads) in self._absent.items():
@@ -182,6 +193,12 @@ class BoundReads:
             for holder, name, found in zip(self._holders, self._names, devices, strict=True)
         ]
         return used == self._devices
+
+    def _tie(self, read: Read, modules: Mapping[str, nn.Module]) -> None:
+        other = read.value
+        holders = _holder_of_tensor(read.start(modules), read.tail), _holder_of_tensor(modules[other.path], other.tail)
+        if holders[0] is not None and holders[1] is not None:
+            self._tied.append((*holders[0], *holders[1]))
 
     def _add(self, start: Any, read: Read) -> None:
         holder = _holder_of_tensor(start, read.tail) if read.kind == "parameter" else None

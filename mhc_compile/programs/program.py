@@ -28,7 +28,7 @@ class Program:
 
     It holds no parameter: names are looked up on the live module at each call, so replacing parameters, `.to()`,
     `load_state_dict` and weight tying work as in any module. Weights tied while tracing are read under one name, so
-    they must stay tied.
+    once they are no longer tied it holds no more.
 
     Attributes:
         reads: what it depends on in the model.
