@@ -57,9 +57,7 @@ def check_sites(
 
 def warn_of_foreign(owner: Owner, plan: Plan) -> None:
     """Say which modules around sites are no doors: they took the places of others, or their class takes no base."""
-    modules, places = dict(named_modules(owner)), set(map(_place_of, plan.sites))
-    around = sorted({path for place in places for path in (*_around(place), place)} & set(modules) - {""})
-    foreign = [p for p in around if not isinstance(modules[p], Hosted) and type(modules[p]).forward is not _NO_FORWARD]
+    foreign = _foreign(owner, plan)
     if foreign:
         warnings.warn(
             f"{names_text(foreign)} run with hyper-connections inside the model, and without when they are called "
@@ -68,6 +66,13 @@ def warn_of_foreign(owner: Owner, plan: Plan) -> None:
             DetachedModuleWarning,
             stacklevel=5,
         )
+
+
+def _foreign(owner: Owner, plan: Plan) -> list[str]:
+    """Names of modules around sites that are not those which `transform` has seen."""
+    modules, places = dict(named_modules(owner)), set(map(_place_of, plan.sites))
+    around = sorted({path for place in places for path in (*_around(place), place)} & set(modules) - {""})
+    return [p for p in around if not isinstance(modules[p], Hosted) and type(modules[p]).forward is not _NO_FORWARD]
 
 
 def _place_of(site: Site) -> str:
@@ -143,6 +148,18 @@ def check_parameters(owner: Owner, plan: Plan) -> None:
             what = "was not there" if not known else f"had parameters of shapes {shapes}, not {dict(spec.shapes)},"
             raise CaptureError(
                 f"this call reaches the residual connection {key}, which {what} in the example inputs: "
-                "write transform(model, example_inputs=...) with inputs that take this path, "
-                f"or leave it out with exclude=['{key}']"
+                f"{_what_to_write(owner, plan, key)}"
             )
+
+
+def _what_to_write(owner: Owner, plan: Plan, key: str) -> str:
+    foreign = _foreign(owner, plan)
+    if foreign:
+        return (
+            f"{names_text(foreign)} came into the model after transform. Write plain = mhc_compile.revert(model), "
+            "change that one, and transform it again"
+        )
+    return (
+        "write transform(model, example_inputs=...) with inputs that take this path, "
+        f"or leave it out with exclude=['{key}']"
+    )

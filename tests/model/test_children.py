@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
-from mhc_compile.errors import MhcError
+from mhc_compile.errors import CaptureError, MhcError
 from tests.model.called_parts import Features, Lit
 from tests.moved import X, moved, net
 from tests.toy_models import WIDTH, Block
@@ -99,3 +99,19 @@ def test_a_model_in_a_larger_one_runs_as_it_is_and_keeps_the_larger_one_from_bei
     assert_close(copy.deepcopy(outer)(X), t(X))
     with pytest.raises(MhcError, match="inner already has hyper-connections"):
         mhc_compile.transform(outer, example_inputs=(X,))
+
+
+def grown(blocks: nn.ModuleList) -> None:
+    blocks.append(Block())
+
+
+def grown_in_front(blocks: nn.ModuleList) -> None:
+    blocks.insert(0, Block())
+
+
+@pytest.mark.parametrize("change", [grown, grown_in_front])
+def test_a_block_that_came_after_transform_is_named_with_what_to_write(change):
+    t = net()
+    change(t.blocks)
+    with pytest.raises(CaptureError, match=r"blocks\.[02] came into the model after transform.*revert\(model\)"):
+        t(X)
