@@ -115,6 +115,10 @@ class TorchScriptError(MhcError):
     """A transformed model was given to `torch.jit`, or to an exporter that goes through it."""
 
 
+class SymbolicTraceError(MhcError):
+    """A transformed model was given to `torch.fx.symbolic_trace`, alone or inside of another one."""
+
+
 class DeferredForwardError(MhcError):
     """The forward of a model is a coroutine or a generator, which computes only after it was called."""
 

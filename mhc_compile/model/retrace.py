@@ -20,6 +20,7 @@ from mhc_compile.programs.dispatch import Entry, kind_of
 from mhc_compile.programs.distributed import refuse_fallback
 from mhc_compile.programs.ownership import Served
 from mhc_compile.programs.variants import add_variant
+from mhc_compile.twin.owned import refuse_symbolic_trace
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def _serve(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[s
             "then export it; a size that shall stay open must be 2 or more"
         )
     flat, tree = tree_flatten((args, dict(kwargs)))
+    refuse_symbolic_trace(flat)
     kind = kind_of(owner, flat, tree)
     if kind not in entry.kinds:
         with TRACING:  # first calls from several threads are traced one after the other

@@ -11,7 +11,7 @@ from mhc_compile.programs.dispatch import Entry
 from mhc_compile.programs.ownership import Served
 from mhc_compile.twin.hosts import show
 from mhc_compile.twin.hyper_connections import HyperConnections
-from mhc_compile.twin.owned import refuse_torchscript_trace
+from mhc_compile.twin.owned import refuse_symbolic_trace, refuse_torchscript_trace
 
 
 def call_entry(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -19,8 +19,10 @@ def call_entry(owner: Served, entry: Entry, args: tuple[Any, ...], kwargs: Mappi
 
     Raises:
         TorchScriptError: inside of `torch.jit.trace`.
+        SymbolicTraceError: inside of `torch.fx.symbolic_trace`.
     """
     refuse_torchscript_trace()
+    refuse_symbolic_trace((args, kwargs))
     follow(owner)
     flat, tree = tree_flatten((args, dict(kwargs)))
     program = entry.find(owner, flat, tree)

@@ -27,6 +27,7 @@ HOOKS = (
 AROUND = "_mhc_around"
 """Attribute of a class: a `forward` of classes derived from it runs around what is traced, and is no part of that."""
 
+_PARAMETRIZE = "torch.nn.utils.parametrize"
 _INTERNALS = frozenset(vars(nn.Module()))
 
 State = dict[str, Any]
@@ -90,9 +91,18 @@ def _without_ours(kind: Any) -> Any:
     for name, value in namespace.items():
         if isinstance(value, types.FunctionType) and "__class__" in value.__code__.co_freevars:
             setattr(made, name, _in_class(value, made))  # `super()` asks for it
+    if getattr(vars(kind).get("__getstate__"), "__module__", "") == _PARAMETRIZE and not hasattr(made, "__deepcopy__"):
+        made.__deepcopy__ = _copied  # it gives this to classes without one, and found ours
     if getattr(kind, AROUND, False) and not has_our_forward(kind):
         made.forward = next(vars(base)[ORIGINAL] for base in kind.__mro__ if ORIGINAL in vars(base)).forward
     return made
+
+
+def _copied(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    twin: nn.Module = object.__new__(type(self))
+    memo[id(self)] = twin
+    vars(twin).update(copy.deepcopy(vars(self), memo))
+    return twin
 
 
 def has_our_forward(kind: type) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from mhc_compile.config import Config
-from mhc_compile.errors import TorchScriptError
+from mhc_compile.errors import SymbolicTraceError, TorchScriptError
 from mhc_compile.passes.plan.data import Plan
 from mhc_compile.twin.hyper_connections import HyperConnections
 
@@ -50,6 +51,19 @@ def refuse_torchscript_trace() -> None:
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         refuse_torchscript()
+
+
+def refuse_symbolic_trace(values: Iterable[Any]) -> None:
+    """Refuse a call with inputs that are no values, but stand for them in `torch.fx.symbolic_trace`.
+
+    Raises:
+        SymbolicTraceError: there is one.
+    """
+    if any(isinstance(value, fx.Proxy) for value in values):
+        raise SymbolicTraceError(
+            "torch.fx.symbolic_trace cannot go through a transformed model, which chooses its code by the inputs: "
+            "write torch.export.export(model, inputs).module(), or give it mhc_compile.revert(model), the plain model"
+        )
 
 
 class Owner(nn.Module):

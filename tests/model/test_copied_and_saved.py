@@ -6,12 +6,15 @@ import copy
 import io
 import pickle
 
+import pytest
 import torch
+from torch import nn
 
 import mhc_compile
 from tests.capture.readers import InTensors
 from tests.model.towers import X, close, programs, transformed
-from tests.moved import move, moved
+from tests.moved import Net, move, moved
+from tests.moved import X as INPUT
 from tests.toy_models import WIDTH, Tower
 
 
@@ -83,3 +86,19 @@ def test_code_with_an_autograd_function_serves_every_call_and_those_of_copies(ca
         model(X)
         assert programs(model) == known
     assert "tracing" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::mhc_compile.errors.NotPreservingWarning")
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+@pytest.mark.parametrize("before", [False, True], ids=["after transform", "before"])
+def test_a_plain_model_with_a_parametrization_can_be_copied(norm, before):
+    model = Net().eval()
+    if before:
+        norm(model.blocks[0].up)
+    t = moved(model)
+    if not before:
+        norm(t.blocks[0].up)
+    plain = mhc_compile.revert(t)
+    twin = copy.deepcopy(plain)
+    assert torch.equal(twin(INPUT), plain(INPUT))
+    assert twin.blocks[0].up.parametrizations.weight is not plain.blocks[0].up.parametrizations.weight

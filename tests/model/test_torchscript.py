@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mhc_compile
-from mhc_compile.errors import TorchScriptError
+from mhc_compile.errors import SymbolicTraceError, TorchScriptError
 from tests.moved import Net, X, move
 
 
@@ -44,3 +44,10 @@ def test_a_stage_of_a_pipeline_is_refused_as_the_model(net):
 def test_the_plain_model_goes_through_it(net):
     plain = mhc_compile.revert(net)
     assert torch.equal(torch.jit.trace(plain, (X,))(X), plain(X))
+
+
+@pytest.mark.parametrize("around", [lambda model: model, torch.nn.Sequential], ids=["alone", "inside another"])
+def test_a_symbolic_trace_is_refused_with_what_to_write(net, around):
+    with pytest.raises(SymbolicTraceError, match=r"torch\.export\.export\(model, inputs\)"):
+        torch.fx.symbolic_trace(around(net))
+    assert torch.isfinite(net(X)).all()
