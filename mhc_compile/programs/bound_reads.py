@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import types
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from operator import contains, getitem
@@ -13,18 +11,15 @@ import torch
 from torch import nn
 
 from mhc_compile import _torch_compat as compat
-from mhc_compile.capture.attributes import ATTRIBUTE
 from mhc_compile.capture.places import MISSING, evaluate
 from mhc_compile.capture.read import Read, agrees
 from mhc_compile.capture.reads import Reads
 from mhc_compile.programs.bound_attributes import BoundAttributes, is_fixed
+from mhc_compile.programs.holders import holder_of_tensor, steps_to
 from mhc_compile.twin.names import named_modules
 from mhc_compile.twin.offload import keep_loaded, loaded_devices
 from mhc_compile.twin.parallel import is_parallel
 from mhc_compile.wording import names_text
-
-_STEP = re.compile(r"\.(\w+)|\['([^']+)'\]")
-_REGISTERED = re.compile(r"^\.(_parameters|_buffers)\['([^']+)'\]$")
 
 
 def bind(reads: Reads, model: nn.Module) -> BoundReads | str:
@@ -196,12 +191,12 @@ class BoundReads:
 
     def _tie(self, read: Read, modules: Mapping[str, nn.Module]) -> None:
         other = read.value
-        holders = _holder_of_tensor(read.start(modules), read.tail), _holder_of_tensor(modules[other.path], other.tail)
+        holders = holder_of_tensor(read.start(modules), read.tail), holder_of_tensor(modules[other.path], other.tail)
         if holders[0] is not None and holders[1] is not None:
             self._tied.append((*holders[0], *holders[1]))
 
     def _add(self, start: Any, read: Read) -> None:
-        holder = _holder_of_tensor(start, read.tail) if read.kind == "parameter" else None
+        holder = holder_of_tensor(start, read.tail) if read.kind == "parameter" else None
         if holder is not None:
             self._parameters.append((*holder, *read.value))
             return
@@ -210,7 +205,7 @@ class BoundReads:
             mappings.append(vars(start))
             reads.append((start, read))
             return
-        steps = _steps(start, read.tail) if read.kind in ("equal", "same", "type") else None
+        steps = steps_to(start, read.tail) if read.kind in ("equal", "same", "type") else None
         if not steps or (read.kind == "equal" and not is_fixed(read.value)):
             self._computed.append((evaluate(read.tail), start, read))
             return
@@ -224,29 +219,3 @@ class BoundReads:
             self._types[id(mapping), key] = (mapping, key, read.value, read.named())
             return
         self._attributes.add(mapping, key, read)
-
-
-def _holder_of_tensor(start: Any, tail: str) -> tuple[dict[str, Any], str] | None:
-    """The dict that holds a parameter, buffer or attribute of a module, and its name there."""
-    named, attribute = _REGISTERED.match(tail), ATTRIBUTE.match(tail)
-    if named:
-        return getattr(start, named[1]), named[2]
-    return (vars(start), attribute[1]) if attribute else None
-
-
-def _steps(start: Any, tail: str) -> list[tuple[Mapping[str, Any], str]] | None:
-    """The way from `start` to a value as lookups in dicts; None where there is another step in it."""
-    steps: list[tuple[Mapping[str, Any], str]] = []
-    rest, value = tail, start
-    while rest:
-        step = _STEP.match(rest)
-        if step is None:
-            return None
-        mapping, key = (value, step[2]) if step[2] else (getattr(value, "__dict__", None), step[1])
-        if not isinstance(mapping, (dict, types.MappingProxyType)) or key not in mapping:
-            return None
-        if isinstance(mapping[key], (staticmethod, classmethod, property)):
-            return None  # what is read of a class is what is behind it
-        steps.append((mapping, key))
-        rest, value = rest[step.end() :], mapping[key]
-    return steps
