@@ -10,7 +10,8 @@ from unittest import mock
 
 import torch
 
-ASKS_AUTOCAST = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.get_autocast_gpu_dtype)
+ASKS_AUTOCAST = (torch.is_autocast_enabled, torch.is_autocast_cpu_enabled, torch.get_autocast_dtype,
+                 torch.get_autocast_cpu_dtype, torch.get_autocast_gpu_dtype)  # fmt: skip
 """Functions by which code asks whether autocast is on: a branch may have been taken for the answer."""
 
 _DEVICES = ("cpu", "cuda")

@@ -111,7 +111,9 @@ def _own_methods(kind: Any) -> list[tuple[str, types.CodeType]]:
 
 
 def _takes_more(code: types.CodeType) -> bool:
-    """Whether a method may be given anything but its module."""
+    """Whether a method may be given anything but its module, and computes when it is called, not when it is awaited."""
+    if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        return False
     any_number = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
     return code.co_argcount + code.co_kwonlyargcount > 1 or bool(any_number)
 

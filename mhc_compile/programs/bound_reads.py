@@ -148,7 +148,8 @@ class BoundReads:
 
     def _still_tied(self) -> bool:
         """Offloaded, they are two that stand for one."""
-        return all([one[key] is other[its] or one[key].is_meta for one, key, other, its in self._tied])
+        pairs = [(one.get(key), other.get(its)) for one, key, other, its in self._tied]
+        return all(found is known or getattr(found, "is_meta", False) for found, known in pairs)
 
     def _still_absent(self) -> bool:
         for name, (mappings, reads) in self._absent.items():

@@ -7,7 +7,7 @@ cannot be removed; it stays, and its operand is reported by `observed_mutations`
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,9 +25,10 @@ from mhc_compile.passes.graph.values import dtype_of, flat_nodes, value_of
 def normalise(gm: fx.GraphModule) -> fx.GraphModule:
     """Make in-place writes functional where nobody can tell, and spell fused sums out. Changes `gm` in place."""
     spell_out_lists(gm)
-    order = {node: i for i, node in enumerate(gm.graph.nodes)}
+    order, modes = {node: i for i, node in enumerate(gm.graph.nodes)}, gradient_modes(gm.graph.nodes)
     for node in list(gm.graph.nodes):
-        if is_inplace(node) and _has_functional_form(node) and not _observed(node, order):
+        is_free = is_inplace(node) and _has_functional_form(node) and not _observed(node, order)
+        if is_free and not _is_past_gradients(node, modes):
             _make_functional(node, order)
     for node in list(gm.graph.nodes):
         spell_out(node)
@@ -53,6 +54,12 @@ def _observed(node: fx.Node, order: dict[fx.Node, int]) -> bool:
     # Views taken after the write see the new value either way; only those taken before it can tell.
     others = [a for a in aliases(target) - {target, node} if order.get(a, here) < here]
     return any(a.op in ("placeholder", "get_attr") or _used_after(a, here, order, node) for a in others)
+
+
+def _is_past_gradients(node: fx.Node, modes: Mapping[fx.Node, bool]) -> bool:
+    """Whether a write under `no_grad` leaves a value the gradient that it has: a value made there would have none."""
+    target = node.args[0] if node.args else node.kwargs.get("input")
+    return not modes[node] and isinstance(target, fx.Node) and any(modes.get(a, True) for a in aliases(target) - {node})
 
 
 def _is_written_back(node: fx.Node, part: fx.Node) -> bool:

@@ -142,9 +142,9 @@ def _difference(node: fx.Node) -> None:
     """`y - (-x)` is `x + y`: a skip that is negated twice is none that is subtracted."""
     _with_factor(node, operator.sub)
     left, right = arguments(node, "input", "other")
-    if not isinstance(right, fx.Node) or canonical_name(right) not in ("neg", "negative") or len(right.users) != 1:
+    if not isinstance(right, fx.Node) or canonical_name(right) not in ("neg", "negative") or is_inplace(right):
         return
-    if dtype_of(right) == dtype_of(node):
+    if len(right.users) == 1 and dtype_of(right) == dtype_of(node):
         become(node, operator.add, left, right.all_input_nodes[0])
         node.graph.erase_node(right)
 

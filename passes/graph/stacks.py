@@ -34,13 +34,13 @@ class Stack:
     Attributes:
         terms: one value for each position.
         gone: the nodes between the terms and the sum.
-        ordered: whether the other axes come in the order of the terms.
+        intact: whether it has the terms as they are: the other axes in order, nothing rounded, gradients too.
         weight, at: what the terms are multiplied by, and along which of its axes there is one for each.
     """
 
     terms: tuple[fx.Node, ...]
     gone: tuple[fx.Node, ...]
-    ordered: bool = True
+    intact: bool = True
     weight: fx.Node | None = None
     at: int = 0
 
@@ -107,7 +107,7 @@ def _add_up(node: fx.Node, stack: Stack, parts: int = 1, kept_axis: int | None =
 def _stack(node: fx.Node, x: Any, axis: Any) -> Stack | None:
     """What lies along this axis of what is summed, if that is several values of one shape and dtype."""
     stack = _parts(node, x, axis)
-    if stack is None or not stack.ordered or any(len(made.users) != 1 for made in stack.gone):
+    if stack is None or not stack.intact or any(len(made.users) != 1 for made in stack.gone):
         return None
     first = stack.terms[0]
     alike = all(same_shape(first, t) and dtype_of(t) == dtype_of(first) for t in stack.terms)
@@ -139,7 +139,8 @@ def _cast(node: fx.Node, stack: Stack) -> Stack:
 def _stacked(x: fx.Node, axis: int) -> Stack | None:
     """`stack([a, b], axis)`, or `cat([a[None], b[None]])`, or what is seen another way and is one of these."""
     if kind_of(x) in (Kind.SHAPE, Kind.COPY, Kind.CAST):
-        return _seen_as(x, x.all_input_nodes[0], axis)
+        stack = _seen_as(x, x.all_input_nodes[0], axis)
+        return stack and replace(stack, intact=stack.intact and _keeps_values(x))
     terms, at = _joined(x)
     if not terms or at != axis:
         return None
@@ -147,6 +148,15 @@ def _stacked(x: fx.Node, axis: int) -> Stack | None:
         return Stack(terms, (x,))
     longer = [*_shorter(terms, axis)]
     return Stack(tuple(longer), (x, *terms)) if len(longer) == len(terms) else None
+
+
+def _keeps_values(x: fx.Node) -> bool:
+    """Whether a node gives all of its operand, gradients too: a cast to less and `detach` do not."""
+    kind = kind_of(x)
+    if kind is not Kind.CAST:
+        return kind is Kind.SHAPE or (kind is Kind.COPY and canonical_name(x) not in ("detach", "requires_grad_"))
+    before, after = dtype_of(x.all_input_nodes[0]), dtype_of(x)
+    return before is not None and after is not None and torch.promote_types(before, after) == after
 
 
 def _joined(x: fx.Node) -> tuple[tuple[fx.Node, ...], int]:
@@ -165,7 +175,7 @@ def _seen_as(x: fx.Node, source: fx.Node, axis: int) -> Stack | None:
     if order is not None:
         stack, others = _stacked(source, order[axis]), [a for a in order if a != order[axis]]
         in_order = others == sorted(others)
-        return stack and replace(stack, gone=(x, *stack.gone), ordered=stack.ordered and in_order)
+        return stack and replace(stack, gone=(x, *stack.gone), intact=stack.intact and in_order)
     terms, at = _joined(source)
     shapes = {tuple(map(str, shape_of(term))) for term in terms}
     split = [(*shape[:at], str(len(terms)), *shape[at:]) for shape in shapes]

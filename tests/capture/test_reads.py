@@ -77,14 +77,23 @@ class LeavesAutocast(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x).float()
-        if torch.is_autocast_enabled("cpu"):
+        if self.asks():
             with torch.autocast("cpu", enabled=False):
                 return x @ x.mT
         return x @ x.mT
 
+    def asks(self) -> bool:
+        return torch.is_autocast_enabled("cpu")
 
-def test_code_that_leaves_autocast_does_so_where_it_was_traced_without():
-    t = moved(LeavesAutocast())
+
+class LeavesAutocastOfTheCpu(LeavesAutocast):
+    def asks(self) -> bool:
+        return torch.is_autocast_cpu_enabled()
+
+
+@pytest.mark.parametrize("kind", [LeavesAutocast, LeavesAutocastOfTheCpu])
+def test_code_that_leaves_autocast_does_so_where_it_was_traced_without(kind):
+    t = moved(kind())
     t(X)
     with torch.autocast("cpu", torch.bfloat16):
         assert t(X).dtype == torch.float32

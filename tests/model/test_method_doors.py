@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import warnings
 from collections.abc import Callable
@@ -112,3 +113,12 @@ def test_a_method_is_a_door_however_it_is_written(name):
     assert_close(found, expected)
     assert found.requires_grad is (name != "without_gradients")
     assert not torch.allclose(found, CALLS[name](plain))
+
+
+class Awaited(Base):
+    async def later(self, x: Tensor) -> Tensor:
+        return self.layers[0](x) + x
+
+
+def test_a_coroutine_stays_one():
+    assert_close(asyncio.run(moved(Awaited()).later(X)).shape, X.shape)

@@ -116,6 +116,10 @@ LOOK_ALIKES = {
         (lambda m, x: torch.stack([x, m.f0(x)]).nanmean(0), [Reason.ALONG_AXIS]),
     "sum of a stack whose other axes change places":
         (lambda m, x: torch.stack([x, m.f0(x)]).permute(1, 3, 2, 0).sum(-1), [Reason.ALONG_AXIS]),
+    "sum of a stack that is detached":
+        (lambda m, x: torch.stack([x, m.f0(x)]).detach().sum(0) * x, [Reason.ALONG_AXIS]),
+    "sum of a stack that is rounded":
+        (lambda m, x: torch.stack([x, m.f0(x)]).half().double().sum(0), [Reason.ALONG_AXIS]),
     "sum over another axis behind a view": (lambda m, x: torch.cat([x, m.f0(x)]).view(2, 2, 6, 8).sum(1), []),
     "sum without the missing": (lambda m, x: torch.stack([x, m.f0(x)]).nansum(0), [Reason.RESHAPED_SKIP]),
     "mean of what is scattered":

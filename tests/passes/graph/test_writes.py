@@ -141,3 +141,31 @@ def test_a_write_through_any_view_is_seen_by_what_it_views(view):
         return x + y
 
     check(body, remaining=1)
+
+
+def _written_past_gradients(m, x):
+    x, h = x + m.f0(x), m.f1(x)
+    with torch.no_grad():
+        h[:, 0] = 0
+        h.mul_(0.5)
+    return x + h
+
+
+def test_a_write_without_gradients_leaves_a_value_its_own():
+    model = Net(_written_past_gradients, **mlps(2)).double()
+    gm = normalise(traced(model, X, front_end="dynamo"))
+    gm(X).sum().backward()
+    found = {name: parameter.grad for name, parameter in gm.named_parameters()}
+    gm.zero_grad()
+    model(X).sum().backward()
+    assert found and all(gradient is not None for gradient in found.values())
+
+
+def test_a_negation_that_writes_is_no_sign():
+    def body(m, x):
+        y, g = x + m.f0(x), m.f1(x)
+        view = g.view(-1)
+        return y - g.neg_() + view.view(x.shape)
+
+    difference, _ = preserved(Net(body, **mlps(2)).double(), X, front_end="dynamo")
+    assert difference < 1e-12
