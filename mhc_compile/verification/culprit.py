@@ -1,4 +1,4 @@
-"""Who is to blame for another result, PyTorch's trace or the rewrite, and in which module it begins."""
+"""Who is to blame for another result, PyTorch's trace, what is done to it, or the rewrite, and where it begins."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from mhc_compile._torch_compat import tree_flatten
+from mhc_compile.capture.trace import capture
 from mhc_compile.config import Config
 from mhc_compile.passes.graph.values import module_path_of
 from mhc_compile.passes.order import rewrite_graph
 from mhc_compile.passes.plan.data import Plan
+from mhc_compile.programs.variants import training_mode
 from mhc_compile.twin.hyper_connections import HyperConnections
 from mhc_compile.verification.calls import Call, copied
 from mhc_compile.verification.compare import allowed, distance, floats
@@ -57,11 +59,24 @@ def culprit(
     traced = call.of_graph(plain)
     if distance(outputs, traced) > allowed(outputs):
         where = next(_other_modules(call, copied(original), gm, plain.seen), "")
+        if _is_traced_rightly(call, original, outputs):
+            return f"the graph is wrong before it is rewritten{_at(where)}, {_OURS}"
         return f"PyTorch's own trace of the model computes something else{_at(where)}: it is not the rewrite"
     formulas = formulas_of(copied(gm), plan, config, new)
     call.of_graph(formulas)
     where = _first_other(call, gm, plan, config, new, seen_by(formulas))
-    return f"the rewrite is wrong{_at(where)}, a defect of mhc_compile: please report it"
+    return f"the rewrite is wrong{_at(where)}, {_OURS}"
+
+
+_OURS = "a defect of mhc_compile: please report it"
+
+
+def _is_traced_rightly(call: Call, original: nn.Module, outputs: list[Any]) -> bool:
+    """Whether the graph computes what the model does as it is captured, with no pass over it."""
+    model, inputs = copied(original), call.inputs
+    with training_mode(model, call.training):
+        gm = capture(model, inputs.args, inputs.kwargs).gm
+    return distance(outputs, call.of_graph(Values(gm))) <= allowed(outputs)
 
 
 def _first_other(

@@ -16,6 +16,7 @@ from mhc_compile.kernels.formulas.lookup import why_not_kept
 from mhc_compile.verification.examine import FORMULAS, MODES, START, Check, Verification, raise_failures
 from tests.moved import Net, X
 from tests.toy_models import WIDTH
+from tests.verification.faults import break_normalise
 
 ONE_MODE = {"example_inputs": (X,), "modes": ("train",)}
 
@@ -84,6 +85,12 @@ def test_a_trace_that_computes_something_else_is_blamed_instead():
     (start, *_) = mhc_compile.verify(Net(), **ONE_MODE).checks
     assert start.failed and start.note.startswith("PyTorch's own trace of the model computes something else, first in")
     assert "first in blocks.0" in start.note
+
+
+def test_a_graph_that_is_wrong_before_it_is_rewritten_is_not_blamed_on_pytorch(monkeypatch):
+    break_normalise(monkeypatch)
+    (start, *_) = mhc_compile.verify(Net(), **ONE_MODE).checks
+    assert start.failed and start.note.startswith("the graph is wrong before it is rewritten, first in blocks.0")
 
 
 def test_where_nothing_could_be_compared_nothing_is_verified():
