@@ -16,7 +16,7 @@ from tests.fuzz.checks import FuzzError, check_traced, check_transformed
 from tests.fuzz.families import Family
 from tests.fuzz.generator import networks
 from tests.fuzz.network import build
-from tests.fuzz.spec import Collect, Exchange, Long, Network, Op, Recall, Res, UNet, expected_sites, settle
+from tests.fuzz.spec import Collect, Exchange, Long, Network, Op, Recall, Res, UNet, count, expected_sites, settle
 
 CASES, DYNAMO_CASES, STREAMS = 40, 3, 4
 MORE_CASES, MORE_DYNAMO_CASES = 500, 40  # and `make fuzz` draws 10,000; every kind of layer is also in EVERY_KIND
@@ -196,6 +196,13 @@ def test_layers_fit_their_layout(is_image):
 def test_a_long_skip_around_what_an_encoder_goes_on_in_is_open_to_debate():
     """Its inside belongs to the chain of the encoder then, and both may be converted."""
     residual = Res("plain", "mlp")
-    long = Long((Recall(), residual), tail=False)
+    long = Long((Recall(), residual), head=True, tail=False)
     assert settle((long,), owned=True) == (long,)
     assert settle((long,), owned=True, after=1) == (Recall(), residual)
+
+
+def test_a_sum_of_two_states_of_one_stream_loses_against_what_lies_between():
+    residual = Res("plain", "mlp")
+    around = (residual, residual, residual)
+    assert count((Long((residual, residual), tail=False), *around)) == 5
+    assert count((Long((residual, residual)), *around)) == 4
