@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mhc_compile.config import Config
 from mhc_compile.errors import PatternError
@@ -178,7 +179,17 @@ class _Chooser:
         names = former_keys([self._owner(c) for c in ordered])
         return {c.add: name for c, name in zip(ordered, names, strict=True)}
 
+    @cached_property
+    def _owners(self) -> dict[int, Owner]:
+        """Those that were made, by the position of the add: each is asked for several times."""
+        return {}
+
     def _owner(self, candidate: Candidate) -> Owner:
+        if candidate.add not in self._owners:
+            self._owners[candidate.add] = self._made_owner(candidate)
+        return self._owners[candidate.add]
+
+    def _made_owner(self, candidate: Candidate) -> Owner:
         weights: dict[str, str] = {}
         stream = candidate.branch_nodes | {candidate.skip.base}
         for i, weight in weights_of(self.graph, candidate):

@@ -82,7 +82,8 @@ def keys_of(owners: Sequence[Owner], taken: Collection[str] = (), known: Known =
         uses.update(weights)
         ends.update(owner.weights[-1:])
     own = [_own(o, len(holders[o.path]) == 1, uses, ends) for o in owners]
-    places = [_place_of(mark, marks) or key for mark, key in zip(marks, own, strict=True)]
+    modules = Counter(module_of(mark) for mark in marks if mark)
+    places = [_place_of(mark, modules) if mark else key for mark, key in zip(marks, own, strict=True)]
     return unique([_known(o, known) or key for o, key in zip(owners, places, strict=True)], taken)
 
 
@@ -99,14 +100,15 @@ def told_apart(owners: Sequence[Owner]) -> list[str]:
         uses = Counter(vector for i in group for vector in set(owners[i].vectors))
         own = [next((v for v in owners[i].vectors if uses[v] == 1), "") for i in group]
         if all(own):
-            marks = [own[group.index(i)] if i in group else mark for i, mark in enumerate(marks)]
+            for i, mark in zip(group, own, strict=True):
+                marks[i] = mark
     return marks
 
 
-def _place_of(mark: str, marks: Sequence[str]) -> str:
-    """The module of a mark, or the mark itself where others lie in the same module."""
-    alike = sum(module_of(other) == module_of(mark) for other in marks)
-    return (module_of(mark) if alike == 1 else "") or mark
+def _place_of(mark: str, modules: Mapping[str, int]) -> str:
+    """The module of a mark, or the mark itself where others lie in the same module; `modules` counts them."""
+    module = module_of(mark)
+    return module if module and modules[module] == 1 else mark
 
 
 def former_keys(owners: Sequence[Owner]) -> list[str]:
