@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import mhc_compile
+from mhc_compile.errors import PlainBranchWarning
 from tests.copies import copied
+from tests.model.test_doors import Base
 from tests.moved import X, moved
-from tests.toy_models import WIDTH
 
 
 @dataclass(slots=True)
@@ -31,17 +32,6 @@ def logged(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return inner
-
-
-class Base(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = x + layer(x).tanh()
-        return x
 
 
 class Methods(Base):
@@ -120,5 +110,8 @@ class Awaited(Base):
         return self.layers[0](x) + x
 
 
-def test_a_coroutine_stays_one():
-    assert_close(asyncio.run(moved(Awaited()).later(X)).shape, X.shape)
+def test_a_coroutine_stays_one_and_says_that_it_runs_plain():
+    t = moved(Awaited())
+    with pytest.warns(PlainBranchWarning):
+        found = asyncio.run(t.later(X))
+    assert_close(found, asyncio.run(mhc_compile.revert(t).later(X)))
